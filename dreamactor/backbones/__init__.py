@@ -1,0 +1,1 @@
+"""Image-to-video models behind one protocol; the only place that imports diffusers."""

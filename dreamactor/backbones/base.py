@@ -1,0 +1,73 @@
+"""The seam between the method and an image-to-video model.
+
+Legend: B clips, C latent channels, F latent frames, h x 2w latent cells of the canvas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from dreamactor.conditioning.canvas import Canvas, LatentGrid
+
+
+@dataclass(frozen=True)
+class Cond:
+    """A canvas as a backbone reads it."""
+
+    latents: Tensor
+    """(B, C, F, h, 2w) latents of the canvas; hidden cells as the backbone was trained."""
+    mask: Tensor
+    """(B, stride_t, F, h, 2w), folded; 1 = shown."""
+    text: Tensor
+    """(B, L, D) token states; all zero means no text."""
+
+
+@dataclass(frozen=True)
+class Native:
+    """The sizes a backbone works at."""
+
+    height: int
+    """Pixels of one half."""
+    width: int
+    fps: float
+    """Frames a second that its motion was learnt at."""
+    frames: int
+    """Frames of one segment, stride_t * k + 1, the reference frame included."""
+    overlap: int
+    """Generated frames shown again to the next segment; a multiple of stride_t."""
+    steps: int
+    """Default sampling steps."""
+    shift: float
+    """Schedule shift that goes with them (see `diffusion.flow.shifted`)."""
+    guidance: float
+    """Default classifier-free guidance on text; 1 = off."""
+
+
+class Backbone(Protocol):
+    """An image-to-video model that can read the canvas."""
+
+    name: str
+    grid: LatentGrid
+    native: Native
+    weights: dict[str, str]
+    """File name -> sha256 of every weight file in use."""
+
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """Token states (B, L, D) of the prompts; an empty prompt means no text."""
+        ...
+
+    def encode(self, canvas: Canvas, text: Tensor) -> Cond:
+        """Latents of a canvas, normalised, with the folded mask."""
+        ...
+
+    def velocity(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        """Noise - latents at x (B, C, F, h, 2w), sigma scalar or (B,)."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Frames (B, 3, T, H, W) in [-1, 1] of latents (B, C, F, h, w)."""
+        ...

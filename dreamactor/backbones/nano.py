@@ -1,0 +1,195 @@
+"""nano: the embedded model, diffusers' Wan transformer in a small configuration.
+
+It reads the canvas exactly as Wan's image-to-video models do: 32 noise channels, 4 mask
+channels, 32 canvas channels, 2W wide. Hidden cells of the canvas are 0 in the normalised
+latents. The motion half carries the driver's latents in the noise channels too (no noise
+there; see `diffusion.flow.MotionHalf`).
+
+Legend: B clips, C = 32, T = 4k + 1 frames, F = k + 1, h x 2w latent cells of the canvas.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor, nn
+
+from dreamactor.backbones.base import Cond, Native
+from dreamactor.backbones.nano_vae import STRIDE_S, STRIDE_T, NanoVAE, NanoVAEConfig
+from dreamactor.backbones.weights import load_weights
+from dreamactor.conditioning import canvas as canvas_module
+from dreamactor.conditioning.canvas import (
+    Canvas,
+    LatentGrid,
+    fold_mask,
+    motion_half,
+    reference_half,
+)
+from dreamactor.conditioning.text import WIDTH, TextEncoder
+from dreamactor.errors import WeightsError
+
+DATA = Path(__file__).parent.parent / "data" / "nano"
+TIMESTEPS = 1000  # Wan's transformers read sigma * 1000
+
+
+@dataclass(frozen=True)
+class NanoConfig:
+    """Shape of the transformer."""
+
+    layers: int = 12
+    heads: int = 6
+    head_dim: int = 64
+    ffn: int = 1536
+    latent_channels: int = 32
+
+    def build(self) -> WanTransformer3DModel:
+        """The transformer with fresh weights; its output starts at zero."""
+        transformer = WanTransformer3DModel(
+            patch_size=(1, 2, 2),
+            num_attention_heads=self.heads,
+            attention_head_dim=self.head_dim,
+            in_channels=2 * self.latent_channels + STRIDE_T,
+            out_channels=self.latent_channels,
+            text_dim=WIDTH,
+            freq_dim=256,
+            ffn_dim=self.ffn,
+            num_layers=self.layers,
+            cross_attn_norm=True,
+            qk_norm="rms_norm_across_heads",
+        )
+        nn.init.zeros_(transformer.proj_out.weight)
+        nn.init.zeros_(transformer.proj_out.bias)
+        return transformer
+
+
+def transformer_input(x: Tensor, cond: Cond) -> Tensor:
+    """Channels in Wan's order: noise, mask, canvas; (B, 2C + 4, F, h, 2w)."""
+    return torch.cat([x, cond.mask.to(x.dtype), cond.latents.to(x.dtype)], dim=1)
+
+
+class Nano:
+    """The embedded backbone.
+
+    Args:
+        vae: Autoencoder.
+        transformer: As `NanoConfig.build` makes it.
+        text: Token states of prompts; only needed by `encode_text`.
+        native: Sizes and defaults of these weights.
+        weights: File name -> sha256, for the record.
+    """
+
+    name = "nano"
+
+    def __init__(
+        self,
+        vae: NanoVAE,
+        transformer: WanTransformer3DModel,
+        native: Native,
+        text: TextEncoder | None = None,
+        weights: dict[str, str] | None = None,
+    ) -> None:
+        self.vae = vae.eval().requires_grad_(False)
+        self.transformer = transformer.eval().requires_grad_(False)
+        self.native = native
+        self.weights = weights or {}
+        self.grid = LatentGrid(STRIDE_T, STRIDE_S, vae.config.latent_channels)
+        self._text = text
+
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """Token states (B, 32, 384); the text encoder loads when a prompt is not empty."""
+        if not any(prompt.strip() for prompt in prompts):
+            from dreamactor.conditioning.text import TOKENS
+
+            return torch.zeros(len(prompts), TOKENS, WIDTH, device=self._device)
+        if self._text is None:
+            self._text = TextEncoder(device=self._device)
+        return self._text(prompts)
+
+    def encode(self, canvas: Canvas, text: Tensor) -> Cond:
+        """Encode each half by itself; only the shown beginning of the reference half is encoded."""
+        shown = canvas.shown
+        motion = self.vae.encode(motion_half(canvas.pixels))
+        latents = torch.zeros_like(motion)
+        first = self.vae.encode(reference_half(canvas.pixels)[:, :, :shown])
+        latents[:, :, : first.shape[2]] = first
+        return Cond(torch.cat([latents, motion], dim=-1), fold_mask(canvas.mask, self.grid), text)
+
+    def velocity(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        """One forward pass; (B, C, F, h, 2w)."""
+        timestep = (sigma * TIMESTEPS).expand(x.shape[0]).to(x.device, torch.float32)
+        velocity: Tensor = self.transformer(
+            hidden_states=transformer_input(x, cond),
+            timestep=timestep,
+            encoder_hidden_states=cond.text.to(x.dtype),
+            return_dict=False,
+        )[0]
+        return velocity
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Frames (B, 3, T, H, W) in [-1, 1]."""
+        return self.vae.decode(latents)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.vae.latent_mean.device
+
+
+def load_vae(path: Path, digest: str | None = None) -> NanoVAE:
+    """The autoencoder of a weight file."""
+    state, header = load_weights(path, digest)
+    _check_header(path, header, "nano-vae")
+    config = {k: tuple(v) if isinstance(v, list) else v for k, v in header["config"].items()}
+    vae = NanoVAE(NanoVAEConfig(**config))
+    vae.load_state_dict(state)
+    return vae
+
+
+def load_nano(folder: Path = DATA, device: str | torch.device = "cpu") -> Nano:
+    """The embedded model, or one that `dreamactor train nano` exported to a folder.
+
+    Args:
+        folder: Holds manifest.json (file name -> sha256, native sizes) and the weight files.
+        device: Where it runs, in float32.
+
+    Raises:
+        WeightsError: A file is missing, has another hash, or belongs to another model.
+    """
+    manifest = read_manifest(folder)
+    files: dict[str, str] = manifest["files"]
+    vae = load_vae(folder / "vae.safetensors", files["vae.safetensors"])
+    path = folder / "transformer.safetensors"
+    state, header = load_weights(path, files["transformer.safetensors"])
+    _check_header(path, header, "nano")
+    transformer = NanoConfig(**header["config"]).build()
+    transformer.load_state_dict(state)
+    return Nano(vae.to(device), transformer.to(device), Native(**manifest["native"]), weights=files)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """manifest.json of a weights folder."""
+    path = folder / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"{folder}: nano's weights are missing (no manifest.json); reinstall dreamactor, "
+            "or make them with `dreamactor train nano`"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"{path}: not JSON ({error})") from error
+    return manifest
+
+
+def _check_header(path: Path, header: dict[str, Any], kind: str) -> None:
+    if header.get("model") != kind:
+        raise WeightsError(f"{path}: weights of {header.get('model')!r}, want {kind!r}")
+    if header.get("canvas", canvas_module.VERSION) != canvas_module.VERSION:
+        raise WeightsError(
+            f"{path}: canvas version {header['canvas']}, this program reads {canvas_module.VERSION}"
+        )

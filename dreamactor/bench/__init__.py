@@ -1,0 +1,1 @@
+"""Metrics, baselines and tables: how good a result is, measured against truth."""

@@ -1,0 +1,133 @@
+"""One command per verb."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+from dreamactor.errors import DreamActorError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+train = typer.Typer(no_args_is_help=True, help="Train a stage: time-boxed, repeat to resume.")
+world = typer.Typer(no_args_is_help=True, help="The synthetic world: characters with truth.")
+app.add_typer(train, name="train")
+app.add_typer(world, name="world")
+
+Settings = Annotated[list[str] | None, typer.Argument(help="Settings that differ: key=value ...")]
+
+
+@app.command()
+def animate(
+    reference: Annotated[Path, typer.Option(help="Picture of the subject.")],
+    driving: Annotated[Path, typer.Option(help="Clip whose motion the subject does.")],
+    out: Annotated[Path, typer.Option(help="Clip to write: mp4, mov, mkv, webm or gif.")],
+    backbone: Annotated[str, typer.Option(help="Which model.")] = "nano",
+    weights: Annotated[Path | None, typer.Option(help="Folder of other weights.")] = None,
+    prompt: Annotated[str, typer.Option(help="What the result shows, in words.")] = "",
+    steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Pull of the prompt; 1 = off.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    fit: Annotated[str, typer.Option(help="letterbox shows all, crop fills.")] = "letterbox",
+    fps: Annotated[float | None, typer.Option(help="Output rate; default the clip's.")] = None,
+    interpolate: Annotated[str, typer.Option(help="Frames between: flow or nearest.")] = "flow",
+    audio: Annotated[bool, typer.Option(help="Carry the driving clip's sound over.")] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUT and its record.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan, write nothing.")
+    ] = False,
+) -> None:
+    """Animate the subject of a picture with the motion of a clip."""
+    from dreamactor.diffusion import job
+
+    stated = {name: value for name, value in locals().items() if name not in ("job", "dry_run")}
+    prepared = job.prepare(job.AnimateConfig(**stated))
+    from dreamactor.diffusion import pipeline
+
+    if dry_run:
+        print(json.dumps(pipeline.preview(prepared), indent=1))
+        return
+    result = pipeline.run(prepared)
+    height, width = result.size
+    print(f"{result.out}: {result.frames} frames of {width} x {height}, {result.seconds:.0f} s")
+
+
+@train.command("nano-vae")
+def train_nano_vae(
+    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    settings: Settings = None,
+) -> None:
+    """Train nano's autoencoder on a pool of pairs."""
+    from dreamactor.config import from_words
+    from dreamactor.training.nano_vae import VAETrainConfig, train_nano_vae
+
+    print(train_nano_vae(from_words(VAETrainConfig, settings or []), out))
+
+
+@train.command("nano")
+def train_nano(
+    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    settings: Settings = None,
+) -> None:
+    """Train nano's transformer on a pool of pairs."""
+    from dreamactor.config import from_words
+    from dreamactor.training.nano import NanoTrainConfig, train_nano
+
+    print(train_nano(from_words(NanoTrainConfig, settings or []), out))
+
+
+@world.command("pool")
+def world_pool(
+    cast: Annotated[Path, typer.Option(help="Cast pack.")],
+    out: Annotated[Path, typer.Option(help="Folder of the pool; the same command goes on.")],
+    shards: Annotated[int, typer.Option(help="Shards of 16 pairs to make.")] = 100,
+    processes: Annotated[int, typer.Option(help="Renderers at work.")] = 2,
+    minutes: Annotated[float, typer.Option(help="Time budget.")] = 10.0,
+    gpus: Annotated[int, typer.Option(help="EGL devices to spread over.")] = 1,
+    room: Annotated[int, typer.Option(help="Shards that may lie there at once.")] = 1_000_000,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+) -> None:
+    """Render pairs to disk for training."""
+    from dreamactor.training.pool import PoolConfig, fill
+
+    config = PoolConfig(cast, split, seed)
+    print(fill(out, config, range(shards), processes, minutes, gpus, room))
+
+
+def main() -> None:
+    """Run a command; faults of the user are one line and exit code 2, Ctrl-C and SIGTERM 130."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = app(standalone_mode=False)
+    except DreamActorError as error:
+        _fail(str(error))
+    except TyperException as error:
+        if not error.format_message():  # a group without a command has shown its help
+            sys.exit(2)
+        _fail(error.format_message())
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> NoReturn:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""From a reference and a driving clip to what the backbone is shown."""

@@ -1,0 +1,1 @@
+"""Flow matching and inference; a backbone is just a callable here."""

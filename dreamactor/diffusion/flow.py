@@ -1,0 +1,90 @@
+"""Rectified flow on the canvas: schedule, noising and the loss on the generated half.
+
+Legend: B clips, C channels, F latent frames, h x 2w latent cells (reference half left).
+sigma goes from 1 (noise) to 0 (latents); x = (1 - sigma) latents + sigma noise, and the
+network predicts the velocity, noise - latents.
+
+The paper does not say how noise and loss treat the motion half. `MotionHalf` is that choice:
+"clean" leaves it without noise and out of the loss; "noised" treats it like the reference half,
+with a small weight in the loss.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dreamactor.conditioning.canvas import motion_half, reference_half
+
+MotionHalf = Literal["clean", "noised"]
+MOTION_WEIGHT = 0.1  # of the motion half's loss when noised: it sees the clean driver
+
+
+def shifted(u: Tensor, shift: float) -> Tensor:
+    """Spend more of the schedule on high noise: u -> shift u / (1 + (shift - 1) u).
+
+    Source: Esser et al. 2024 (arXiv 2403.03206), section 5.3.2.
+    """
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def schedule(steps: int, shift: float) -> Tensor:
+    """Noise levels of a sampler: (steps + 1,) float32 from 1 down to 0."""
+    return shifted(torch.linspace(1, 0, steps + 1), shift)
+
+
+def sample_sigma(u: Tensor, shift: float) -> Tensor:
+    """Training noise levels from standard normal draws: logit-normal, then shifted.
+
+    Args:
+        u: (B,) standard normal draws.
+        shift: As in `shifted`.
+
+    Returns:
+        (B,) in (0, 1).
+    """
+    return shifted(torch.sigmoid(u), shift)
+
+
+def add_noise(latents: Tensor, noise: Tensor, sigma: Tensor, motion: MotionHalf) -> Tensor:
+    """The network's noisy input at `sigma`.
+
+    Args:
+        latents: (B, C, F, h, 2w) latents of the finished canvas.
+        noise: Same shape, standard normal.
+        sigma: (B,) noise level of each clip.
+        motion: What happens to the motion half.
+
+    Returns:
+        (B, C, F, h, 2w).
+    """
+    level = sigma.view(-1, 1, 1, 1, 1).to(latents.dtype)
+    x = torch.lerp(latents, noise, level)
+    if motion == "noised":
+        return x
+    return torch.cat([reference_half(x), motion_half(latents)], dim=-1)
+
+
+def flow_loss(
+    velocity: Tensor, latents: Tensor, noise: Tensor, weight: Tensor, motion: MotionHalf
+) -> Tensor:
+    """Squared error of the velocity, per clip.
+
+    Args:
+        velocity: (B, C, F, h, 2w) prediction.
+        latents: Same shape, the finished canvas.
+        noise: Same shape.
+        weight: (B, 1, F, h, w) weight of each cell of the reference half; its scale is divided out.
+        motion: Whether the motion half counts (with MOTION_WEIGHT).
+
+    Returns:
+        (B,) float32.
+    """
+    error = (velocity.float() - (noise.float() - latents.float())).square()
+    weight = weight.float()
+    left = (reference_half(error) * weight).mean(dim=(1, 2, 3, 4)) / weight.mean(dim=(1, 2, 3, 4))
+    if motion == "clean":
+        return left
+    return left + MOTION_WEIGHT * motion_half(error).mean(dim=(1, 2, 3, 4))

@@ -1,0 +1,142 @@
+"""What `animate` is asked for, checked before anything heavy is imported.
+
+`AnimateConfig` is what the user states; `prepare` reads the inputs and gives a `Job`, in which
+everything that does not depend on the backbone is settled.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from dreamactor.backbones.load import check_backbone
+from dreamactor.errors import ConfigError, MediaError
+from dreamactor.image import Rgb, check_input, check_output, read_image
+from dreamactor.interpolate import Interpolation
+from dreamactor.video import CLIP_SUFFIXES, ClipInfo, ClipWriter, probe
+
+Fit = Literal["letterbox", "crop"]
+MAX_STEPS = 1000
+MAX_GUIDANCE = 100.0
+MAX_THREADS = 256
+
+
+@dataclass(frozen=True)
+class AnimateConfig:
+    """Settings of one `animate`."""
+
+    reference: Path
+    """Picture of the subject."""
+    driving: Path
+    """Clip whose motion the subject does."""
+    out: Path
+    """Clip to write, .mp4 .mov .mkv .webm or .gif; its record goes beside it as .json."""
+    backbone: str = "nano"
+    """Which model."""
+    weights: Path | None = None
+    """Folder of the model's weights; None takes those that ship with the package."""
+    prompt: str = ""
+    """What the result should show, in words; empty means none."""
+    steps: int | None = None
+    """Sampling steps; None takes the backbone's default."""
+    guidance: float | None = None
+    """Classifier-free guidance on the prompt, 1 = off; None takes the backbone's default."""
+    seed: int = 0
+    """Seed of the noise."""
+    fit: Fit = "letterbox"
+    """How pictures come to the backbone's size: letterbox shows all, crop fills the frame."""
+    fps: float | None = None
+    """Frames a second of the output; None takes the driving clip's."""
+    interpolate: Interpolation = "flow"
+    """How the backbone's frames come to that rate: along the optical flow, or the nearest."""
+    audio: bool = True
+    """Whether the driving clip's sound is carried over."""
+    overwrite: bool = False
+    """Whether a clip and record that are there are replaced."""
+    device: str = "cpu"
+    """Where the backbone runs: cpu, cuda or cuda:N."""
+    threads: int = 4
+    """CPU threads. Not the machine's number: sums round otherwise for another one, and the same
+    settings would give other bytes elsewhere. More cores than threads help a little."""
+
+    def __post_init__(self) -> None:
+        """Take str for Path, and check every value by itself.
+
+        Raises:
+            ConfigError: A value that cannot work.
+        """
+        for name in ("reference", "driving", "out", "weights"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else Path(value))
+        check_backbone(self.backbone)
+        if self.steps is not None and not 1 <= self.steps <= MAX_STEPS:
+            raise ConfigError(f"steps={self.steps}: want 1 to {MAX_STEPS}")
+        if self.guidance is not None and not 0 <= self.guidance <= MAX_GUIDANCE:
+            raise ConfigError(f"guidance={self.guidance}: want 0 to {MAX_GUIDANCE:.0f}, 1 is off")
+        if self.fps is not None and not (math.isfinite(self.fps) and 0.1 <= self.fps <= 240):
+            raise ConfigError(f"fps={self.fps}: want 0.1 to 240")
+        for name, kind in (("fit", Fit), ("interpolate", Interpolation)):
+            if getattr(self, name) not in get_args(kind):
+                wanted = " or ".join(get_args(kind))
+                raise ConfigError(f"{name}={getattr(self, name)!r}: want {wanted}")
+        if not 1 <= self.threads <= MAX_THREADS:
+            raise ConfigError(f"threads={self.threads}: want 1 to {MAX_THREADS}")
+        kind, _, number = self.device.partition(":")
+        if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+            raise ConfigError(f"device={self.device!r}: want cpu, cuda or cuda:N")
+
+    @property
+    def record(self) -> Path:
+        """Where the record goes: `out` with the suffix .json."""
+        return self.out.with_suffix(".json")
+
+    def plain(self) -> dict[str, Any]:
+        """Values for JSON, paths as text."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked request: its inputs were read and its output can be written."""
+
+    config: AnimateConfig
+    reference: Rgb
+    """(H, W, 3), as a viewer shows it."""
+    clip: ClipInfo
+    """Facts of the driving clip."""
+    fps: Fraction
+    """Frames a second of the output."""
+    count: int
+    """Frames of the output; frame k stands at k / fps."""
+
+
+def prepare(config: AnimateConfig) -> Job:
+    """Check everything that can be checked without the model, outputs first.
+
+    Args:
+        config: What is asked for.
+
+    Returns:
+        The job. It holds one picture in memory; the clip was read once, not decoded.
+
+    Raises:
+        ConfigError: The output's suffix or rate cannot be.
+        MediaError: An input cannot be read, or an output not written; or they are one file.
+    """
+    check_output(config.out, config.overwrite, CLIP_SUFFIXES)
+    check_output(config.record, config.overwrite)
+    for path in (config.reference, config.driving):
+        check_input(path)
+        for target in (config.out, config.record):
+            if target.exists() and target.samefile(path):
+                raise MediaError(f"{target}: is an input too; choose another --out")
+    reference = read_image(config.reference)
+    clip = probe(config.driving)
+    fps = clip.fps if config.fps is None else Fraction(config.fps).limit_denominator(1001)
+    # made only to be asked: it refuses rates and sizes that its container cannot hold
+    ClipWriter(config.out, fps, (2, 2), overwrite=config.overwrite)
+    count = max(1, int(clip.duration * fps + Fraction(1, 2)))
+    return Job(config, reference, clip, fps, count)

@@ -1,0 +1,160 @@
+"""The record of a generated clip, and writing the two as one.
+
+The record is JSON beside the clip. It says that the clip is synthetic, what it was made from
+(sha256 of every input and weight file), with which settings and versions, and how long it took.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dreamactor.errors import MediaError
+from dreamactor.image import refusals
+
+LIBRARIES = (
+    *("torch", "diffusers", "transformers", "numpy", "av", "opencv-python-headless"),
+    *("pillow", "safetensors"),
+)
+
+
+class Stages:
+    """Seconds spent in each stage; what a stage inside another takes counts for itself alone.
+
+    Example:
+        >>> stages = Stages()
+        >>> with stages("denoise"):
+        ...     latents = sample_euler(velocity, noise, sigmas)
+        >>> stages.seconds
+        {'denoise': 1.2}
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+        self._inner = 0.0
+
+    @property
+    def total(self) -> float:
+        """Seconds since this was made."""
+        return time.perf_counter() - self._start
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Add what the block takes to stage `name`."""
+        start, outer = time.perf_counter(), self._inner
+        self._inner = 0.0
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent - self._inner
+            self._inner = outer + spent
+
+
+def versions() -> dict[str, str]:
+    """Of this program, Python, the machine and every library that has a say in the pixels."""
+    from dreamactor import __version__
+
+    found = {"dreamactor": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    found["platform"] = f"{platform.system()} {platform.machine()}"
+    return found
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def peak_memory() -> float:
+    """Largest resident size of this process so far, in MiB; 0 where it is not known."""
+    try:  # getrusage starts from the parent's peak
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20) if sys.platform == "darwin" else peak / 1024
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record as JSON and flush it to the disk.
+
+    Raises:
+        MediaError: The operating system refused to write.
+    """
+    with refusals(path), path.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def both_or_neither(clip: Path, record: Path) -> Iterator[tuple[Path, Path]]:
+    """Write a clip and its record whole, both or neither.
+
+    Yields two paths to write to, in a hidden folder beside `clip`. When the block ends well they
+    are renamed to `clip` and `record`; on any exception, KeyboardInterrupt and SystemExit too,
+    the folder goes and what was there before stays. Only SIGKILL leaves the folder behind.
+
+    Raises:
+        MediaError: The operating system refused to write (full disk, permissions); a MediaError
+            of the block that names a hidden path names the final one instead.
+    """
+    with refusals(clip):
+        folder = Path(tempfile.mkdtemp(".part", f".{clip.name[:200]}.", clip.parent))
+    hidden, final = (folder / clip.name, folder / record.name), (clip, record)
+    try:
+        try:
+            yield hidden
+        except MediaError as error:
+            text = str(error)
+            for path, name in zip(hidden, final, strict=True):
+                text = text.replace(str(path), str(name))
+            raise MediaError(text) from error
+        _rename(hidden, final, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _rename(hidden: tuple[Path, Path], final: tuple[Path, Path], folder: Path) -> None:
+    """Both renames; whatever fails, what was there before comes back."""
+    kept = [folder / f"{k}.before" for k in range(len(final))]
+    try:
+        for target, path, old in zip(final, hidden, kept, strict=True):
+            with refusals(target):
+                if target.exists():
+                    target.replace(old)
+                path.replace(target)
+    except BaseException:
+        for target, path, old in zip(final, hidden, kept, strict=True):
+            if not path.exists():
+                target.unlink(missing_ok=True)
+            if old.exists():
+                old.replace(target)
+        raise

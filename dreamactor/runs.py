@@ -1,0 +1,94 @@
+"""Run folders and keyed random draws.
+
+A run is a folder, and the same command resumes it:
+
+    config.json     what the run was started with; another config refuses
+    metrics.jsonl   one JSON object a line, appended
+    checkpoint.pt   weights, averages, optimiser, step, seconds so far (our own file only)
+    samples/        pictures written while training
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dreamactor.errors import ConfigError
+
+
+def seed_of(seed: int, stream: str, item: int) -> int:
+    """A 63-bit seed for one item of one stream; neighbouring items are unrelated."""
+    text = f"{seed}/{stream}/{item}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
+
+
+def generator(seed: int, stream: str, item: int) -> torch.Generator:
+    """A CPU generator for one item, so that a draw depends on nothing but its key."""
+    return torch.Generator().manual_seed(seed_of(seed, stream, item))
+
+
+def numpy_generator(seed: int, stream: str, item: int) -> np.random.Generator:
+    """The same for numpy."""
+    return np.random.default_rng(seed_of(seed, stream, item))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(text)
+    os.replace(beside, path)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One training run on disk."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
+        """Create a run folder, or go on with one that has the same config.
+
+        Raises:
+            ConfigError: The folder belongs to a run with another config.
+        """
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "samples").mkdir(exist_ok=True)
+        text = json.dumps(dict(config), indent=1, sort_keys=True) + "\n"
+        known = path / "config.json"
+        if known.is_file() and known.read_text() != text:
+            old, new = json.loads(known.read_text()), json.loads(text)
+            differs = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+            raise ConfigError(
+                f"{path}: this run was started with another {', '.join(differs)}; "
+                "repeat that command to resume it, or name a new --run folder"
+            )
+        write_text(known, text)
+        return cls(path)
+
+    def log(self, **values: float | int | str) -> None:
+        """Append one line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write the checkpoint, whole or not at all."""
+        beside = self.path / ".checkpoint.part"
+        torch.save(dict(state), beside)
+        os.replace(beside, self.path / "checkpoint.pt")
+
+    def restore(self) -> dict[str, Any] | None:
+        """The checkpoint, if there is one; tensors on the CPU."""
+        path = self.path / "checkpoint.pt"
+        if not path.is_file():
+            return None
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state

@@ -1,0 +1,1 @@
+"""Training of every stage: time-boxed, resumable, on one GPU or many."""

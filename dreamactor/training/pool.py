@@ -1,0 +1,148 @@
+"""A pool of rendered pairs on disk, written by many processes, read while it grows.
+
+A pool is a folder of shards. Shard NNNNNN holds the pairs of SHARD successive indices:
+
+    NNNNNN.npy     uint8 (SHARD, 34, H, W, 4): frame 0 the reference, 1..16 the target,
+                   17..33 the driving clip (17 frames); channel 3 is the subject mask
+    NNNNNN.json    for each pair its caption
+
+Pair i is the same whatever the number of processes: its draws are keyed by (seed, i).
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dreamactor.errors import ConfigError
+
+SHARD = 16
+TARGET_FRAMES = 16
+DRIVING_FRAMES = 17
+FRAMES = 1 + TARGET_FRAMES + DRIVING_FRAMES
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """What a pool is made of."""
+
+    cast: Path
+    """Cast pack."""
+    split: str = "train"
+    seed: int = 0
+    size: int = 256
+    """Pixels of a side."""
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    """Where a shard lies."""
+    return folder / f"{index:06d}.npy"
+
+
+def ready_shards(folder: Path) -> list[int]:
+    """Indices of finished shards, in order."""
+    return sorted(int(path.stem) for path in folder.glob("[0-9]*.npy"))
+
+
+def read_shard(folder: Path, index: int) -> tuple[NDArray[np.uint8], list[str]]:
+    """Pixels (SHARD, 34, H, W, 4) and captions."""
+    pixels: NDArray[np.uint8] = np.load(shard_path(folder, index))
+    captions: list[str] = json.loads(shard_path(folder, index).with_suffix(".json").read_text())
+    return pixels, captions
+
+
+def write_shard(
+    folder: Path, index: int, pixels: NDArray[np.uint8], captions: Sequence[str]
+) -> None:
+    """Write a shard; its pixels appear last and whole."""
+    path = shard_path(folder, index)
+    beside = path.with_name(f".{path.name}.part")
+    with beside.open("wb") as file:
+        np.save(file, pixels)
+    path.with_suffix(".json").write_text(json.dumps(list(captions)))
+    os.replace(beside, path)
+
+
+def consume_shard(folder: Path, index: int) -> None:
+    """Delete a shard's pixels; its captions stay and tell that it was made."""
+    shard_path(folder, index).unlink(missing_ok=True)
+
+
+def fill(
+    folder: Path,
+    config: PoolConfig,
+    shards: range,
+    processes: int,
+    minutes: float,
+    gpus: int = 1,
+    room: int = 1_000_000,
+) -> int:
+    """Render shards until they are all there or the time is up; a repeated call goes on.
+
+    Args:
+        folder: The pool; made if needed.
+        config: What to render.
+        shards: Indices of the shards to make.
+        processes: Renderers at work, each with a GL context of its own.
+        minutes: Time budget.
+        gpus: EGL devices to spread the processes over.
+        room: Shards that may lie in the folder at once; renderers wait until a trainer that
+            consumes them makes room.
+
+    Returns:
+        The number of finished shards in the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    known = folder / "pool.json"
+    text = json.dumps({"split": config.split, "seed": config.seed, "size": config.size})
+    if known.is_file() and known.read_text() != text:
+        raise ConfigError(f"{folder}: holds a pool of {known.read_text()}, not {text}")
+    known.write_text(text)
+    context = multiprocessing.get_context("spawn")
+    stop = time.time() + 60 * minutes
+    jobs = [
+        context.Process(
+            target=_work, args=(folder, config, shards[k::processes], stop, k % gpus, room)
+        )
+        for k in range(processes)
+    ]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    if all(job.exitcode for job in jobs):
+        raise ConfigError(f"{folder}: every renderer failed; see the messages above")
+    return len(ready_shards(folder))
+
+
+def _work(
+    folder: Path, config: PoolConfig, shards: range, stop: float, device: int, room: int
+) -> None:
+    from dreamactor.world.cast import load_cast
+    from dreamactor.world.pairs import PairSampler
+
+    sampler = PairSampler(load_cast(config.cast), config.split, config.size, device=device)
+    for index in shards:
+        while time.time() < stop and len(ready_shards(folder)) >= room:
+            time.sleep(0.5)
+        if time.time() > stop:
+            return
+        if shard_path(folder, index).with_suffix(".json").is_file():
+            continue  # made before, and perhaps consumed since
+        pixels = np.empty((SHARD, FRAMES, config.size, config.size, 4), np.uint8)
+        captions = []
+        for k in range(SHARD):
+            pair = sampler.pair(config.seed, index * SHARD + k)
+            pixels[k, 0] = pair.reference
+            pixels[k, 1 : 1 + TARGET_FRAMES] = pair.target
+            pixels[k, 1 + TARGET_FRAMES :] = pair.driving
+            captions.append(pair.caption)
+        write_shard(folder, index, pixels, captions)

@@ -1,0 +1,1 @@
+"""Synthetic characters with known truth: two identities that do exactly the same motion."""
