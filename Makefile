@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test check format clean
 
 demo: $(STAMP)
-	$(BIN)/dreamactor demo --out demo_out --overwrite
+	$(BIN)/dreamactor demo --out demo_out
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -17,8 +17,10 @@ from dreamactor.errors import DreamActorError
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 train = typer.Typer(no_args_is_help=True, help="Train a stage: time-boxed, repeat to resume.")
 world = typer.Typer(no_args_is_help=True, help="The synthetic world: characters with truth.")
+bench = typer.Typer(no_args_is_help=True, help="Measure: tables with intervals, goals, pictures.")
 app.add_typer(train, name="train")
 app.add_typer(world, name="world")
+app.add_typer(bench, name="bench")
 
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings that differ: key=value ...")]
 
@@ -42,11 +44,13 @@ def animate(
         bool, typer.Option("--overwrite", help="Replace OUT and its record.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="CPU threads; the result depends on it.")] = 4,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan, write nothing.")
     ] = False,
 ) -> None:
     """Animate the subject of a picture with the motion of a clip."""
+    signal.signal(signal.SIGTERM, _interrupt)
     from dreamactor.diffusion import job
 
     stated = {name: value for name, value in locals().items() if name not in ("job", "dry_run")}
@@ -59,6 +63,20 @@ def animate(
     result = pipeline.run(prepared)
     height, width = result.size
     print(f"{result.out}: {result.frames} frames of {width} x {height}, {result.seconds:.0f} s")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("demo_out"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Do everything again, whatever is there.")
+    ] = False,
+) -> None:
+    """Animate the examples that ship with the package; the same command goes on."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.demo import play
+
+    play(out, overwrite, say=lambda line: print(line, flush=True))
 
 
 @train.command("nano-vae")
@@ -104,9 +122,46 @@ def world_pool(
     print(fill(out, config, range(shards), processes, minutes, gpus, room))
 
 
+@bench.command("nano")
+def bench_nano(
+    cast: Annotated[Path, typer.Option(help="Cast pack with a test split.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results; the same command goes on.")],
+    settings: Settings = None,
+) -> None:
+    """Motion transfer on held-out pairs, against the truth and the classical baselines."""
+    from dreamactor.bench.motion import NanoBenchConfig, bench_nano
+    from dreamactor.config import from_words
+
+    print(bench_nano(cast, out, from_words(NanoBenchConfig, settings or [])))
+
+
+@bench.command("vae")
+def bench_vae(
+    cast: Annotated[Path, typer.Option(help="Cast pack with a test split.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results; the same command goes on.")],
+    settings: Settings = None,
+) -> None:
+    """What nano's autoencoder keeps of held-out clips, photographs and films."""
+    from dreamactor.bench.reconstruction import VAEBenchConfig, bench_vae
+    from dreamactor.config import from_words
+
+    print(bench_vae(cast, out, from_words(VAEBenchConfig, settings or [])))
+
+
+@bench.command("report")
+def bench_report(
+    out: Annotated[Path, typer.Option(help="Page to write, such as docs/results.md.")],
+    nano: Annotated[Path | None, typer.Option(help="Folder of a `bench nano`.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="Folder of a `bench vae`.")] = None,
+) -> None:
+    """Put the reports of finished runs on one page."""
+    from dreamactor.bench.page import results_page
+
+    print(results_page(out, {"nano": nano, "vae": vae}))
+
+
 def main() -> None:
     """Run a command; faults of the user are one line and exit code 2, Ctrl-C and SIGTERM 130."""
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(standalone_mode=False)
     except DreamActorError as error:

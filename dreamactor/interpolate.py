@@ -110,7 +110,7 @@ class Between:
 def _flow(before: NDArray[Any], after: NDArray[Any]) -> Flow:
     if min(before.shape) < 16:  # DIS works on patches of 8 at half size
         return np.zeros((*before.shape, 2), np.float32)
-    method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     return np.asarray(method.calc(before, after, None), np.float32)
 
 

@@ -24,7 +24,7 @@ from dreamactor.errors import MediaError
 from dreamactor.image import refusals
 
 LIBRARIES = (
-    *("torch", "diffusers", "transformers", "numpy", "av", "opencv-python-headless"),
+    *("dreamactor", "torch", "diffusers", "transformers", "numpy", "av", "opencv-python-headless"),
     *("pillow", "safetensors"),
 )
 
@@ -65,9 +65,7 @@ class Stages:
 
 def versions() -> dict[str, str]:
     """Of this program, Python, the machine and every library that has a say in the pixels."""
-    from dreamactor import __version__
-
-    found = {"dreamactor": __version__, "python": platform.python_version()}
+    found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
             found[name] = version(name)

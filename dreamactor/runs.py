@@ -47,6 +47,11 @@ def write_text(path: Path, text: str) -> None:
     os.replace(beside, path)
 
 
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values of a config: paths become text."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in config.items()}
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """One training run on disk."""
@@ -54,12 +59,19 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def open(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
+    def open(cls, path: Path, config: Mapping[str, Any], leads: bool = True) -> RunFolder:
         """Create a run folder, or go on with one that has the same config.
+
+        Args:
+            path: The folder.
+            config: JSON values.
+            leads: Whether this process is the one that writes; others only get the path.
 
         Raises:
             ConfigError: The folder belongs to a run with another config.
         """
+        if not leads:
+            return cls(path)
         path.mkdir(parents=True, exist_ok=True)
         (path / "samples").mkdir(exist_ok=True)
         text = json.dumps(dict(config), indent=1, sort_keys=True) + "\n"

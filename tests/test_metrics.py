@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from dreamactor.bench import evaluate, metrics, stats
+from dreamactor.bench import evaluate, metrics, report, stats
 from dreamactor.bench.baselines import copy_reference, driving_itself
-from dreamactor.bench.evaluate import COLUMNS, Case
+from dreamactor.bench.evaluate import METRICS, Case
 from dreamactor.bench.metrics import clip_flow, subject_box
 from dreamactor.errors import ConfigError, MediaError, ShapeError
 
@@ -128,9 +128,12 @@ def test_lpips_cuts_at_least_64_pixels_and_sees_rgb_in_range(box, wanted):
             super().__init__()
             self.register_buffer("place", torch.zeros(1))
 
-        def forward(self, a, b):
-            seen.append((a, b))
-            return (a - b).abs().mean((1, 2, 3))
+        def features(self, x):
+            return [x]
+
+        def compare(self, a, b):
+            seen.append((a[0], b[0]))
+            return (a[0] - b[0]).abs().mean((1, 2, 3))
 
     a, b = moving(0), moving(1)
     a[2] = b[2]  # 0 without a look
@@ -305,7 +308,7 @@ def test_evaluation_resumes_after_a_cut_line_and_measures_nothing_twice(tmp_path
 def test_truth_row_is_the_ceiling_and_a_copy_stands_still(tmp_path):
     records = {r.system: r.metrics for r in evaluate.run([make_case()], SYSTEMS, tmp_path / "r")}
     truth, copy = records["truth"], records["copy"]
-    assert set(truth) == {c.name for c in COLUMNS}
+    assert set(truth) == set(METRICS)
     assert (truth["psnr"], truth["l1"]) == (metrics.PSNR_CAP, 0)
     assert truth["sharpness_ratio"] == pytest.approx(1)
     assert truth["flow_epe"] < 0.15 < 2 < copy["flow_epe"]
@@ -316,7 +319,7 @@ def test_truth_row_is_the_ceiling_and_a_copy_stands_still(tmp_path):
 def test_report_has_every_table_and_leaves_out_what_was_not_measured(tmp_path):
     cases = [make_case("a"), make_case("b", "animal", "photo", seed=1)]
     evaluate.run(cases, SYSTEMS, tmp_path / "r")
-    text = evaluate.report(tmp_path / "r", "make bench", "2 cores", seed=7, baseline="copy")
+    text = report.report(tmp_path / "r", "make bench", "2 cores", seed=7, baseline="copy")
     assert "`make bench` on 2 cores; seed 7; 2 clips" in text
     for heading in ("### Against copy", "### By domain", "### By style", "### By framing"):
         assert heading in text
@@ -331,7 +334,7 @@ def test_evaluation_refuses_what_would_mix_or_mislead(tmp_path):
     path = tmp_path / "r"
     evaluate.run([make_case()], {}, path)
     with pytest.raises(ConfigError, match="name another file"):
-        evaluate.run([make_case()], {}, path, margin=3)
+        evaluate.run([make_case()], {}, path, options=evaluate.Options(margin=3))
     with pytest.raises(ConfigError, match="added by itself"):
         evaluate.run([], {"truth": copy_reference}, path)
     with pytest.raises(ConfigError, match="unique"):

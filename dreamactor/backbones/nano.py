@@ -1,11 +1,11 @@
 """nano: the embedded model, diffusers' Wan transformer in a small configuration.
 
-It reads the canvas exactly as Wan's image-to-video models do: 32 noise channels, 4 mask
-channels, 32 canvas channels, 2W wide. Hidden cells of the canvas are 0 in the normalised
+It reads the canvas exactly as Wan's image-to-video models do: 48 noise channels, 4 mask
+channels, 48 canvas channels, 2W wide. Hidden cells of the canvas are 0 in the normalised
 latents. The motion half carries the driver's latents in the noise channels too (no noise
 there; see `diffusion.flow.MotionHalf`).
 
-Legend: B clips, C = 32, T = 4k + 1 frames, F = k + 1, h x 2w latent cells of the canvas.
+Legend: B clips, C = 48, T = 4k + 1 frames, F = k + 1, h x 2w latent cells of the canvas.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class NanoConfig:
     heads: int = 6
     head_dim: int = 64
     ffn: int = 1536
-    latent_channels: int = 32
+    latent_channels: int = 48
 
     def build(self) -> WanTransformer3DModel:
         """The transformer with fresh weights; its output starts at zero."""
@@ -144,7 +144,9 @@ def load_vae(path: Path, digest: str | None = None) -> NanoVAE:
     """The autoencoder of a weight file."""
     state, header = load_weights(path, digest)
     _check_header(path, header, "nano-vae")
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in header["config"].items()}
+    config: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in header["config"].items()
+    }
     vae = NanoVAE(NanoVAEConfig(**config))
     vae.load_state_dict(state)
     return vae

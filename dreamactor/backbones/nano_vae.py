@@ -1,4 +1,4 @@
-"""The causal video autoencoder of nano: 8x smaller in space, 4x in time, 32 channels.
+"""The causal video autoencoder of nano: 8x smaller in space, 4x in time, 48 channels.
 
 Legend: B clips, T = 4k + 1 frames, F = k + 1 latent frames, H, W pixels, h = H / 8, w = W / 8.
 
@@ -11,6 +11,9 @@ CPU at this size, and the smallest did not learn from scratch in the same minute
 (docs/log.md). This one keeps every layer a 2-D convolution over frames laid on the batch
 axis, channels last; time is mixed by a causal three-tap 1x1 convolution after each spatial
 one.
+
+Encoder and decoder each learn a correction to a linear map of 4 x 8 x 8 blocks, which training
+starts at the principal components of the data: a linear autoencoder is there from step 0.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ STRIDE_S = 8
 class NanoVAEConfig:
     """Widths and depths; the strides are fixed."""
 
-    latent_channels: int = 32
+    latent_channels: int = 48
     encoder_widths: tuple[int, int, int] = (96, 192, 256)
     """Channels at 1/4 and 1/8 resolution per frame, then at 1/8 per latent frame."""
     encoder_depths: tuple[int, int, int] = (1, 2, 1)
@@ -75,37 +78,68 @@ class CausalMix(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block: 3x3, causal mix, 3x3."""
+    """Residual block: 3x3, causal mix (if `mix`), 3x3."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, mix: bool) -> None:
         super().__init__()
         self.norm1 = ChannelNorm(channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm2 = ChannelNorm(channels)
-        self.mix = CausalMix(channels)
+        self.norm2 = ChannelNorm(channels) if mix else None
+        self.mix = CausalMix(channels) if mix else None
         self.norm3 = ChannelNorm(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:  # (B * frames, C, h, w)
         """One residual step."""
-        y = self.conv1(self.norm1(x))
-        y = y + self.mix(self.norm2(y), frames)
+        y: Tensor = self.conv1(self.norm1(x))
+        if self.mix is not None and self.norm2 is not None:
+            y = y + self.mix(self.norm2(y), frames)
         return x + self.conv2(self.norm3(y))
 
 
 class Stage(nn.Module):
     """Some blocks of one width."""
 
-    def __init__(self, channels: int, depth: int) -> None:
+    def __init__(self, channels: int, depth: int, mix: bool = True) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList([Block(channels) for _ in range(depth)])
+        self.blocks = nn.ModuleList([Block(channels, mix) for _ in range(depth)])
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """All blocks in turn."""
         for block in self.blocks:
             x = block(x, frames)
         return x
+
+
+BLOCK = 3 * STRIDE_T * STRIDE_S**2
+"""Numbers in one 4 x 8 x 8 block of colour pixels."""
+QUIET = -6.0  # log variance of the posterior at the start: nearly no noise
+
+
+def blocks(clip: Tensor) -> Tensor:  # (B, 3, T, H, W) -> (B * F, BLOCK, h, w)
+    """Cut a clip into 4 x 8 x 8 blocks; frame 0 is repeated to fill a run of its own."""
+    first = clip[:, :, :1].expand(-1, -1, STRIDE_T, -1, -1)
+    x = torch.cat([first, clip[:, :, 1:]], dim=2)
+    x = x.unflatten(2, (-1, STRIDE_T)).permute(0, 2, 1, 3, 4, 5)  # (B, F, 3, 4, H, W)
+    return F.pixel_unshuffle(x.flatten(0, 1).flatten(1, 2), STRIDE_S)
+
+
+def unblocks(x: Tensor, latent_frames: int) -> Tensor:  # (B * F, BLOCK, h, w) -> (B, 3, T, H, W)
+    """Undo `blocks`; of the first run only the last frame is kept."""
+    frames = F.pixel_shuffle(x, STRIDE_S).unflatten(1, (3, STRIDE_T))
+    clip = frames.unflatten(0, (-1, latent_frames)).permute(0, 2, 1, 3, 4, 5).flatten(2, 3)
+    return clip[:, :, STRIDE_T - 1 :]
+
+
+def _start_at_zero(out: nn.Conv2d, latent_channels: int) -> None:
+    """Let the correction of the mean start at zero and the posterior nearly without noise."""
+    nn.init.zeros_(out.weight)
+    bias = out.bias
+    assert bias is not None
+    nn.init.zeros_(bias)
+    with torch.no_grad():
+        bias[latent_channels:] = QUIET
 
 
 class Encoder(nn.Module):
@@ -123,10 +157,13 @@ class Encoder(nn.Module):
         self.latent = Stage(latent, depth3)
         self.norm = ChannelNorm(latent)
         self.out = nn.Conv2d(latent, 2 * config.latent_channels, 3, padding=1)
+        self.linear = nn.Conv2d(BLOCK, config.latent_channels, 1)
+        _start_at_zero(self.out, config.latent_channels)
 
     def forward(self, clip: Tensor) -> Tensor:  # (B, 3, T, H, W) -> (B, 2C, F, h, w)
         """Moments of the latents."""
         frames = clip.shape[2]
+        linear = self.linear(blocks(clip))  # (B * F, C, h, w)
         x = clip.transpose(1, 2).flatten(0, 1)  # (B * T, 3, H, W)
         x = F.pixel_unshuffle(x, 4).contiguous(memory_format=torch.channels_last)
         x = self.quarter(self.stem(x), frames)
@@ -137,7 +174,8 @@ class Encoder(nn.Module):
         x = x.unflatten(1, (-1, STRIDE_T)).flatten(0, 1).flatten(1, 2)  # (B * F, 4C, h, w)
         latent_frames = (frames - 1) // STRIDE_T + 1
         x = self.group(x.contiguous(memory_format=torch.channels_last))
-        x = self.out(self.norm(self.latent(x, latent_frames)))
+        mean, logvar = self.out(self.norm(self.latent(x, latent_frames))).chunk(2, dim=1)
+        x = torch.cat([mean + linear, logvar], dim=1)
         return x.unflatten(0, (-1, latent_frames)).transpose(1, 2)
 
 
@@ -155,15 +193,18 @@ class Decoder(nn.Module):
         self.up1 = nn.Conv2d(eighth, 4 * quarter, 1)
         self.quarter = Stage(quarter, depth3)
         self.up2 = nn.Conv2d(quarter, 4 * half, 1)
-        self.halved = Stage(half, depth4)
+        self.halved = Stage(half, depth4, mix=False)
         self.norm = ChannelNorm(half)
         self.out = nn.Conv2d(half, 12, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        self.linear = nn.Conv2d(config.latent_channels, BLOCK, 1)
 
     def forward(self, latents: Tensor) -> Tensor:  # (B, C, F, h, w) -> (B, 3, T, H, W)
         """Frames in about [-1, 1], not clamped."""
         latent_frames = latents.shape[2]
         frames = (latent_frames - 1) * STRIDE_T + 1
         x = latents.transpose(1, 2).flatten(0, 1)  # (B * F, C, h, w)
+        linear = unblocks(self.linear(x), latent_frames)  # (B, 3, T, H, W)
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         x = self.ungroup(self.latent(x, latent_frames))
         x = x.unflatten(1, (STRIDE_T, -1)).unflatten(0, (-1, latent_frames))
@@ -174,7 +215,7 @@ class Decoder(nn.Module):
         x = F.pixel_shuffle(self.up2(x), 2)
         x = self.halved(x.contiguous(memory_format=torch.channels_last), frames)
         x = F.pixel_shuffle(self.out(self.norm(x)), 2)
-        return x.unflatten(0, (-1, frames)).transpose(1, 2)
+        return linear + x.unflatten(0, (-1, frames)).transpose(1, 2)
 
 
 class NanoVAE(nn.Module):
@@ -196,6 +237,33 @@ class NanoVAE(nn.Module):
         self.register_buffer("latent_mean", torch.zeros(channels))
         self.register_buffer("latent_std", torch.ones(channels))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.no_grad()
+    def start_linear(self, clips: Tensor) -> None:
+        """Set the linear maps to the principal components of some clips.
+
+        Args:
+            clips: (B, 3, T, H, W) in [-1, 1].
+
+        A component is scaled by the square root of its deviation, half way between equal
+        latents and equal errors.
+        """
+        rows = blocks(clips).permute(0, 2, 3, 1).flatten(0, 2).double()  # (n, BLOCK)
+        mean = rows.mean(dim=0)
+        centred = rows - mean
+        values, vectors = torch.linalg.eigh(centred.T @ centred / len(rows))
+        keep = self.config.latent_channels
+        basis = vectors[:, -keep:].flip(1)  # (BLOCK, C)
+        scale = values[-keep:].flip(0).clamp_min(1e-8).sqrt().sqrt()
+        down = (basis / scale).T
+        up = basis * scale
+        for conv, weight, bias in (
+            (self.encoder.linear, down, -(down @ mean)),
+            (self.decoder.linear, up, mean),
+        ):
+            conv.weight.copy_(weight.float().view_as(conv.weight))
+            assert conv.bias is not None
+            conv.bias.copy_(bias.float())
 
     def encode(self, clip: Tensor) -> Tensor:
         """Latents of a clip: the mean of the posterior, normalised per channel.

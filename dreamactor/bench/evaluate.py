@@ -1,6 +1,6 @@
-"""Systems over cases: every metric of every clip into a JSON Lines file, and tables from it.
+"""Systems over cases: every metric of every clip into a JSON Lines file.
 
-    cases, systems -> run() -> results.jsonl -> report() -> Markdown
+    cases, systems -> run() -> results.jsonl -> report.report() -> Markdown
 
 The file's first line holds the settings, every other one clip of one system. Rerunning the
 command measures what is missing; other settings are refused, since their numbers do not mix.
@@ -12,25 +12,34 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from concurrent.futures import Executor, Future
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dreamactor.bench import metrics, stats
-from dreamactor.errors import ConfigError, ShapeError
+from dreamactor.bench import metrics
+from dreamactor.errors import ConfigError, MediaError, ShapeError
 
 if TYPE_CHECKING:
     from dreamactor.bench.baselines import System
     from dreamactor.bench.perceptual import Perceptual
 
 TRUTH = "truth"  # the row that measures the truth against itself: the best any system can get
-GROUPS = ("domain", "style", "framing")
 MARGIN = 8  # pixels around the subject; a limb a little outside the truth's silhouette counts
+BACKLOG = 48  # cases whose metrics may be under way at once; 25 MB each
+METRICS = (
+    *("psnr", "ssim", "l1", "lpips", "sharpness_ratio"),
+    *("psnr_frame", "ssim_frame", "lpips_frame", "sharpness_frame"),
+    *("flow_epe", "dynamic_degree", "temporal_flicker"),
+)
+"""Names of all metrics; those that end in `_frame` look at whole frames."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +49,11 @@ class Case:
     name: str
     """Unique; results are keyed by it."""
     domain: str
-    """Who is animated by whom, such as "human to animal"."""
+    """Who is animated by whom, such as "human"."""
     style: str
     """Look of the picture, such as "toon"."""
     framing: str
-    """How much of the subject is shown, such as "full body"."""
+    """How much of the subject is shown, such as "full"."""
     reference: NDArray[np.uint8]
     """(H, W, 3) the subject to animate."""
     driving: NDArray[np.uint8]
@@ -55,6 +64,10 @@ class Case:
     """(T, H, W) the truth's subject."""
     flow: NDArray[np.float32]
     """(T - 1, H, W, 2) the truth's motion from frame t to t + 1, pixels, x then y."""
+    index: int = 0
+    """Number of the case; systems that draw random numbers draw by it."""
+    before: NDArray[np.uint8] | None = None
+    """(H, W, 3) the driver's frame before the first one, where there is one."""
 
     def __post_init__(self) -> None:
         frames, height, width = self.mask.shape
@@ -80,74 +93,117 @@ class Record:
     style: str
     framing: str
     seconds: float
-    """Wall time of the system on this clip."""
+    """Wall time of the system on this clip; of a batch, its share."""
     metrics: dict[str, float]
-    """By the names of `COLUMNS`; NaN where undefined."""
+    """By the names of `METRICS`; NaN where undefined or not asked for."""
+
+
+@runtime_checkable
+class CaseSystem(Protocol):
+    """A system that sees whole cases, several at once."""
+
+    def animate(self, cases: Sequence[Case]) -> Sequence[NDArray[Any]]:
+        """A clip (T, H, W, 3) of each case, uint8 or in [0, 1]; whatever batch it is in."""
+        ...
+
+
+Systems = Mapping[str, "System | CaseSystem"]
 
 
 @dataclass(frozen=True)
-class Column:
-    """How a metric is shown."""
+class Options:
+    """What is measured and how; numbers made with others do not mix."""
 
-    name: str
-    title: str
-    better: Literal["up", "down", "one", "truth"]
-    """Which way is better; "one" = near 1, "truth" = near the truth's own row."""
-    digits: int
+    margin: int = MARGIN
+    """Pixels around the subject."""
+    lpips_frames: int | None = None
+    """Frames of a clip that `lpips` looks at, evenly spread; None = all."""
+    whole: bool = False
+    """Also measure fidelity and sharpness on whole frames (PSNR always is)."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values that tell what else the numbers depend on: pack, seed, weights."""
 
 
-COLUMNS = (
-    Column("psnr", "PSNR dB", "up", 2),
-    Column("ssim", "SSIM", "up", 3),
-    Column("l1", "L1", "down", 4),
-    Column("lpips", "ST-LPIPS", "down", 3),
-    Column("psnr_frame", "PSNR frame dB", "up", 2),
-    Column("sharpness_ratio", "sharpness", "one", 2),
-    Column("flow_epe", "motion error px", "down", 2),
-    Column("dynamic_degree", "dynamic degree", "truth", 2),
-    Column("temporal_flicker", "flicker", "truth", 3),
-)
-ARROWS = {"up": "↑", "down": "↓", "one": "→1", "truth": "→truth"}
+PLAIN = Options()
 
 
 def measure(
-    result: NDArray[Any], case: Case, perceptual: Perceptual | None = None, margin: int = MARGIN
+    result: NDArray[Any],
+    case: Case,
+    perceptual: Perceptual | None = None,
+    options: Options = PLAIN,
 ) -> dict[str, float]:
-    """Every metric of one result, by the names of `COLUMNS`.
+    """Every metric of one result, by the names of `METRICS`.
 
-    Fidelity and sharpness are taken in the truth's subject box of each frame, `psnr_frame` and
-    the two of motion smoothness on whole frames, `flow_epe` on the subject's pixels.
+    Fidelity and sharpness are taken in the truth's subject box of each frame, those named
+    `_frame` and the two of motion smoothness on whole frames, `flow_epe` on the subject's pixels.
 
     Args:
         result: (T, H, W, 3), uint8 or floating point in [0, 1].
         case: What it is measured against.
         perceptual: Network of `lpips`; None leaves that metric NaN.
-        margin: Pixels around the subject.
+        options: What is measured.
     """
-    truth, boxes = case.truth, metrics.subject_box(case.mask, margin)
-    psnr = metrics.psnr(result, truth, boxes)  # refuses a wrong shape first
-    seen = metrics.clip_flow(result)
-    return {
-        "psnr": psnr,
-        "ssim": metrics.ssim(result, truth, boxes),
-        "l1": metrics.l1(result, truth, boxes),
-        "lpips": math.nan
-        if perceptual is None
-        else metrics.lpips(result, truth, perceptual, boxes),
-        "psnr_frame": metrics.psnr(result, truth),
-        "sharpness_ratio": metrics.sharpness_ratio(result, truth, boxes),
-        "flow_epe": metrics.flow_epe(seen, case.flow, case.mask),
-        "dynamic_degree": metrics.dynamic_degree(seen),
-        "temporal_flicker": metrics.temporal_flicker(result),
-    }
+    values = _measure_each({"": result}, case, options)
+    return values[""] | _feel_each({"": result}, case, perceptual, options)[""]
+
+
+def _measure_each(
+    results: Mapping[str, NDArray[Any]], case: Case, options: Options
+) -> dict[str, dict[str, float]]:
+    """All metrics but those of a network; this is what runs in other processes."""
+    truth, boxes = case.truth, metrics.subject_box(case.mask, options.margin)
+    measured = {}
+    for name, result in results.items():
+        values = dict.fromkeys(METRICS, math.nan)
+        values["psnr"] = metrics.psnr(result, truth, boxes)  # refuses a wrong shape first
+        seen = metrics.clip_flow(result)
+        values |= {
+            "ssim": metrics.ssim(result, truth, boxes),
+            "l1": metrics.l1(result, truth, boxes),
+            "sharpness_ratio": metrics.sharpness_ratio(result, truth, boxes),
+            "psnr_frame": metrics.psnr(result, truth),
+            "flow_epe": metrics.flow_epe(seen, case.flow, case.mask),
+            "dynamic_degree": metrics.dynamic_degree(seen),
+            "temporal_flicker": metrics.temporal_flicker(result),
+        }
+        if options.whole:
+            values["ssim_frame"] = metrics.ssim(result, truth)
+            values["sharpness_frame"] = metrics.sharpness_ratio(result, truth)
+        measured[name] = values
+    return measured
+
+
+def _feel_each(
+    results: Mapping[str, NDArray[Any]],
+    case: Case,
+    perceptual: Perceptual | None,
+    options: Options,
+) -> dict[str, dict[str, float]]:
+    """The metrics of a network, for all results of a case at once."""
+    if perceptual is None:
+        return {name: {} for name in results}
+    boxes = {"lpips": metrics.subject_box(case.mask, options.margin)}
+    if options.whole:
+        boxes["lpips_frame"] = np.array([0, 0, *case.truth.shape[1:3]])
+    felt: dict[str, dict[str, float]] = {name: {} for name in results}
+    for metric, box in boxes.items():
+        values = metrics.lpips_each(
+            list(results.values()), case.truth, perceptual, box, frames=options.lpips_frames
+        )
+        for name, value in zip(results, values, strict=True):
+            felt[name][metric] = value
+    return felt
 
 
 def run(
     cases: Iterable[Case],
-    systems: Mapping[str, System],
+    systems: Systems,
     path: Path | str,
     perceptual: Perceptual | None = None,
-    margin: int = MARGIN,
+    options: Options = PLAIN,
+    batch: int = 1,
+    pool: Executor | None = None,
 ) -> list[Record]:
     """Measure every system on every case, going on where an earlier run stopped.
 
@@ -155,8 +211,10 @@ def run(
         cases: May be lazy; total time is shown if it has a length.
         systems: By the name shown in tables; "truth" is added and may not be among them.
         path: JSON Lines file, made or continued. Results are written as they come.
-        perceptual: As of `measure`.
-        margin: As of `measure`.
+        perceptual: Network of `lpips`, on its device; None leaves that metric out.
+        options: What is measured.
+        batch: Cases that a `CaseSystem` gets at once.
+        pool: Where metrics are computed; None = here. Networks always run here.
 
     Returns:
         All records of the file, those of earlier runs too.
@@ -167,121 +225,130 @@ def run(
     """
     if TRUTH in systems:
         raise ConfigError(f"a system is named {TRUTH!r}: that row is added by itself")
-    path, settings = Path(path), _settings(perceptual, margin)
-    records = _resume(path, settings)
+    path = Path(path)
+    records = _resume(path, _settings(perceptual, options))
     done = {(r.case, r.system) for r in records}
     met: set[str] = set()
-    total = len(cases) if isinstance(cases, Sequence) else None
-    with path.open("a", encoding="utf-8") as file:
-        for case in tqdm(cases, "evaluate", total, unit="case"):
-            if case.name in met:
-                raise ConfigError(f"two cases are named {case.name!r}: want unique names")
-            met.add(case.name)
-            for name in (*systems, TRUTH):
-                if (case.name, name) in done:
-                    continue
-                start = time.perf_counter()
-                result = (
-                    case.truth if name == TRUTH else systems[name](case.reference, case.driving)
-                )
-                seconds = time.perf_counter() - start
-                if result.shape != case.truth.shape:
-                    raise ShapeError(
-                        f"system {name!r} on {case.name!r} gave {result.shape}: "
-                        f"want {case.truth.shape}"
-                    )
-                values = measure(result, case, perceptual, margin)
-                about = case.domain, case.style, case.framing
-                record = Record(case.name, name, *about, round(seconds, 4), values)
-                file.write(_to_line(record))
+    waiting: deque[_Measuring] = deque()
+    total = len(cases) if isinstance(cases, Sized) else None
+    bar = tqdm(total=total, unit="case", disable=None, leave=False)
+    with path.open("a", encoding="utf-8") as file, bar:
+
+        def write(most: int) -> None:
+            while len(waiting) > most or (waiting and waiting[0].measured.done()):
+                for record in waiting.popleft().records():
+                    file.write(_to_line(record))
+                    records.append(record)
                 file.flush()
-                records.append(record)
+                bar.update()
+
+        for group in _groups(cases, batch):
+            for case in group:
+                if case.name in met:
+                    raise ConfigError(f"two cases are named {case.name!r}: want unique names")
+                met.add(case.name)
+            for case, results in _results(group, systems, done):
+                waiting.append(_Measuring.start(case, results, perceptual, options, pool))
+                write(BACKLOG if pool else 0)
+        write(0)
     return records
 
 
+def missing(path: Path | str, systems: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Those of the cases `names` that lack a row of a system or of the truth in the file."""
+    path = Path(path)
+    done = {(r.case, r.system) for r in read(path)} if path.is_file() else set()
+    wanted = (*systems, TRUTH)
+    return [name for name in names if any((name, system) not in done for system in wanted)]
+
+
 def read(path: Path | str) -> list[Record]:
-    """Records of a results file, in order."""
+    """Records of a results file, in order; a half-written last line is left out."""
     return _parse(Path(path))[1]
 
 
-def summary_table(records: Iterable[Record], group: str | None = None, seed: int = 0) -> str:
-    """Markdown table: a row a system (and group), a column a metric, "mean [low, high]".
+@dataclass(frozen=True)
+class _Measuring:
+    """The results of one case, whose metrics are under way."""
 
-    Args:
-        records: Of one results file.
-        group: None, or one of `GROUPS`.
-        seed: Of the bootstrap.
-    """
-    cells: dict[tuple[str, ...], list[Record]] = {}
-    for record in records:
-        where = () if group is None else (str(getattr(record, group)),)
-        cells.setdefault((*where, record.system), []).append(record)
-    shown = _shown([r for members in cells.values() for r in members])
-    header = ["system", "clips", *(f"{c.title} {ARROWS[c.better]}" for c in shown)]
-    order = {name: i for i, name in enumerate(dict.fromkeys(key[-1] for key in cells))}
-    rows = []
-    for key in sorted(cells, key=lambda key: (*key[:-1], key[-1] == TRUTH, order[key[-1]])):
-        members = sorted(cells[key], key=lambda r: r.case)
-        intervals = [stats.bootstrap((r.metrics[c.name] for r in members), seed) for c in shown]
-        texts = [stats.format_interval(i, c.digits) for i, c in zip(intervals, shown, strict=True)]
-        rows.append([*key, str(len(members)), *texts])
-    return stats.markdown_table(header if group is None else [group, *header], rows)
+    case: Case
+    seconds: dict[str, float]
+    felt: dict[str, dict[str, float]]
+    measured: Future[dict[str, dict[str, float]]]
 
+    @classmethod
+    def start(
+        cls,
+        case: Case,
+        results: dict[str, tuple[NDArray[Any], float]],
+        perceptual: Perceptual | None,
+        options: Options,
+        pool: Executor | None,
+    ) -> _Measuring:
+        clips = {name: clip for name, (clip, _) in results.items()}
+        measured: Future[dict[str, dict[str, float]]]
+        if pool is None:
+            measured = Future()
+            measured.set_result(_measure_each(clips, case, options))
+        else:
+            measured = pool.submit(_measure_each, clips, case, options)
+        felt = _feel_each(clips, case, perceptual, options)
+        return cls(case, {name: spent for name, (_, spent) in results.items()}, felt, measured)
 
-def difference_table(records: Iterable[Record], baseline: str, seed: int = 0) -> str:
-    """Markdown table of every other system minus `baseline`, clip by clip."""
-    values: dict[str, dict[str, dict[str, float]]] = {}  # system -> metric -> case
-    kept = [r for r in records if r.system != TRUTH]
-    for record in kept:
-        for name, value in record.metrics.items():
-            values.setdefault(record.system, {}).setdefault(name, {})[record.case] = value
-    if baseline not in values:
-        raise ConfigError(f"baseline {baseline!r}: the file has {sorted(values)}")
-    shown = _shown(kept)
-    rows = []
-    for system in (s for s in values if s != baseline):
-        pairs = [(values[system][c.name], values[baseline][c.name]) for c in shown]
-        differences = [stats.paired_difference(a, b, seed) for a, b in pairs]
-        texts = [
-            stats.format_interval(d, c.digits) for d, c in zip(differences, shown, strict=True)
-        ]
-        rows.append([f"{system} - {baseline}", str(len(values[system][shown[0].name])), *texts])
-    return stats.markdown_table(["difference", "clips", *(c.title for c in shown)], rows)
+    def records(self) -> Iterator[Record]:
+        case = self.case
+        for name, values in self.measured.result().items():
+            about = case.domain, case.style, case.framing
+            both = values | self.felt[name]
+            yield Record(case.name, name, *about, round(self.seconds[name], 4), both)
 
 
-def report(
-    path: Path | str, command: str, hardware: str, seed: int = 0, baseline: str | None = None
-) -> str:
-    """The whole of a results file as Markdown: overall, against a baseline, by group.
-
-    Args:
-        path: File of `run`.
-        command: What made it, to be repeated by the reader.
-        hardware: Where, such as "2 CPU cores" or "1 H100".
-        seed: Of the systems and of the bootstrap.
-        baseline: System that the others are compared with clip by clip; None = no such table.
-    """
-    records = read(path)
-    clips = len({r.case for r in records})
-    parts = [stats.caption(command, hardware, seed, clips), summary_table(records, seed=seed)]
-    if baseline is not None:
-        parts.append(f"### Against {baseline}\n\n{difference_table(records, baseline, seed)}")
-    parts += [f"### By {group}\n\n{summary_table(records, group, seed)}" for group in GROUPS]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+def _groups(cases: Iterable[Case], size: int) -> Iterator[list[Case]]:
+    rest = iter(cases)
+    while group := list(islice(rest, size)):
+        yield group
 
 
-def _shown(records: Sequence[Record]) -> list[Column]:
-    """Columns that have a value anywhere."""
-    return [c for c in COLUMNS if any(not math.isnan(r.metrics[c.name]) for r in records)]
+def _results(
+    group: Sequence[Case], systems: Systems, done: set[tuple[str, str]]
+) -> Iterator[tuple[Case, dict[str, tuple[NDArray[Any], float]]]]:
+    """For each case the clips that are not measured yet, with the seconds they took."""
+    found: dict[str, dict[str, tuple[NDArray[Any], float]]] = {case.name: {} for case in group}
+    for name, system in systems.items():
+        todo = [case for case in group if (case.name, name) not in done]
+        if not todo:
+            continue
+        if isinstance(system, CaseSystem):
+            start = time.perf_counter()
+            clips = system.animate(todo)
+            timed = [(time.perf_counter() - start) / len(todo)] * len(todo)
+        else:
+            clips, timed = [], []
+            for case in todo:
+                start = time.perf_counter()
+                clips.append(system(case.reference, case.driving))
+                timed.append(time.perf_counter() - start)
+        for case, clip, spent in zip(todo, clips, timed, strict=True):
+            if clip.shape != case.truth.shape:
+                raise ShapeError(
+                    f"system {name!r} on {case.name!r} gave {clip.shape}: want {case.truth.shape}"
+                )
+            found[case.name][name] = clip, spent
+    for case in group:
+        if (case.name, TRUTH) not in done:
+            found[case.name][TRUTH] = case.truth, 0.0
+        yield case, found[case.name]
 
 
-def _settings(perceptual: Perceptual | None, margin: int) -> dict[str, Any]:
+def _settings(perceptual: Perceptual | None, options: Options) -> dict[str, Any]:
     net = None if perceptual is None else f"{perceptual.net}-{len(perceptual.stages)}"
-    return {"margin": margin, "lpips": net, "metrics": [c.name for c in COLUMNS]}
+    return {**asdict(options), "lpips": net, "metrics": list(METRICS)}
 
 
 def _resume(path: Path, settings: dict[str, Any]) -> list[Record]:
     """Records of the file so far; a half-written last line is cut off, a new file begun."""
+    if path.is_dir():
+        raise MediaError(f"{path}: is a folder, want a file")
     if not path.exists() or not path.stat().st_size:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"settings": settings}) + "\n", encoding="utf-8")
@@ -292,17 +359,19 @@ def _resume(path: Path, settings: dict[str, Any]) -> list[Record]:
         return _resume(path, settings)
     stored, records = _parse(path)
     if stored != settings:
-        raise ConfigError(f"{path} was made with {stored}, now {settings}: name another file")
+        differs = sorted(k for k in stored.keys() | settings.keys() if stored.get(k) != settings[k])
+        old, new = ({k: s.get(k) for k in differs} for s in (stored, settings))
+        raise ConfigError(f"{path} was made with {old}, now {new}: name another file")
     return records
 
 
 def _parse(path: Path) -> tuple[dict[str, Any], list[Record]]:
     if not path.is_file():
         raise ConfigError(f"results {path} do not exist: run the evaluation first")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     try:
         settings: dict[str, Any] = json.loads(lines[0])["settings"]
-        rows = [json.loads(line) for line in lines[1:]]
+        rows = [json.loads(line) for line in lines[1:] if line.endswith("\n")]
         for row in rows:
             row["metrics"] = {k: math.nan if v is None else v for k, v in row["metrics"].items()}
         return settings, [Record(**row) for row in rows]

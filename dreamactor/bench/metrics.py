@@ -13,7 +13,7 @@ them together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from dreamactor.errors import MediaError, ShapeError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dreamactor.bench.perceptual import Perceptual
 
 Array = NDArray[Any]
@@ -128,38 +130,60 @@ def lpips(
 ) -> float:
     """Shift-tolerant perceptual distance, 0 = same; lower is better, no upper bound.
 
+    Arguments as of `lpips_each`, which see.
+    """
+    return lpips_each([result], truth, metric, boxes, batch)[0]
+
+
+def lpips_each(
+    results: Sequence[Array],
+    truth: Array,
+    metric: Perceptual,
+    boxes: Array | None = None,
+    batch: int = 8,
+    frames: int | None = None,
+) -> list[float]:
+    """`lpips` of several results of one truth, whose features are then computed only once.
+
     All frames are cut with one box, the union of `boxes` grown to at least 64 x 64 pixels (as far
     as the frame goes) and never resampled: resizing would change how blurred a result looks.
 
     Args:
-        result: (T, H, W, 3).
+        results: Each (T, H, W, 3).
         truth: (T, H, W, 3).
         metric: Network, on any device.
         boxes: (T, 4) or (4,) pixels; None = whole frames.
-        batch: Frames at a time; does not change the value beyond rounding.
+        batch: Frames at a time; does not change the values beyond rounding.
+        frames: Look at so many frames, evenly spread from the first to the last; None = all.
 
     Source:
         ST-LPIPS, see `dreamactor.bench.perceptual`: not comparable with LPIPS v0.1.
     """
-    import torch
-
-    a, b = _same(result, truth)
-    height, width = a.shape[1:3]
-    top, left, bottom, right = union_box(_boxes_of(a, boxes))
+    for result in results:
+        _check_same(result, truth)
+    height, width = truth.shape[1:3]
+    top, left, bottom, right = union_box(_boxes_of(truth, boxes))
     top, bottom = _grow(int(top), int(bottom), min(LPIPS_SIDE, height), height)
     left, right = _grow(int(left), int(right), min(LPIPS_SIDE, width), width)
-    a, b = a[:, top:bottom, left:right], b[:, top:bottom, left:right]  # (T, h, w, 3)
-    device = next(metric.buffers()).device
-    values = np.zeros(len(a))
-    differing = np.flatnonzero((a != b).any((1, 2, 3)))  # equal frames are 0: no need to look
-    for start in range(0, len(differing), batch):
-        frames = differing[start : start + batch]
-        pair = np.stack([a[frames], b[frames]]).astype(np.float32) * 2 - 1
-        x = torch.from_numpy(pair).permute(0, 1, 4, 2, 3).contiguous()  # (2, n, 3, h, w)
-        with torch.inference_mode():
-            distances = metric(*x.to(device))  # (n,)
-        values[frames] = distances.double().cpu().numpy()
-    return float(values.mean())
+    count = len(truth) if frames is None else min(frames, len(truth))
+    chosen = np.linspace(0, len(truth) - 1, count).round().astype(int)
+    known, *shown = (
+        unit_range(clip[chosen, top:bottom, left:right]) for clip in (truth, *results)
+    )  # (n, h, w, 3)
+    values = np.zeros((len(results), count))
+    for start in range(0, count, batch):
+        part = slice(start, start + batch)
+        features: list[Tensor] | None = None
+        for k, clip in enumerate(shown):
+            # equal frames are 0: no need to look
+            differing = np.flatnonzero((clip[part] != known[part]).any((1, 2, 3)))
+            if not len(differing):
+                continue
+            features = features or _features(metric, known[part])
+            theirs = [stage[differing] for stage in features]
+            distances = metric.compare(_features(metric, clip[part][differing]), theirs)  # (n,)
+            values[k, start + differing] = distances.double().cpu().numpy()
+    return [float(v) for v in values.mean(1)]
 
 
 def sharpness_ratio(result: Array, truth: Array, boxes: Array | None = None) -> float:
@@ -301,11 +325,24 @@ def unit_range(clip: Array) -> Floats:
     return x.clip(0, 1)
 
 
-def _same(result: Array, truth: Array) -> tuple[Floats, Floats]:
+def _features(metric: Perceptual, frames: Floats) -> list[Tensor]:
+    """Responses of the network to frames (n, h, w, 3), where it is."""
+    import torch
+
+    x = torch.from_numpy(frames.astype(np.float32) * 2 - 1).permute(0, 3, 1, 2).contiguous()
+    with torch.inference_mode():
+        return metric.features(x.to(next(metric.buffers()).device))
+
+
+def _check_same(result: Array, truth: Array) -> None:
     if result.shape != truth.shape or not len(truth):
         raise ShapeError(
             f"result is {result.shape}, truth {truth.shape}: want the same (T, H, W, 3)"
         )
+
+
+def _same(result: Array, truth: Array) -> tuple[Floats, Floats]:
+    _check_same(result, truth)
     return unit_range(result), unit_range(truth)
 
 

@@ -19,7 +19,7 @@ Source:
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -175,8 +175,20 @@ class Perceptual(nn.Module):
         """
         if a.shape != b.shape:
             raise ShapeError(f"perceptual inputs differ: {tuple(a.shape)} and {tuple(b.shape)}")
-        total = torch.zeros(len(a), device=a.device)
-        for s, (fa, fb) in enumerate(zip(self.features(a), self.features(b), strict=True), 1):
+        return self.compare(self.features(a), self.features(b), features_only)
+
+    def compare(
+        self, a: Sequence[Tensor], b: Sequence[Tensor], features_only: bool = False
+    ) -> Tensor:  # (N,)
+        """`forward` from the pictures' `features`, for one picture against several.
+
+        Args:
+            a: Of every stage (N, C_s, h_s, w_s).
+            b: Like `a`.
+            features_only: As of `forward`.
+        """
+        total = torch.zeros(len(a[0]), device=a[0].device)
+        for s, (fa, fb) in enumerate(zip(a, b, strict=True), 1):
             difference = (unit_length(fa) - unit_length(fb)).square()  # (N, C, h, w)
             if not features_only:
                 head: Tensor = getattr(self, f"head{s}")  # (C,)

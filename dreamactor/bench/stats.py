@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dreamactor.errors import ConfigError
 
 RESAMPLES = 2000
+EDGES = (0.025, 0.975)
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,17 @@ class Interval:
     """Clips with a value; those with NaN (metric undefined there) are not counted."""
 
 
-def bootstrap(
-    values: Iterable[float], seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95
-) -> Interval:
+NONE = Interval(float("nan"), float("nan"), float("nan"), 0)
+"""Of a number that no clip has."""
+
+
+def bootstrap(values: Iterable[float], seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """Mean over clips with a percentile-bootstrap interval.
 
     Args:
         values: One number a clip, any unit; NaN is dropped.
         seed: Of the resampling; the same values in the same order give the same interval.
         resamples: Times n clips are drawn from the n with replacement.
-        level: Share of the resampled means between `low` and `high`.
 
     Returns:
         The interval in the unit of `values`; all NaN for no clips, a point for one.
@@ -49,10 +51,10 @@ def bootstrap(
     x: NDArray[np.float64] = np.array(list(values), np.float64)
     x = x[~np.isnan(x)]
     if not len(x):
-        return Interval(float("nan"), float("nan"), float("nan"), 0)
+        return NONE
     draws = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
     means = x[draws].mean(1)  # (resamples,)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, EDGES)
     return Interval(float(x.mean()), float(low), float(high), len(x))
 
 
@@ -74,6 +76,53 @@ def paired_difference(a: Mapping[str, float], b: Mapping[str, float], seed: int 
     if not shared:
         raise ConfigError(f"no clip in common: {len(a)} and {len(b)} clips, by other names")
     return bootstrap((a[name] - b[name] for name in shared), seed)
+
+
+def paired_ratio(a: Mapping[str, float], b: Mapping[str, float], seed: int = 0) -> Interval:
+    """Mean of a over mean of b on the clips that both have, clips drawn together.
+
+    Args:
+        a: Value of each clip, by its name.
+        b: Like `a`.
+        seed: As of `bootstrap`.
+
+    Returns:
+        All NaN without a clip in common.
+    """
+    shared = sorted(n for n in a.keys() & b.keys() if a[n] == a[n] and b[n] == b[n])
+    if not shared:
+        return NONE
+    x = np.array([(a[name], b[name]) for name in shared], np.float64)  # (n, 2)
+    draws = np.random.default_rng(seed).integers(len(x), size=(RESAMPLES, len(x)))
+    means = x[draws].mean(1)  # (RESAMPLES, 2)
+    low, high = np.quantile(means[:, 0] / means[:, 1], EDGES)
+    mean = x.mean(0)
+    return Interval(float(mean[0] / mean[1]), float(low), float(high), len(x))
+
+
+def group_difference(a: Iterable[float], b: Iterable[float], seed: int = 0) -> Interval:
+    """Mean of a - mean of b for two groups of different clips, each drawn by itself.
+
+    Args:
+        a: One number a clip; NaN is dropped.
+        b: Like `a`.
+        seed: As of `bootstrap`.
+
+    Returns:
+        All NaN if a group is empty; `clips` counts the smaller group.
+    """
+    rng = np.random.default_rng(seed)
+    means, resampled, counts = [], [], []
+    for values in (a, b):
+        x: NDArray[np.float64] = np.array(list(values), np.float64)
+        x = x[~np.isnan(x)]
+        if not len(x):
+            return NONE
+        means.append(x.mean())
+        counts.append(len(x))
+        resampled.append(x[rng.integers(len(x), size=(RESAMPLES, len(x)))].mean(1))
+    low, high = np.quantile(resampled[0] - resampled[1], EDGES)
+    return Interval(float(means[0] - means[1]), float(low), float(high), min(counts))
 
 
 def format_interval(

@@ -7,6 +7,7 @@ everything that does not depend on the backbone is settled.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -78,14 +79,12 @@ class AnimateConfig:
             raise ConfigError(f"guidance={self.guidance}: want 0 to {MAX_GUIDANCE:.0f}, 1 is off")
         if self.fps is not None and not (math.isfinite(self.fps) and 0.1 <= self.fps <= 240):
             raise ConfigError(f"fps={self.fps}: want 0.1 to 240")
-        for name, kind in (("fit", Fit), ("interpolate", Interpolation)):
-            if getattr(self, name) not in get_args(kind):
-                wanted = " or ".join(get_args(kind))
-                raise ConfigError(f"{name}={getattr(self, name)!r}: want {wanted}")
+        for name, words in (("fit", get_args(Fit)), ("interpolate", get_args(Interpolation))):
+            if getattr(self, name) not in words:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: want {' or '.join(words)}")
         if not 1 <= self.threads <= MAX_THREADS:
             raise ConfigError(f"threads={self.threads}: want 1 to {MAX_THREADS}")
-        kind, _, number = self.device.partition(":")
-        if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"device={self.device!r}: want cpu, cuda or cuda:N")
 
     @property

@@ -12,7 +12,9 @@ pixels of one half, h x w latent cells of one half.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Required, TypedDict, Unpack
@@ -27,15 +29,19 @@ from dreamactor.backbones.load import load_backbone
 from dreamactor.conditioning.canvas import build_canvas, motion_half, reference_half
 from dreamactor.conditioning.framing import fit_soft, to_half, to_picture
 from dreamactor.diffusion.flow import schedule
-from dreamactor.diffusion.job import AnimateConfig, Fit, Interpolation, Job, prepare
+from dreamactor.diffusion.job import AnimateConfig, Fit, Job, prepare
 from dreamactor.diffusion.sampler import Velocity, guided, sample_euler
 from dreamactor.diffusion.segments import Segment, plan
 from dreamactor.image import Box, Rgb
-from dreamactor.interpolate import at_rate, frames_needed
+from dreamactor.interpolate import Interpolation, at_rate, frames_needed
 from dreamactor.provenance import Stages, both_or_neither, write_record
 from dreamactor.runs import generator
 from dreamactor.video import ClipWriter, iter_frames, resample
 
+BASIS = (
+    "one encoding, one network pass and one decoding of a whole segment, timed just now; "
+    "reading, interpolating and writing come on top"
+)
 Tick = Callable[[], object]
 """Called after every sampling step."""
 
@@ -57,6 +63,7 @@ class Settings(TypedDict, total=False):
     audio: bool
     overwrite: bool
     device: str
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -119,11 +126,9 @@ def run(job: Job, backbone: Backbone | None = None) -> Result:
             job.config.backbone, job.config.weights, job.config.device
         )
     task = resolve(job, model)
-    with (
-        both_or_neither(job.config.out, job.config.record) as (clip, record),
-        torch.inference_mode(),
-    ):
-        frames = _written(task, model, clip, stages)
+    with both_or_neither(job.config.out, job.config.record) as (clip, record):
+        with _quiet_torch(job.config.threads):
+            frames = _written(task, model, clip, stages)
         facts = _facts(task, model, clip, frames, stages)
         write_record(record, facts)
     return Result(
@@ -136,6 +141,7 @@ class Task:
     """A job with all that the backbone settles."""
 
     job: Job
+    backbone: str
     steps: int
     guidance: float
     reference: Rgb
@@ -156,7 +162,7 @@ class Task:
         settings = replace(
             self.job.config, steps=self.steps, guidance=self.guidance, fps=float(self.job.fps)
         )
-        return settings.plain()
+        return {**settings.plain(), "backbone": self.backbone}
 
 
 def resolve(job: Job, backbone: Backbone) -> Task:
@@ -166,6 +172,7 @@ def resolve(job: Job, backbone: Backbone) -> Task:
     count = frames_needed(job.count, job.fps, _rate(native.fps))
     return Task(
         job=job,
+        backbone=backbone.name,
         steps=config.steps or native.steps,
         guidance=native.guidance if config.guidance is None else config.guidance,
         reference=reference,
@@ -308,7 +315,7 @@ def preview(job: Job, backbone: Backbone | None = None) -> dict[str, Any]:
     """What would be done and about how long it would take; writes nothing.
 
     The estimate rests on one encoding, one network pass and one decoding of a whole segment,
-    timed here and now.
+    timed here and now; reading, interpolating and writing come on top.
     """
     backbone = backbone or load_backbone(job.config.backbone, job.config.weights, job.config.device)
     task = resolve(job, backbone)
@@ -316,7 +323,7 @@ def preview(job: Job, backbone: Backbone | None = None) -> dict[str, Any]:
     stages = Stages()
     half = torch.zeros(1, 3, native.frames, native.height, native.width, device=device)
     text = backbone.encode_text([""])
-    with torch.inference_mode():
+    with _quiet_torch(task.job.config.threads):
         canvas = build_canvas(half[:, :, 0], half, backbone.grid)
         with stages("encode"):
             cond = backbone.encode(canvas, text)
@@ -339,7 +346,7 @@ def preview(job: Job, backbone: Backbone | None = None) -> dict[str, Any]:
         "generated_frames": task.native_frames,
         "segments": [vars(segment) for segment in task.segments],
         "estimated_seconds": round(whole * share, 1),
-        "estimate_basis": "one encoding, network pass and decoding of a segment, timed just now",
+        "estimate_basis": BASIS,
     }
 
 
@@ -352,6 +359,7 @@ def _facts(
     busy = sum(seconds.get(name, 0) for name in ("encode latents", "denoise", "decode latents"))
     return {
         "synthetic": True,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": task.plain(),
         "inputs": {
             "reference": {"sha256": provenance.sha256(config.reference)},
@@ -370,9 +378,20 @@ def _facts(
         "seconds": {**seconds, "total": round(stages.total, 3)},
         "seconds_per_generated_frame": round(busy / task.native_frames, 4),
         "peak_memory_mib": round(provenance.peak_memory(), 1),
-        "threads": torch.get_num_threads(),
         "versions": provenance.versions(),
     }
+
+
+@contextmanager
+def _quiet_torch(threads: int) -> Iterator[None]:
+    """No gradients, and a number of threads that is part of the settings."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _rate(fps: float) -> Fraction:

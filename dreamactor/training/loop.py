@@ -1,16 +1,25 @@
-"""What every training script shares: processes, the time budget, averages of weights."""
+"""What every training script shares: processes, the time budget, steps, averages, resuming."""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dreamactor.runs import RunFolder
+
+LOG_EVERY = 100
+"""Steps between lines of the log."""
+LOOK_EVERY = 20
+"""Steps between looks at the clock and at the pool, when all processes agree on what is next."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,11 @@ class Worker:
         """Whether this process writes files."""
         return self.rank == 0
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it computes on a GPU (and so in bfloat16 where that is safe)."""
+        return self.device.type == "cuda"
+
     def mean(self, value: Tensor) -> Tensor:
         """Mean of a tensor over all processes."""
         if self.count > 1:
@@ -34,12 +48,23 @@ class Worker:
         return value
 
     def agree(self, flag: bool) -> bool:
-        """Process 0's opinion, so that all stop at the same step."""
+        """Process 0's opinion, so that all act at the same step."""
         if self.count == 1:
             return flag
         value = torch.tensor([int(flag)], device=self.device)
         dist.broadcast(value, 0)
         return bool(value.item())
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 on a GPU; float32 on a CPU, where autocast is far slower."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu)
+
+    def together(self, module: nn.Module) -> nn.Module:
+        """The module, with its gradients averaged over all processes."""
+        if self.count == 1:
+            return module
+        ids = [self.device] if self.on_gpu else None
+        return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
 
 
 @contextmanager
@@ -51,6 +76,8 @@ def workers(device: str = "auto") -> Iterator[Worker]:
     place = torch.device("cuda", local) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(place)
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
     if count > 1:
         dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
@@ -111,3 +138,106 @@ class Average:
             else:
                 self.state[name].copy_(value)
         torch._foreach_lerp_(mine, theirs, 1 - decay)
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over saved averages."""
+        for name, value in state.items():
+            self.state[name].copy_(value)
+
+
+@dataclass
+class Loop:
+    """The steps of one run, until its time is up; killed and repeated, it goes on.
+
+    A checkpoint is written every `save_minutes` and at the end, with whatever `export` writes
+    beside it.
+    """
+
+    folder: RunFolder
+    worker: Worker
+    model: nn.Module
+    optimisers: list[torch.optim.Optimizer]
+    average: Average
+    minutes: float
+    warmup: int
+    decay_from: float
+    export: Callable[[int], None]
+    """Called on process 0 with the number of steps done, after each checkpoint."""
+    save_minutes: float = 2.0
+
+    def __post_init__(self) -> None:
+        self.peaks = [[group["lr"] for group in o.param_groups] for o in self.optimisers]
+        self.step = 0
+        self.budget = Budget(60 * self.minutes)
+        if (state := self.folder.restore()) is not None:
+            self.model.load_state_dict(state["model"])
+            for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(saved)
+            self.average.load(state["average"])
+            self.step = state["step"]
+            self.budget = Budget(60 * self.minutes, spent=state["seconds"])
+
+    def run(self, losses: Callable[[int], dict[str, Tensor]], look: Callable[[], None]) -> None:
+        """Train.
+
+        Args:
+            losses: For a step, named scalars; "total" is minimised, all are logged.
+            look: Called every LOOK_EVERY steps, before the step.
+        """
+        sums: dict[str, Tensor] = {}
+        count, saved = 0, time.monotonic()
+        while True:
+            if self.step % LOOK_EVERY == 0:
+                if self.worker.agree(self.budget.fraction >= 1):
+                    break
+                look()
+                if self.worker.agree(time.monotonic() - saved > 60 * self.save_minutes):
+                    self.save()
+                    saved = time.monotonic()
+            values = losses(self.step)
+            self._update(values["total"])
+            for name, value in values.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
+            self.step += 1
+            count += 1
+            if self.step % LOG_EVERY == 0:
+                self._log({name: value / count for name, value in sums.items()})
+                sums, count = {}, 0
+        self.save()
+
+    def _update(self, total: Tensor) -> None:
+        factor = learning_rate(self.budget.fraction, self.step, self.warmup, self.decay_from)
+        for optimiser, peaks in zip(self.optimisers, self.peaks, strict=True):
+            for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+            optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimiser in self.optimisers:
+            optimiser.step()
+        self.average.update(self.model, self.step)
+
+    def _log(self, means: dict[str, Tensor]) -> None:
+        numbers = {name: float(self.worker.mean(value)) for name, value in means.items()}
+        if not self.worker.leads:
+            return
+        seconds = round(self.budget.elapsed, 1)
+        self.folder.log(step=self.step, seconds=seconds, **numbers)
+        text = " ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+        left = max(0.0, self.budget.seconds - seconds)
+        print(f"step {self.step} {seconds:.0f} s (ETA {left:.0f} s) {text}", file=sys.stderr)  # noqa: T201
+
+    def save(self) -> None:
+        """Checkpoint and export, by process 0 while the others wait."""
+        if self.worker.leads:
+            self.folder.save(
+                {
+                    "model": self.model.state_dict(),
+                    "average": self.average.state,
+                    "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+                    "step": self.step,
+                    "seconds": self.budget.elapsed,
+                }
+            )
+            self.export(self.step)
+        self.worker.agree(True)

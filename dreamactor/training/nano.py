@@ -1,36 +1,41 @@
 """Train nano's transformer on true pairs of the world: `dreamactor train nano`.
 
-Pairs are encoded once by the frozen autoencoder and kept on the GPU as latents; the pool of
-pixels may still be growing. Two phases, half size and full size, each with its own share of the
-time; rates decay over the whole budget. Time-boxed and resumable; one process a GPU.
+Pairs are encoded once by the frozen autoencoder and kept on the GPU as latents. Two phases, half
+size and full size, each with its own share of the time; rates decay over the whole budget.
+Time-boxed and resumable; one process a GPU.
 
-Legend: N pairs kept, C = 32 channels, F = 5 latent frames, h = w = 32 cells (16 at half size).
+Legend: B pairs of a batch, C latent channels, F = 5 latent frames, h x w cells of one half.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from dreamactor.backbones.nano import NanoConfig, load_vae
-from dreamactor.backbones.nano_vae import NanoVAE
 from dreamactor.backbones.weights import load_weights, save_weights
-from dreamactor.conditioning.canvas import VERSION, LatentGrid, fold_mask
-from dreamactor.conditioning.text import TOKENS, WIDTH, TextEncoder
-from dreamactor.diffusion.flow import MotionHalf, add_noise, flow_loss, sample_sigma
-from dreamactor.errors import ConfigError
-from dreamactor.runs import RunFolder, generator
-from dreamactor.training.loop import Average, Budget, Worker, learning_rate, workers
-from dreamactor.training.optim import Muon, split_parameters
-from dreamactor.training.pool import consume_shard, read_shard, ready_shards
+from dreamactor.conditioning.canvas import (
+    VERSION,
+    LatentGrid,
+    fold_mask,
+    motion_half,
+    reference_half,
+)
+from dreamactor.conditioning.text import TextEncoder
+from dreamactor.diffusion.flow import MotionHalf, add_noise, flow_loss, sample_sigma, schedule
+from dreamactor.diffusion.sampler import sample_euler
+from dreamactor.image import write_png
+from dreamactor.runs import RunFolder, generator, plain
+from dreamactor.training.latents import LatentPool
+from dreamactor.training.loop import Average, Loop, Worker, workers
+from dreamactor.training.nano_vae import picture
+from dreamactor.training.optim import optimisers_for
+
+TIMESTEPS = 1000  # Wan's transformers read sigma * 1000
+SHEET_STEPS = 8  # sampling steps of the pictures written while training
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class NanoTrainConfig:
     """Pairs kept as latents on each GPU."""
     optimiser: str = "muon"
     """muon or adamw."""
-    rate: float = 1e-3
+    rate: float = 1.2e-3
     warmup: int = 100
     decay_from: float = 0.3
     average: float = 0.998
@@ -66,114 +71,12 @@ class NanoTrainConfig:
     """Share of samples without text."""
     subject_weight: float = 3.0
     """Extra weight of cells that the subject covers."""
+    least: int = 512
+    """Pairs to start with, on each GPU."""
     consume: bool = False
     """Delete shards once encoded, so that renderers go on (`dreamactor world pool --room`)."""
     compile: bool = True
     seed: int = 0
-
-
-class LatentPool:
-    """Pairs as latents on the device.
-
-    target, motion (N, C, F, h, w) half precision, subject (N, 1, F, h, w) in [0, 1],
-    text (N, TOKENS, WIDTH) half precision.
-    """
-
-    def __init__(
-        self, config: NanoTrainConfig, vae: NanoVAE, encoder: TextEncoder | None, worker: Worker
-    ) -> None:
-        self.config, self.vae, self.encoder, self.worker = config, vae, encoder, worker
-        self.small: dict[str, Tensor] = {}
-        self.full: dict[str, Tensor] = {}
-        self.count = 0
-        self.seen: set[int] = set()
-
-    def refresh(self, at_most: int, half: bool) -> int:
-        """Encode some new shards of this process's share; the oldest pairs give way."""
-        mine = [
-            k
-            for k in ready_shards(self.config.pool)
-            if k % self.worker.count == self.worker.rank and k not in self.seen
-        ][:at_most]
-        for index in mine:
-            pixels, captions = read_shard(self.config.pool, index)
-            block = torch.from_numpy(np.asarray(pixels)).to(self.worker.device)
-            text = self._text(captions)
-            self._put(self.full, encode_block(self.vae, block), text)
-            if half:
-                self._put(self.small, encode_block(self.vae, halve(block)), text)
-            self.count += len(block)
-            self.seen.add(index)
-            if self.config.consume:
-                consume_shard(self.config.pool, index)
-        return len(mine)
-
-    def wait(self, pairs: int, half: bool) -> None:
-        """Block until there are enough pairs to start with."""
-        for _ in range(600):
-            while self.count < pairs and self.refresh(4, half):
-                pass
-            if self.count >= pairs:
-                return
-            time.sleep(1)
-        raise ConfigError(f"{self.config.pool}: {self.count} pairs after ten minutes, want {pairs}")
-
-    def batch(self, draws: torch.Generator, count: int, half: bool) -> dict[str, Tensor]:
-        """Random pairs."""
-        source = self.small if half else self.full
-        which = torch.randint(min(self.count, self.config.pairs), (count,), generator=draws)
-        which = which.to(self.worker.device)
-        return {name: values[which].float() for name, values in source.items()}
-
-    def _put(self, store: dict[str, Tensor], block: dict[str, Tensor], text: Tensor) -> None:
-        block = {**block, "text": text}
-        slots = torch.arange(self.count, self.count + len(text)) % self.config.pairs
-        for name, values in block.items():
-            if name not in store:
-                shape = (self.config.pairs, *values.shape[1:])
-                store[name] = torch.zeros(shape, dtype=torch.float16, device=self.worker.device)
-            store[name][slots.to(self.worker.device)] = values.half()
-
-    def _text(self, captions: list[str]) -> Tensor:
-        if self.encoder is None:
-            return torch.zeros(len(captions), TOKENS, WIDTH, device=self.worker.device)
-        return self.encoder(captions)
-
-
-def halve(block: Tensor) -> Tensor:
-    """Half the size by averaging: uint8 (P, 34, H, W, 4) -> (P, 34, H/2, W/2, 4)."""
-    x = block.flatten(0, 1).permute(0, 3, 1, 2).float()
-    x = F.avg_pool2d(x, 2).round().to(torch.uint8)
-    return x.permute(0, 2, 3, 1).unflatten(0, block.shape[:2])
-
-
-@torch.no_grad()
-def encode_block(vae: NanoVAE, block: Tensor) -> dict[str, Tensor]:
-    """Latents of a shard's pairs.
-
-    Args:
-        vae: Autoencoder.
-        block: uint8 (P, 34, H, W, 4) as `training.pool` lays it out.
-
-    Returns:
-        target and motion (P, C, F, h, w), subject (P, 1, F, h, w) in [0, 1].
-    """
-    target, motion, subject = [], [], []
-    for pair in block.split(4):
-        x = pair.permute(0, 4, 1, 2, 3).float()  # (4, 4, 34, H, W)
-        rgb = x[:, :3] / 127.5 - 1
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
-            target.append(vae.encode(rgb[:, :, :17]).float())
-            motion.append(vae.encode(rgb[:, :, 17:]).float())
-        mask = x[:, 3:, :17] / 255
-        first = F.avg_pool3d(mask[:, :, :1], (1, 8, 8))
-        rest = F.avg_pool3d(mask[:, :, 1:], (4, 8, 8))
-        subject.append(torch.cat([first, rest], dim=2))
-    return {
-        "target": torch.cat(target),
-        "motion": torch.cat(motion),
-        "subject": torch.cat(subject),
-    }
 
 
 @dataclass(frozen=True)
@@ -248,155 +151,111 @@ def train_nano(config: NanoTrainConfig, run: Path) -> Path:
         precision).
     """
     with workers() as worker:
-        return _train(config, run, worker)
+        _Run(config, run, worker).train()
+    return run / "transformer.safetensors"
 
 
-def _optimisers(config: NanoTrainConfig, model: nn.Module) -> list[torch.optim.Optimizer]:
-    hidden, outer, vectors = split_parameters(model)
-    groups = [
-        {"params": outer, "weight_decay": 0.02},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    if config.optimiser == "adamw":
-        groups.append({"params": hidden, "weight_decay": 0.02})
-        return [torch.optim.AdamW(groups, lr=config.rate, betas=(0.9, 0.95))]
-    if config.optimiser != "muon":
-        raise ConfigError(f"optimiser={config.optimiser}: want muon or adamw")
-    rest = torch.optim.AdamW(groups, lr=min(config.rate, 1e-3), betas=(0.9, 0.95))
-    return [Muon(hidden, lr=config.rate, weight_decay=0.02), rest]
+class _Run:
+    """One training run of the transformer."""
 
-
-def _train(config: NanoTrainConfig, run: Path, worker: Worker) -> Path:
-    torch.set_float32_matmul_precision("high")
-    torch._dynamo.config.recompile_limit = 64  # the default falls back to eager silently
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
-    folder = RunFolder.open(run, plain) if worker.leads else RunFolder(run)
-    torch.manual_seed(config.seed)
-    model = NanoConfig().build()
-    if config.start is not None:
-        model.load_state_dict(load_weights(config.start)[0])
-    model.to(worker.device)
-    optimisers = _optimisers(config, model)
-    peaks = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
-    average = Average(model, config.average)
-    step, spent = 0, 0.0
-    if (state := folder.restore()) is not None:
-        model.load_state_dict(state["model"])
-        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        average.state = {k: v.to(worker.device) for k, v in state["average"].items()}
-        step, spent = state["step"], state["seconds"]
-    if config.compile and worker.device.type == "cuda":
-        model.compile_repeated_blocks(dynamic=False)
-    trainee: nn.Module = model
-    if worker.count > 1:
-        ids = [worker.device] if worker.device.type == "cuda" else None
-        trainee = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
-    vae = load_vae(config.vae).to(worker.device).requires_grad_(False)
-    encoder = TextEncoder(config.text, worker.device) if config.no_text < 1 else None
-    pool = LatentPool(config, vae, encoder, worker)
-    pool.wait(512, half=True)
-    budget = Budget(60 * config.minutes, spent)
-    loop = _Loop(config, folder, worker, model, trainee, optimisers, peaks, average, pool, budget)
-    for step in loop.steps(step):
-        pass
-    path = folder.path / "transformer.safetensors"
-    if worker.leads:
-        folder.save(
-            {
-                "model": model.state_dict(),
-                "average": average.state,
-                "step": step,
-                "optimisers": [o.state_dict() for o in optimisers],
-                "seconds": budget.elapsed,
-            }
+    def __init__(self, config: NanoTrainConfig, run: Path, worker: Worker) -> None:
+        self.config, self.worker = config, worker
+        self.folder = RunFolder.open(run, plain(asdict(config)), worker.leads)
+        torch.manual_seed(config.seed)
+        self.vae = load_vae(config.vae).to(worker.device).requires_grad_(False)
+        self.shape = NanoConfig(latent_channels=self.vae.config.latent_channels)
+        model = self.shape.build()
+        if config.start is not None:
+            model.load_state_dict(load_weights(config.start)[0])
+        self.model = model.to(worker.device)
+        self.loop = Loop(
+            self.folder,
+            worker,
+            self.model,
+            optimisers_for(self.model, "blocks.", config.optimiser, config.rate, 0.02),
+            Average(self.model, config.average),
+            config.minutes,
+            config.warmup,
+            config.decay_from,
+            self._export,
         )
-        header = {
-            "model": "nano",
-            "config": asdict(NanoConfig()),
-            "canvas": VERSION,
-            "steps": step,
-            "motion": config.motion,
-            "shift": config.shift,
-        }
-        save_weights(path, average.state, header)
-    return path
+        if config.compile and worker.on_gpu:
+            torch._dynamo.config.recompile_limit = 64  # the default falls back to eager silently
+            self.model.compile_repeated_blocks(dynamic=False)
+        self.trainee = worker.together(self.model)
+        encoder = TextEncoder(config.text, worker.device)
+        self.pool = LatentPool(config.pool, config.pairs, self.vae, encoder, worker, config.consume)
+        self.half = self.loop.budget.fraction < config.half_share
+        self.pool.wait(config.least, self.half)
 
+    def train(self) -> None:
+        """All steps."""
+        self.loop.run(self._losses, self._look)
 
-@dataclass
-class _Loop:
-    """The steps of a run; state that the loop body needs by name."""
+    def _look(self) -> None:
+        self.half = self.worker.agree(self.loop.budget.fraction < self.config.half_share)
+        self.pool.refresh(1, self.half)
 
-    config: NanoTrainConfig
-    folder: RunFolder
-    worker: Worker
-    model: nn.Module
-    trainee: nn.Module
-    optimisers: list[torch.optim.Optimizer]
-    peaks: list[list[float]]
-    average: Average
-    pool: LatentPool
-    budget: Budget
-
-    def steps(self, step: int) -> Iterator[int]:
-        """Train; yields the number of steps done after each one."""
-        losses: list[Tensor] = []
-        ended, half = False, True
-        while not ended:
-            if step % 20 == 0:
-                half = self.worker.agree(self.budget.fraction < self.config.half_share)
-                self.pool.refresh(1, half)
-            losses.append(self._step(step, half))
-            step += 1
-            if step % 20 == 0:
-                ended = self.worker.agree(self.budget.fraction >= 1)
-            if step % 100 == 0 or ended:
-                loss = float(self.worker.mean(torch.stack(losses).mean()))
-                losses = []
-                if self.worker.leads:
-                    self._report(step, half, loss)
-            yield step
-
-    def _step(self, step: int, half: bool) -> Tensor:
-        config, device = self.config, self.worker.device
-        factor = learning_rate(self.budget.fraction, step, config.warmup, config.decay_from)
-        for optimiser, peaks in zip(self.optimisers, self.peaks, strict=True):
-            for group, peak in zip(optimiser.param_groups, peaks, strict=True):
-                group["lr"] = peak * factor
+    def _losses(self, step: int) -> dict[str, Tensor]:
+        config = self.config
         draws = generator(config.seed, f"nano/{self.worker.rank}", step)
-        count = config.batch // self.worker.count * (4 if half else 1)
-        batch = self.pool.batch(draws, count, half)
+        count = config.batch // self.worker.count * (4 if self.half else 1)
+        batch = self.pool.batch(draws, count, self.half)
         drawn = draw(config, draws, batch["target"])
         x, latents, noise, text, shown = example(batch, drawn, config.motion)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with self.worker.autocast():
             velocity = self.trainee(
                 hidden_states=x,
-                timestep=drawn.sigma * 1000,
+                timestep=drawn.sigma * TIMESTEPS,
                 encoder_hidden_states=text,
                 return_dict=False,
             )[0]
         weight = (1 + config.subject_weight * batch["subject"]) * (1 - 0.9 * shown)
         loss = flow_loss(velocity, latents, noise, weight, config.motion).mean()
-        for optimiser in self.optimisers:
-            optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimiser in self.optimisers:
-            optimiser.step()
-        self.average.update(self.model, step)
-        return loss.detach()
+        return {"total": loss}
 
-    def _report(self, step: int, half: bool, loss: float) -> None:
-        self.folder.log(
-            step=step,
-            seconds=round(self.budget.elapsed, 1),
-            loss=loss,
-            half=int(half),
-            pairs=self.pool.count,
-            lr=self.optimisers[0].param_groups[0]["lr"],
-        )
-        print(  # noqa: T201
-            f"step {step} {self.budget.elapsed:.0f} s {'half' if half else 'full'} "
-            f"loss {loss:.4f} pairs {self.pool.count}",
-            flush=True,
-        )
+    def _export(self, step: int) -> None:
+        header = {
+            "model": "nano",
+            "config": asdict(self.shape),
+            "canvas": VERSION,
+            "steps": step,
+            "motion": self.config.motion,
+        }
+        state = self.loop.average.state
+        save_weights(self.folder.path / "transformer.safetensors", state, header)
+        kept = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(state)
+        write_png(self.folder.path / "samples" / f"{step:06d}.png", picture(self._sheet()))
+        self.model.load_state_dict(kept)
+
+    @torch.inference_mode()
+    def _sheet(self) -> Tensor:
+        """(3, H, W): for a few pairs the driver, the truth and the sample at one frame."""
+        config = self.config
+        draws = generator(config.seed, "sheet", 0)
+        batch = self.pool.batch(draws, 6, self.half)
+        drawn = draw(config, draws, batch["target"])
+        drawn.continued.fill_(False)
+        x, latents, noise, text, _ = example(batch, drawn, config.motion)
+        channels = latents.shape[1]
+        condition, motion = x[:, channels:], motion_half(latents)
+
+        def velocity(left: Tensor, sigma: Tensor) -> Tensor:
+            wide = torch.cat([left, motion], dim=-1)
+            with self.worker.autocast():
+                out = self.model(
+                    hidden_states=torch.cat([wide, condition], dim=1),
+                    timestep=(sigma * TIMESTEPS).expand(len(left)).to(left.device),
+                    encoder_hidden_states=text,
+                    return_dict=False,
+                )[0]
+            return reference_half(out).float()
+
+        sigmas = schedule(SHEET_STEPS, config.shift)
+        sampled = sample_euler(velocity, reference_half(noise), sigmas)
+        rows = []
+        for part in (motion, reference_half(latents), sampled):
+            frames = self.vae.decode(part)[:, :, 10]
+            rows.append(torch.cat(list(frames), dim=-1))
+        return torch.cat(rows, dim=-2)

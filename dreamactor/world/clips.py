@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from dreamactor.errors import AssetError
 from dreamactor.world.art import Art
 from dreamactor.world.captions import describe_motion
-from dreamactor.world.cast import Array, Motion, Skeleton, Split
+from dreamactor.world.cast import Array, Motion, Skeleton, Split, rotate
+from dreamactor.world.pose import quat_conj, quat_mul
 from dreamactor.world.zeroad import read_animation
 
 SHORTEST = 0.4  # seconds
 _REPEAT_TO = 0.8  # seconds; shorter loops are repeated
 _STILL = 0.01  # metres; the liveliest bone of a clip moves at least so much about its mean
 _REACH = 12.0  # metres from the origin; more is a broken file
+_LOST = 1e-3  # metres from the origin, in every frame: the exporter left the bone out
 _GROWTH = 0.07  # how much bigger the body may be that a clip was made for
 _MISFIT = 0.06  # how far nine in ten bones may be off in length, as a share of the body's size
 _ALIKE = 0.02  # mean distance of joints between clips that count as one, share of the body's size
@@ -158,6 +160,24 @@ def faced(clip: Clip, joints: dict[str, int]) -> Clip:
     turned = clip.positions * np.array([-1, 1, -1], np.float32)
     x, y, z, w = np.moveaxis(clip.rotations, -1, 0)
     return replace(clip, positions=turned, rotations=np.stack([z, w, -x, -y], -1))
+
+
+def settled(clip: Clip, skeleton: Skeleton) -> Clip:
+    """The clip, with bones that were exported at the origin hung on their parents.
+
+    Some clips leave sheaths there, and knees of the peacock; others have them where they belong.
+    """
+    lost = np.abs(clip.positions).max((0, 2)) < _LOST
+    lost &= np.abs(skeleton.bind_position).max(1) > 10 * _LOST
+    positions, rotations = clip.positions.copy(), clip.rotations.copy()
+    bind = skeleton.bind_rotation
+    for bone in np.flatnonzero(lost & (skeleton.parents >= 0)):
+        parent = skeleton.parents[bone]
+        turn = quat_mul(rotations[:, parent], quat_conj(bind[parent])[None])  # (T, 4)
+        offset = skeleton.bind_position[bone] - skeleton.bind_position[parent]
+        rotations[:, bone] = quat_mul(turn, bind[bone][None])
+        positions[:, bone] = positions[:, parent] + rotate(turn, offset[None])
+    return replace(clip, positions=positions, rotations=rotations)
 
 
 def fits(clip: Clip, skeleton: Skeleton, used: NDArray[np.bool_]) -> bool:

@@ -26,7 +26,7 @@ from dreamactor.world.art import Art, open_art
 from dreamactor.world.bake import Baker, encode_webp, shrink
 from dreamactor.world.captions import describe_animal, describe_human
 from dreamactor.world.cast import Cast, Look, Part, Skeleton, Split, load_cast, save_cast, subset
-from dreamactor.world.clips import Clip, faced, fits, group_clips, read_clips
+from dreamactor.world.clips import Clip, faced, fits, group_clips, read_clips, settled
 from dreamactor.world.zeroad import Actor, Actors, read_skeletons, read_texture
 
 LOOKS_PER_ACTOR = {"human": 2, "animal": 4}
@@ -133,7 +133,8 @@ def compile_art(
             for clip in here:
                 group = groups[clip.name]
                 split = _split("motion", group)
-                motions[clip.name] = clip.motion(homes[clip.name], group, split)
+                home = homes[clip.name]
+                motions[clip.name] = settled(clip, skeletons[home]).motion(home, group, split)
     baker.skipped["clip that fits no skeleton"] += len(clips) - len(motions)
     looks = {}
     for draft in drafts:

@@ -15,6 +15,7 @@ Legend: T = 16 target frames; the driving clip has T + 1, one frame before the t
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -23,12 +24,13 @@ from numpy.typing import NDArray
 
 from dreamactor.errors import AssetError
 from dreamactor.runs import numpy_generator
-from dreamactor.world.body import pose_clip
-from dreamactor.world.camera import Framing, bounds, frame_camera, posed_bounds
+from dreamactor.world.body import lowest, pose_clip, same_body
+from dreamactor.world.camera import bounds, frame_camera, framed_points, posed_bounds
 from dreamactor.world.cast import Array, Cast, Look, Motion, Skeleton
-from dreamactor.world.pose import Proportions, joint_positions, place
+from dreamactor.world.pose import joint_positions, place, sample_motion
 from dreamactor.world.render import Renderer
-from dreamactor.world.scene import Actor, Background, Colour, Joints, Light, Scene, Style
+from dreamactor.world.scene import Actor, Joints, Scene
+from dreamactor.world.staging import Side, draw_azimuth, draw_framings, draw_side, where
 
 FPS = 12.0
 """Frames a second of nano's world: drawn on twos, as hand animation is."""
@@ -41,29 +43,25 @@ ANIMALS = 0.4
 LIKE_HEADINGS = 35.0
 """Degrees that the trunks of driver and target may differ by in any frame; a pair that differs
 more (retargeting between unlike bodies) is drawn again."""
-SPRAWLING = frozenset({"crocodile"})
-"""Quadrupeds whose limbs stand so differently that they only pair with their own kind."""
-RARE = ("rider", "chariot", "elephantry", "siege", "death")
-"""Words in the names of motions that make odd pictures on foot; drawn less often, and hardly
-ever for a reference."""
-ATTEMPTS = 20
+APART = frozenset({"crocodile", "deer~2", "fox_armature", "horse_old~2", "horse_old~3"})
+"""Skeletons of quadrupeds that only pair with their own kind: the crocodile and the rabbit stand
+on folded legs; fox and lion are bound in poses from which other motions come out bent."""
+SUNK = 0.1
+"""Depth of the feet below the ground, in parts of the body's height, that is made good."""
+RARE = {"rider/": 0.85, "chariot/": 0.85, "siege": 0.5, "death": 0.2}
+"""Parts of the names of motions that make odd pictures, and how often these are drawn again;
+riders have no mount here. In a reference they are drawn again nearly always."""
+LONERS = 0.15
+"""Weight of a group of looks whose motions no other group can do."""
+STILL = 0.04
+"""Movement of the joints, in parts of the body's size, below which a clip counts as still."""
+KEEP_STILL = 0.1
+"""Share of the still clips that are shown; the others are drawn again."""
+SMALLEST = 0.6
+"""Least part of its wanted size that a figure may have in any frame."""
+ATTEMPTS = 60
 
 T = TypeVar("T", Look, Motion, str)
-
-
-@dataclass(frozen=True)
-class Side:
-    """One identity's half of a pair: everything but the motion."""
-
-    look: Look
-    proportions: Proportions
-    style: Style
-    light: Light
-    background: Background
-    framing: Framing
-    size: float
-    centre: tuple[float, float]
-    drop: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ class PairSampler:
         for attempt in range(ATTEMPTS):
             rng = numpy_generator(seed, f"pair/{self.split}/{attempt}", index)
             spec = self._draw_spec(rng)
-            if self._sound(spec):
+            if (self._moves(spec) or rng.random() < KEEP_STILL) and self._sound(spec):
                 return spec
         raise AssetError(f"pair {index}: no sound pair in {ATTEMPTS} draws; is the pack damaged?")
 
@@ -158,11 +156,10 @@ class PairSampler:
         if not self._looks[domain]:
             domain = "human" if domain == "animal" else "animal"
         target, driver = self._identities(rng, domain)
-        motion = self._motion(rng, driver, 0.65)
-        framings = _framings(rng, domain)
+        motion = self._motion(rng, driver)
         sides = [
-            self._side(rng, look, framing)
-            for look, framing in zip((driver, target), framings, strict=True)
+            draw_side(rng, look, framing, self.cast.terrains)
+            for look, framing in zip((driver, target), draw_framings(rng, domain), strict=True)
         ]
         speed = float(rng.uniform(0.8, 1.25))
         length = len(motion.positions) / motion.fps
@@ -180,33 +177,76 @@ class PairSampler:
             reference_motion=pose,
             reference_time=float(rng.uniform(0, len(pose.positions) / pose.fps)),
             reference_turn=float(rng.uniform(-REFERENCE_TURN, REFERENCE_TURN)),
-            azimuth=(_azimuth(rng, domain) + sweep * ramp).astype(np.float32),
+            azimuth=(draw_azimuth(rng, domain) + sweep * ramp).astype(np.float32),
             elevation=float(rng.uniform(-2, 16)),
             travels=bool(rng.random() < 0.25),
             flip=bool(self.split == "train" and rng.random() < 0.5),
-            caption=f"{target.caption} {motion.caption}, {_where(sides[1])}",
+            caption=f"{target.caption} {motion.caption}, {where(sides[1])}",
         )
 
+    def _identities(self, rng: np.random.Generator, domain: str) -> tuple[Look, Look]:
+        """Target and driver: two groups of one family wherever there are two."""
+        groups = self._looks[domain]
+        kin = {name: self._family[looks[0].skeleton] for name, looks in groups.items()}
+        names = [name for name in sorted(groups) if kin[name] in self._motions]
+        circles = Counter(kin[name] for name in names)
+        weights = np.array([1.0 if circles[kin[name]] > 1 else LONERS for name in names])
+        chosen = names[int(rng.choice(len(names), p=weights / weights.sum()))]
+        others = [name for name in names if name != chosen and kin[name] == kin[chosen]]
+        target = _pick(rng, groups[chosen])
+        drivers = groups[_pick(rng, others or [chosen])]
+        return target, _pick(rng, [look for look in drivers if look is not target] or drivers)
+
+    def _motion(
+        self, rng: np.random.Generator, look: Look, redraw_rare: float | None = None
+    ) -> Motion:
+        """A motion made for this look if the split has one (mostly), else of its family."""
+        groups = self._motions[self._family[look.skeleton]]
+        own = {
+            n: ms
+            for n in sorted(groups)
+            if (ms := [m for m in groups[n] if m.name in look.motions])
+        }
+        use = own if own and rng.random() < 0.7 else groups
+        motion = _pick(rng, use[_pick(rng, sorted(use))])
+        rare = [share for word, share in RARE.items() if word in motion.name]
+        if rare and rng.random() < (redraw_rare or max(rare)):
+            return self._motion(rng, look, redraw_rare)
+        return motion
+
+    # ---- which draws are shown ------------------------------------------------------------
+
+    def _moves(self, spec: PairSpec) -> bool:
+        """Whether one sees the figure move: the joints' mean path is as long as `STILL` says."""
+        skeleton = self.cast.skeletons[spec.motion.skeleton]
+        track = sample_motion(spec.motion, _times(spec)[1:])
+        joints = track.positions[:, sorted(skeleton.joints.values())]  # (T, N, 3)
+        moved = np.linalg.norm(np.ptp(joints, axis=0), axis=-1).mean()
+        return bool(moved > STILL * np.ptp(joints, axis=1).max())
+
     def _sound(self, spec: PairSpec) -> bool:
-        """Whether both bodies keep their size and their trunks point the same way."""
-        times = _times(spec)
-        poses = [self._pose(spec, side, times) for side in (spec.driver, spec.target)]
-        reference = self._reference_pose(spec, poses[1][1])[None]
-        for side, pose in zip(
-            (spec.driver, spec.target, spec.target), (*poses, reference), strict=True
-        ):
-            size = np.ptp(posed_bounds(self.cast, side.look, pose), axis=1).max()
-            bind = bounds(self.cast, side.look).points
-            if not size < 2.5 * np.ptp(bind, axis=0).max():
+        """Whether the bodies stay whole, agree in their heading, and fill their pictures."""
+        skeletons, motion = self.cast.skeletons, spec.motion
+        bodies = [skeletons[side.look.skeleton] for side in (spec.driver, spec.target)]
+        if "death" in motion.name and bodies[0].body_plan != "biped":
+            # A fall is made for one body; on another the legs end up in the air.
+            source = skeletons[motion.skeleton]
+            if not all(same_body(source, body) for body in bodies):
                 return False
-        trunks = [
-            self._trunk(side.look, pose)
-            for side, pose in zip((spec.driver, spec.target), poses, strict=True)
-        ]
-        if trunks[0] is None or trunks[1] is None:
-            return True
-        agreement = (trunks[0] * trunks[1]).sum(axis=-1).min()
-        return bool(agreement > np.cos(np.radians(LIKE_HEADINGS)))
+        driver, target = self._poses(spec)
+        shown = [(spec.driver, driver), (spec.target, target)]
+        if not all(self._whole(side.look, pose) for side, pose in shown):
+            return False
+        trunks = [self._trunk(side.look, pose[1:]) for side, pose in shown]
+        if trunks[0] is not None and trunks[1] is not None:
+            agreement = (trunks[0] * trunks[1]).sum(axis=-1).min()
+            if agreement < np.cos(np.radians(LIKE_HEADINGS)):
+                return False
+        return all(self._fills(spec, side, pose) for side, pose in shown)
+
+    def _whole(self, look: Look, pose: Array) -> bool:
+        size = np.ptp(posed_bounds(self.cast, look, pose), axis=1).max()
+        return bool(size < 2.5 * np.ptp(bounds(self.cast, look).points, axis=0).max())
 
     def _trunk(self, look: Look, pose: Array) -> Array | None:
         """(T, 3) unit vectors from hips to neck, where the skeleton knows them."""
@@ -216,82 +256,22 @@ class PairSampler:
         along = joints["neck"] - joints["pelvis"]
         return np.asarray(along / np.linalg.norm(along, axis=-1, keepdims=True), np.float32)
 
-    def _identities(self, rng: np.random.Generator, domain: str) -> tuple[Look, Look]:
-        """Target and driver: two groups of one family wherever there are two."""
-        groups = self._looks[domain]
-        kin = {name: self._family[looks[0].skeleton] for name, looks in groups.items()}
-        names = [name for name in sorted(groups) if kin[name] in self._motions]
-        chosen = _pick(rng, names)
-        others = [name for name in names if name != chosen and kin[name] == kin[chosen]]
-        target = _pick(rng, groups[chosen])
-        return target, _pick(rng, groups[_pick(rng, others or [chosen])])
-
-    def _motion(self, rng: np.random.Generator, look: Look, redraw: float) -> Motion:
-        """A motion made for this look if the split has one (mostly), else of its family.
-
-        Rare kinds are drawn again with probability `redraw`.
-        """
-        groups = self._motions[self._family[look.skeleton]]
-        own = {
-            n: ms
-            for n in sorted(groups)
-            if (ms := [m for m in groups[n] if m.name in look.motions])
-        }
-        use = own if own and rng.random() < 0.7 else groups
-        motion = _pick(rng, use[_pick(rng, sorted(use))])
-        if any(word in motion.name for word in RARE) and rng.random() < redraw:
-            return self._motion(rng, look, redraw)
-        return motion
-
-    def _side(self, rng: np.random.Generator, look: Look, framing: Framing) -> Side:
-        size = {"full": (0.74, 0.94), "upper": (0.8, 1.0), "face": (0.62, 0.82)}[framing]
-        kind: Literal["textured", "toon"] = "toon" if rng.random() < 0.3 else "textured"
-        recolour = float(rng.uniform(0.3, 1)) if rng.random() < 0.4 else 0.0
-        roles = sorted({p.role for p in look.parts} & {"weapon", "shield", "cape", "tool"})
-        return Side(
-            look=look,
-            proportions=_proportions(rng),
-            style=Style(kind=kind, recolour=recolour, seed=int(rng.integers(1 << 30))),
-            light=_light(rng),
-            background=self._background(rng),
-            framing=framing,
-            size=float(rng.uniform(*size)),
-            centre=(float(rng.uniform(-0.08, 0.08)), float(rng.uniform(-0.04, 0.04))),
-            drop=frozenset(r for r in roles if rng.random() < 0.25),
-        )
-
-    def _background(self, rng: np.random.Generator) -> Background:
-        kinds = ("plain", "gradient", "noise", "stripes", "checker", "bokeh", "terrain")
-        kind = str(rng.choice(kinds, p=(0.14, 0.2, 0.1, 0.05, 0.03, 0.13, 0.35)))
-        colours = _palette(rng)
-        if kind == "terrain" and self.cast.terrains:
-            sky = ((0.75, 0.82, 0.9), (0.45, 0.62, 0.85))
-            return Background(
-                "terrain",
-                colours if rng.random() < 0.3 else sky,
-                texture=_pick(rng, list(self.cast.terrains)),
-                tile=float(rng.uniform(5, 12)),
-            )
-        flat: Literal["plain", "gradient", "noise", "stripes", "checker", "bokeh"] = (
-            "gradient" if kind == "terrain" else kind  # type: ignore[assignment]
-        )
-        return Background(
-            flat, colours, seed=int(rng.integers(1 << 30)), scale=float(rng.uniform(0.7, 2))
-        )
+    def _fills(self, spec: PairSpec, side: Side, pose: Array) -> bool:
+        """Whether the figure is large enough in every frame."""
+        scene = self._scene(spec, side, pose)
+        points = framed_points(self.cast, scene.actors[0], side.framing)  # (T + 1, N, 3)
+        pixels, _ = scene.camera.project(points, 1, 1)
+        extent = np.ptp(pixels, axis=1).max(axis=-1)  # (T + 1,)
+        return bool(extent.min() > SMALLEST * side.size)
 
     # ---- drawing --------------------------------------------------------------------------
 
     def draw(self, spec: PairSpec, truth: bool = False) -> Pair:
         """Draw what a spec says."""
-        times = _times(spec)
-        driver = self._pose(spec, spec.driver, times)
-        target = self._pose(spec, spec.target, times)
-        target[0] = self._reference_pose(spec, target[1])
-        driving = self.renderer.render(self._scene(spec, spec.driver, driver, spec.azimuth))
-        azimuth = spec.azimuth.copy()
-        azimuth[0] = azimuth[1]  # the reference is the target's first view; its figure is turned
+        driver, target = self._poses(spec)
+        driving = self.renderer.render(self._scene(spec, spec.driver, driver))
         result = self.renderer.render(
-            self._scene(spec, spec.target, target, azimuth), "all" if truth else "none"
+            self._scene(spec, spec.target, target), "all" if truth else "none"
         )
         clips = [
             np.concatenate([r.rgb, np.where(r.mask > 0, 255, 0)[..., None].astype(np.uint8)], -1)
@@ -305,30 +285,38 @@ class PairSampler:
             spec, clips[0][0], clips[0][1:], clips[1], result.joints[0], driving.joints[0], flow
         )
 
-    def _pose(self, spec: PairSpec, side: Side, times: Array) -> Array:
-        return pose_clip(
-            self.cast,
-            side.look,
-            spec.motion,
-            times,
-            side.proportions,
-            stay=not spec.travels,
+    def _poses(self, spec: PairSpec) -> tuple[Array, Array]:
+        """(T + 1, J, 4, 4) the driver's, and the target's with the reference as frame 0."""
+        times = _times(spec)
+        driver, target = (
+            self._pose(side, spec.motion, times, stay=not spec.travels)
+            for side in (spec.driver, spec.target)
         )
+        target[0] = self._reference_pose(spec, target[1])
+        return driver, target
+
+    def _pose(self, side: Side, motion: Motion, times: Array, stay: bool = True) -> Array:
+        pose = pose_clip(self.cast, side.look, motion, times, side.proportions, stay=stay)
+        depth = -float(lowest(self.cast, side.look, pose).min())
+        if depth > SUNK * np.ptp(bounds(self.cast, side.look).points[:, 1]):
+            pose[..., 1, 3] += depth  # riders sit at the height of their saddle's origin
+        return pose
 
     def _reference_pose(self, spec: PairSpec, first: Array) -> Array:
         """(J, 4, 4) the target identity in another pose, where its first frame stands."""
         step = np.float32(1 / FPS)
         times = np.float32(spec.reference_time) + np.arange(5, dtype=np.float32) * step
-        pose = pose_clip(
-            self.cast, spec.target.look, spec.reference_motion, times, spec.target.proportions
-        )[2:3]
+        pose = self._pose(spec.target, spec.reference_motion, times)[2:3]
         root = self.cast.skeletons[spec.target.look.skeleton].joints.get("pelvis", 0)
         turned = place(pose, (0, 0, 0), np.radians(spec.reference_turn))[0]
         shift = first[root, :3, 3] - turned[root, :3, 3]
         turned[:, [0, 2], 3] += shift[[0, 2]]
         return turned
 
-    def _scene(self, spec: PairSpec, side: Side, pose: Array, azimuth: Array) -> Scene:
+    def _scene(self, spec: PairSpec, side: Side, pose: Array) -> Scene:
+        azimuth = spec.azimuth
+        if side is spec.target:  # the reference is its first view; there the figure is turned
+            azimuth = np.concatenate([azimuth[1:2], azimuth[1:]])
         actor = Actor(side.look, pose, side.style, side.drop)
         camera = frame_camera(
             self.cast,
@@ -347,15 +335,12 @@ def family(skeleton: Skeleton) -> str:
     """Name of the set of skeletons that may share motions.
 
     Bipeds and upright quadrupeds form one family each; their motions are retargeted by joint
-    names. All others, and skeletons bound facing backwards, only share with equal bones.
+    names. All others only share with equal bones.
     """
-    forward = skeleton.body_plan == "biped"
-    if {"pelvis", "neck", "shoulder_l", "hip_l"} <= skeleton.joints.keys():
-        at = skeleton.bind_position
-        along = at[skeleton.joints["neck"]] - at[skeleton.joints["pelvis"]]
-        forward = forward or along[2] > 0.5 * float(np.linalg.norm(along))
-    kind = skeleton.name.split("~")[0]
-    if forward and skeleton.body_plan in ("biped", "quadruped") and kind not in SPRAWLING:
+    limbs = {"pelvis", "neck", "shoulder_l", "knee_l"} <= skeleton.joints.keys()
+    if skeleton.body_plan == "biped" or (
+        skeleton.body_plan == "quadruped" and limbs and skeleton.name not in APART
+    ):
         return skeleton.body_plan
     return "/".join(skeleton.bones)
 
@@ -375,77 +360,3 @@ def _by_group(items: list[T]) -> dict[str, list[T]]:
 
 def _pick(rng: np.random.Generator, items: list[T]) -> T:
     return items[int(rng.integers(len(items)))]
-
-
-def _framings(rng: np.random.Generator, domain: str) -> tuple[Framing, Framing]:
-    """Driver's and target's; the target never shows what the driver hides."""
-    draw, crop = rng.random(), rng.random()
-    if domain == "animal":
-        return ("upper", "upper") if draw < 0.12 else ("full", "full")
-    if draw < 0.12:
-        return "face", "face"
-    if draw < 0.38:
-        return "upper", "upper"
-    return "full", "upper" if crop < 0.1 else "full"
-
-
-def _azimuth(rng: np.random.Generator, domain: str) -> float:
-    """Mostly frontal for humans, mostly from the side for animals, sometimes from anywhere."""
-    if rng.random() < 0.15:
-        return float(rng.uniform(-180, 180))
-    if domain == "human":
-        return float(np.clip(rng.normal(0, 35), -90, 90))
-    return float(rng.choice([-1, 1]) * np.clip(rng.normal(60, 30), 0, 120))
-
-
-def _proportions(rng: np.random.Generator) -> Proportions:
-    draw = rng.random()
-    if draw < 0.5:
-        return Proportions()
-    if draw < 0.62:
-        return Proportions(
-            head=float(rng.uniform(1.35, 1.8)),
-            legs=float(rng.uniform(0.6, 0.8)),
-            arms=float(rng.uniform(0.75, 0.9)),
-            girth=float(rng.uniform(1, 1.2)),
-        )
-    around = rng.uniform(0.85, 1.15, 5)
-    return Proportions(
-        head=float(rng.uniform(0.95, 1.3)),
-        torso=float(around[0]),
-        arms=float(around[1]),
-        legs=float(around[2]),
-        neck=float(around[3]),
-        girth=float(around[4]),
-    )
-
-
-def _light(rng: np.random.Generator) -> Light:
-    warm = float(rng.uniform(-0.08, 0.08))
-    direction = (
-        float(rng.uniform(-0.9, 0.9)),
-        float(rng.uniform(0.4, 1)),
-        float(rng.uniform(0.3, 1)),
-    )
-    return Light(
-        direction=direction,
-        colour=(1 + min(warm, 0), 0.96, 0.9 - max(warm, 0)),
-        strength=float(rng.uniform(0.8, 1.15)),
-        ambient=float(rng.uniform(0.75, 1.0)),
-        exposure=float(rng.uniform(1.2, 1.5)),
-    )
-
-
-def _palette(rng: np.random.Generator) -> tuple[Colour, ...]:
-    """Two related colours; often pale, as studio backdrops are."""
-    base = rng.uniform(0.15, 0.95, 3) if rng.random() < 0.6 else rng.uniform(0.6, 0.95, 3)
-    other = np.clip(base + rng.uniform(-0.35, 0.35, 3), 0.05, 1)
-    return tuple(map(float, base)), tuple(map(float, other))  # type: ignore[return-value]
-
-
-def _where(side: Side) -> str:
-    ground = side.background.texture.removeprefix("terrain-").replace("_", " ").replace("-", " ")
-    for word in ("grass", "sand", "dirt", "snow", "paving", "tile", "rocks", "gravel"):
-        if word in ground:
-            return f"on {word}"
-    return "cartoon" if side.style.kind == "toon" else "before a plain backdrop"

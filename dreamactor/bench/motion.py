@@ -1,0 +1,203 @@
+"""`dreamactor bench nano`: motion transfer on held-out pairs against the classical baselines.
+
+A folder is a run, and the same command resumes it:
+
+    results.jsonl   every metric of every clip of every system
+    timing.json     seconds per clip by stage, for each device it ran on
+    contact.png     12 cases: reference, driving, truth, nano, flow warp
+    worst.png       the 5 cases on which nano has its lowest PSNR
+    report.md       tables with intervals, goals, timing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamactor.bench import evaluate, sheets, timing
+from dreamactor.bench.baselines import copy_reference, driving_itself, flow_warp
+from dreamactor.bench.cases import Source, Studio
+from dreamactor.bench.goals import goals_table, motion_goals
+from dreamactor.bench.report import report
+from dreamactor.bench.settings import BenchConfig, open_folder
+from dreamactor.errors import ConfigError, WeightsError
+from dreamactor.image import write_png
+from dreamactor.runs import write_text
+
+if TYPE_CHECKING:
+    from dreamactor.backbones.nano import Nano
+
+MAX_STEPS = 1000
+ON_SHEET, WORST = 12, 5
+
+
+@dataclass(frozen=True)
+class NanoBenchConfig(BenchConfig):
+    """Settings of one `bench nano`; `weights` is a folder."""
+
+    steps: str = "2,4,8,16,32"
+    """Sampling steps, a row each; the weights' default is added."""
+    before: bool = False
+    """Show nano the driver's frame before the clip, as training does and `animate` cannot."""
+
+    def __post_init__(self) -> None:
+        """As of `BenchConfig`; and the steps are numbers."""
+        super().__post_init__()
+        _ = self.step_counts
+
+    @property
+    def step_counts(self) -> list[int]:
+        """The numbers of `steps`, each once, rising."""
+        words = [word.strip() for word in self.steps.split(",")]
+        if not all(word.isascii() and word.isdigit() for word in words):
+            raise ConfigError(f"steps={self.steps}: want whole numbers such as 2,4,8")
+        counts = sorted({int(word) for word in words})
+        if counts[0] < 1 or counts[-1] > MAX_STEPS:
+            raise ConfigError(f"steps={self.steps}: want 1 to {MAX_STEPS}")
+        return counts
+
+
+def bench_nano(cast: Path, out: Path, config: NanoBenchConfig) -> Path:
+    """Measure everything that is not measured yet, then write tables and pictures.
+
+    Args:
+        cast: Cast pack with a test split.
+        out: Folder of the run.
+        config: Settings.
+
+    Returns:
+        The report.
+
+    Raises:
+        AssetError: The pack is missing, damaged or without a test split.
+        ConfigError: A setting cannot work, or the folder was begun with others.
+        WeightsError: Weights were named and cannot be loaded.
+    """
+    source = Source(cast, config.seed, config.size)
+    with Studio(source, config.processes) as studio:
+        config.check_device()
+        nano, perceptual = load(config.weights, config.device), config.load_perceptual()
+        systems, main = _systems(nano, config)
+        path = open_folder(out) / "results.jsonl"
+        names = {source.name(i): i for i in range(config.count)}
+        todo = [names[name] for name in evaluate.missing(path, systems, names)]
+        about = {
+            "cast": studio.sampler.cast.digest,
+            "seed": config.seed,
+            "size": config.size,
+            "weights": nano.weights if nano else {},
+            "before": config.before,
+        }
+        options = evaluate.Options(lpips_frames=config.lpips or None, about=about)
+        records = evaluate.run(
+            studio.cases(todo), systems, path, perceptual, options, config.batch, studio.pool
+        )
+        if todo or not (out / "contact.png").is_file():
+            _draw_sheets(out, studio, systems, main, records, list(names)[:ON_SHEET])
+        timed = _time(out, studio, systems, main, config)
+    return _write_report(out, cast, config, records, main, timed)
+
+
+def load(weights: Path | None, device: str) -> Nano | None:
+    """The model on its device; None while the package ships no weights and none are named."""
+    from dreamactor.backbones.load import load_backbone
+    from dreamactor.backbones.nano import DATA, Nano
+
+    if weights is None and not (DATA / "manifest.json").is_file():
+        return None
+    backbone = load_backbone("nano", weights, device)
+    if not isinstance(backbone, Nano):
+        raise WeightsError(f"{weights}: weights of {backbone.name}, want nano's")
+    return backbone
+
+
+def _systems(nano: Nano | None, config: NanoBenchConfig) -> tuple[dict[str, Any], str | None]:
+    """Systems by name, and the name of nano at its default steps."""
+    systems: dict[str, Any] = {
+        "copy": copy_reference,
+        "driving": driving_itself,
+        "flow warp": flow_warp,
+    }
+    if nano is None:
+        return systems, None
+    from dreamactor.bench.systems import Animation, Reconstruction
+
+    systems["vae"] = Reconstruction(nano.vae, config.device)
+    for steps in sorted({*config.step_counts, nano.native.steps}):
+        system = Animation(nano, steps, config.seed, config.device, config.before)
+        systems[_row(steps)] = system
+    return systems, _row(nano.native.steps)
+
+
+def _row(steps: int) -> str:
+    return f"nano, {steps} step{'s' if steps > 1 else ''}"
+
+
+def _draw_sheets(
+    out: Path,
+    studio: Studio,
+    systems: dict[str, Any],
+    main: str | None,
+    records: Sequence[evaluate.Record],
+    first: Sequence[str],
+) -> None:
+    """contact.png and, with nano, worst.png; the clips are made again."""
+    shown = [name for name in (main, "flow warp") if name is not None]
+    chosen = {"contact.png": list(first)}
+    if main is not None:
+        chosen["worst.png"] = sheets.worst(records, main, WORST)
+    blocks = {}
+    for name in dict.fromkeys(name for names in chosen.values() for name in names):
+        case = studio.case(int(name.rpartition("/")[2]))
+        clips = {
+            label: (
+                system.animate([case])[0]
+                if isinstance(system, evaluate.CaseSystem)
+                else system(case.reference, case.driving)
+            )
+            for label, system in ((label, systems[label]) for label in shown)
+        }
+        blocks[name] = sheets.block(case, clips, sheets.title_of(case, records, shown))
+    for file, names in chosen.items():
+        write_png(out / file, sheets.tile([blocks[name] for name in names], columns=4))
+
+
+def _time(
+    out: Path, studio: Studio, systems: dict[str, Any], main: str | None, config: NanoBenchConfig
+) -> dict[str, dict[str, float]]:
+    """Seconds per clip by stage on this device, with those of other devices so far."""
+    seconds = {"draw a pair": timing.time_drawing(studio)}
+    if main is not None:
+        cases = [studio.case(i) for i in range(timing.CLIPS)]
+        stages = timing.time_stages(systems[main], cases)
+        seconds |= stages
+        seconds[main] = sum(stages.values())
+        seconds["of it per frame"] = seconds[main] / len(cases[0].truth)
+    return timing.keep(out / "timing.json", timing.hardware(config.device), seconds)
+
+
+def _write_report(
+    out: Path,
+    cast: Path,
+    config: NanoBenchConfig,
+    records: Sequence[evaluate.Record],
+    main: str | None,
+    timed: dict[str, dict[str, float]],
+) -> Path:
+    looked = f"ST-LPIPS on {config.lpips} frames of each clip." if config.lpips else ""
+    absent = "Rows of nano are absent: there were no weights." if main is None else ""
+    goals = goals_table(motion_goals(records, main or "", config.seed))
+    extra = [("Goals", goals), ("Seconds per clip", timing.timing_table(timed))]
+    notes = " ".join(note for note in (looked, absent) if note)
+    text = report(
+        out / "results.jsonl",
+        config.command("nano", cast),
+        timing.hardware(config.device),
+        config.seed,
+        baseline="copy",
+        extra=[("Notes", notes), *extra] if notes else extra,
+    )
+    write_text(out / "report.md", text)
+    return out / "report.md"

