@@ -22,6 +22,7 @@ app.add_typer(train, name="train")
 app.add_typer(world, name="world")
 app.add_typer(bench, name="bench")
 
+MINI = Path(__file__).parent / "data" / "mini.castpack"  # ships with the package
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings that differ: key=value ...")]
 
 
@@ -103,6 +104,73 @@ def train_nano(
     print(train_nano(from_words(NanoTrainConfig, settings or []), out))
 
 
+@train.command("export")
+def train_export(
+    vae: Annotated[Path, typer.Option(help="vae.safetensors of a run.")],
+    transformer: Annotated[Path, typer.Option(help="transformer.safetensors of a run.")],
+    out: Annotated[Path, typer.Option(help="Weights folder, for `animate --weights`.")],
+    vae_eight_bit: Annotated[bool, typer.Option(help="Autoencoder in 8-bit rows.")] = False,
+) -> None:
+    """Make a weights folder: halves, and 8-bit rows for the transformer's matrices."""
+    from dreamactor.training.export import export_nano
+
+    size = export_nano(vae, transformer, out, (vae_eight_bit, True))
+    print(f"{out}: {size / 1e6:.1f} MB")
+
+
+@world.command("build")
+def world_build(
+    source: Annotated[Path, typer.Option(help="0 A.D.: public.zip, game folder or .deb.")],
+    out: Annotated[Path, typer.Option(help="Cast pack to write.")],
+    mini: Annotated[bool, typer.Option("--mini", help="Only the few that ship.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+) -> None:
+    """Compile a cast pack from the art of the game 0 A.D."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.image import check_output
+    from dreamactor.world.cast import summary
+    from dreamactor.world.compile import build_cast
+
+    check_output(out, overwrite)
+    cast = build_cast(source, out, mini=mini, say=print)
+    print(summary(cast))
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, sha256 {cast.digest}")
+
+
+@world.command("sample")
+def world_sample(
+    out: Annotated[Path, typer.Option(help="Folder to write; see OUT/sheet.png.")],
+    cast: Annotated[Path, typer.Option(help="Cast pack.")] = MINI,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    count: Annotated[int, typer.Option(help="Pairs.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files.")] = False,
+) -> None:
+    """Draw pairs: the same motion by two characters, as clips and on one sheet."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.world.cast import load_cast
+    from dreamactor.world.samples import write_samples
+
+    pairs = write_samples(load_cast(cast), out, split, count, seed, overwrite=overwrite)
+    for index, pair in enumerate(pairs):
+        print(f"{out / str(index)}: {pair.caption}")
+    print(out / "sheet.png")
+
+
+@world.command("bench")
+def world_bench(
+    cast: Annotated[Path, typer.Option(help="Cast pack.")] = MINI,
+    processes: Annotated[int, typer.Option(help="Renderers at work.")] = 2,
+    seconds: Annotated[float, typer.Option(help="Time for each measurement.")] = 10.0,
+) -> None:
+    """Measure clips a second: 16 frames of 256 x 256 with mask and joints."""
+    from dreamactor.world.speed import measure
+
+    for number in sorted({1, processes}):
+        speed = measure(cast, number, seconds)
+        print(f"{speed.rate:.2f} clips/s in {number} process(es) on {speed.driver}")
+
+
 @world.command("pool")
 def world_pool(
     cast: Annotated[Path, typer.Option(help="Cast pack.")],
@@ -129,6 +197,7 @@ def bench_nano(
     settings: Settings = None,
 ) -> None:
     """Motion transfer on held-out pairs, against the truth and the classical baselines."""
+    signal.signal(signal.SIGTERM, _interrupt)
     from dreamactor.bench.motion import NanoBenchConfig, bench_nano
     from dreamactor.config import from_words
 
@@ -142,6 +211,7 @@ def bench_vae(
     settings: Settings = None,
 ) -> None:
     """What nano's autoencoder keeps of held-out clips, photographs and films."""
+    signal.signal(signal.SIGTERM, _interrupt)
     from dreamactor.bench.reconstruction import VAEBenchConfig, bench_vae
     from dreamactor.config import from_words
 

@@ -149,6 +149,7 @@ def _finished(example: Example, clip: Path, model: Backbone) -> bool:
     if not _is_ours(clip):
         return False
     record = _record(clip)
+    versions = record.get("versions")
     task = pipeline.resolve(prepare(_config(example, clip, overwrite=True)), model)
     inputs = {
         name: {"sha256": provenance.sha256(path)}
@@ -158,7 +159,8 @@ def _finished(example: Example, clip: Path, model: Backbone) -> bool:
         record.get("inputs") == inputs
         and record.get("backbone") == {"name": model.name, "weights": model.weights}
         and _settings(record.get("settings")) == _settings(task.plain())
-        and record.get("versions", {}).get("dreamactor") == provenance.versions()["dreamactor"]
+        and isinstance(versions, dict)
+        and versions.get("dreamactor") == provenance.versions()["dreamactor"]
     )
 
 

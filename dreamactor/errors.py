@@ -1,7 +1,7 @@
 """Every exception a user can meet, and whose fault it is.
 
     DreamActorError          one clear line for the user; the command line exits with code 2
-    |-- ConfigError          a setting: what was given, what was wanted, the nearest thing that works
+    |-- ConfigError          a setting: what was given, what was wanted, what works nearby
     |-- MediaError           a picture or clip that cannot be read or written
     |-- WeightsError         weights that are missing, damaged or of the wrong kind
     |-- AssetError           game art or a cast pack that cannot be read

@@ -28,7 +28,7 @@ LIMIT = {"art/textures/ui/session/portraits/units/": 150}
 
 
 def keep(data: bytes, name: str, out: Path, least: int) -> bool:
-    """Write one picture as a JPEG of at most 600 pixels on its short side."""
+    """Write one picture as a JPEG of at most 512 pixels on its short side."""
     try:
         picture = Image.open(io.BytesIO(data)).convert("RGB")
     except (OSError, ValueError):
@@ -36,10 +36,10 @@ def keep(data: bytes, name: str, out: Path, least: int) -> bool:
     short = min(picture.size)
     if short < least:
         return False
-    if short > 600:
-        scale = 600 / short
+    if short > 512:
+        scale = 512 / short
         picture = picture.resize([round(side * scale) for side in picture.size], Image.LANCZOS)
-    picture.save(out / f"{name}.jpg", quality=85)
+    picture.save(out / f"{name}.jpg", quality=80)
     return True
 
 

@@ -11,10 +11,11 @@ import time
 import zlib
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from copycat import Copycat
-from filming import film
+from filming import film, tone
 
 from dreamactor import cli
 from dreamactor.image import write_png
@@ -32,6 +33,7 @@ def inputs(tmp_path_factory):
     write_png(folder / "good.png", picture)
     film(folder / "good.mp4", 30)
     film(folder / "one.mp4", 1)
+    no_frames(folder / "zero.mp4")
     film(folder / "sound.mp4", 30, audio="aac")
     whole = (folder / "good.mp4").read_bytes()
     (folder / "truncated.mp4").write_bytes(whole[: len(whole) // 2])
@@ -56,10 +58,14 @@ def png_header(width, height):
     ) + struct.pack(">I", 9) + b"IDAT" + bytes(9)  # fmt: skip
 
 
-def only_sound(path):
-    import av
-    from filming import tone
+def no_frames(path):
+    with av.open(str(path), "w") as output:
+        track = output.add_stream("libx264", rate=25)
+        track.height, track.width, track.pix_fmt = 48, 64, "yuv420p"
+        output.start_encoding()
 
+
+def only_sound(path):
     with av.open(str(path), "w", format="mp4") as output:
         track = output.add_stream("aac", rate=48000, layout="stereo")
         output.mux(track.encode(tone(1)))
@@ -162,6 +168,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(command, tmp_path):
         ({"driving": "good.png"}, "good.png: has 1 frame; want at least 2"),
         ({"driving": "sound.m4a"}, "sound.m4a: no video stream, only audio"),
         ({"driving": "empty.mp4"}, "empty.mp4: the file is empty"),
+        ({"driving": "zero.mp4"}, "zero.mp4: "),
         ({"driving": "one.mp4"}, "one.mp4: has 1 frame; want at least 2"),
         ({"driving": "truncated.mp4"}, "truncated.mp4: truncated"),
         ({"driving": "damaged.mp4"}, "damaged.mp4: truncated or damaged"),

@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from dreamactor.errors import AssetError, ConfigError
-from dreamactor.world.body import pose_clip, retarget, shape
+from dreamactor.world.body import faced, pose_clip, retarget, same_body, shape
 from dreamactor.world.pose import (
     Proportions,
     Track,
@@ -150,9 +150,52 @@ def test_same_joint_angles_after_retargeting_to_other_limbs_and_another_bind_pos
         assert_allclose(ours[name], angle, atol=2e-3)
 
 
-def test_unchanged_by_retargeting_to_the_same_bones():
+def test_unchanged_by_retargeting_to_a_body_of_the_same_size():
     track = sample_motion(WALK, [0.0, 0.1])
-    assert retarget(track, BOX, LANKY) is track
+    assert retarget(track, BOX, boxman.skeleton("stooped", droop=0.5)) is track
+    assert same_body(BOX, boxman.skeleton("stooped", droop=0.5))
+    assert not same_body(BOX, LANKY)
+
+
+def test_exact_lengths_after_retargeting_to_the_same_bones_of_another_size():
+    """A foal has the bones of a horse: it moves like one, and stays as small as it is."""
+    track = sample_motion(WALK, np.arange(6) / 10)
+    carried = joint_positions(LANKY, matrices(retarget(track, BOX, LANKY)))
+    theirs = joint_angles(joint_positions(BOX, matrices(track)))
+    for name, angle in joint_angles(carried).items():
+        assert_allclose(theirs[name], angle, atol=2e-3)
+    for upper, lower in (("hip_l", "knee_l"), ("knee_r", "ankle_r"), ("elbow_l", "wrist_l")):
+        length = np.linalg.norm(carried[upper] - carried[lower], axis=-1)
+        bind = LANKY.bind_position[[LANKY.joints[upper], LANKY.joints[lower]]]
+        assert_allclose(length, np.linalg.norm(bind[0] - bind[1]), rtol=1e-4)
+
+
+def test_unchanged_by_the_heading_a_body_is_bound_in():
+    """A skeleton bound facing -z, retargeted, walks the way the motion goes."""
+    beast = replace(
+        BOX,
+        body_plan="quadruped",
+        bind_position=BOX.bind_position + np.array([0, 0, 1]) * _forwards(),
+    )
+    other = replace(beast, bones=tuple(f"b_{n}" for n in BOX.bones))
+    turned = replace(
+        other,
+        bind_position=other.bind_position * np.array([-1, 1, -1], np.float32),
+        bind_rotation=quat_mul(np.array([[0, 1, 0, 0]], np.float32), other.bind_rotation),
+    )
+    assert faced(beast) is beast
+    assert_allclose(faced(turned).bind_position, beast.bind_position, atol=1e-6)
+    track = sample_motion(WALK, np.arange(4) / 10)
+    straight, about = retarget(track, beast, other), retarget(track, beast, turned)
+    assert_allclose(about.positions, straight.positions, atol=1e-4)
+
+
+def _forwards() -> np.ndarray:
+    """(J, 1) metres that a bone lies further forwards in a beast than in a man."""
+    front = [
+        name.split("_")[0] in ("neck", "head", "shoulder", "elbow", "wrist") for name in BOX.bones
+    ]
+    return np.array(front, np.float32)[:, None]
 
 
 def test_refuses_another_body_plan():

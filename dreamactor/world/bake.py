@@ -239,16 +239,17 @@ def role_of(path: str, mesh: str) -> str:
     """Role of a prop from the folders and names of its actor and mesh."""
     if re.search("earring|necklace|feather", mesh):
         return "other"
+    if mesh.startswith("props/shield/"):
+        return "shield"  # with its back, boss and handgrip: whoever drops it drops all of it
     if "/heads" in path:
         return "helmet" if "/helmet" in mesh else "head"  # turbans and hoods are among the heads
     for pattern, role in (
-        (r"sheath|quiver|armor/|greave|handgrip|boss|spina", "other"),
+        (r"sheath|quiver|armor/|greave", "other"),
         (r"capes/|cape_", "cape"),
         (r"helmets/props", "other"),
         (r"hair", "hair"),
         (r"helmets?/|helmet|/hat_|hele_.*hat", "helmet"),
         (r"head_", "head"),
-        (r"shields/props|shield.*/props", "other"),
         (r"shield", "shield"),
         (r"tools/|hammer|pick|shovel|hoe|sickle", "tool"),
         (r"weapons/|spear|sword|bow|jav|axe", "weapon"),

@@ -169,7 +169,7 @@ def describe_human(path: str, meshes: Iterable[tuple[str, str]], female: bool) -
         female: Whether the body is a woman's.
     """
     folder, stem = path.split("/")[-2], path.split("/")[-1].removesuffix(".xml")
-    parts = sorted(set(meshes))
+    parts = sorted(set(meshes), key=lambda p: ("/props/" in p[1], p))  # a shield before its boss
     role = _first(_ROLES, stem) or ("woman" if female else "soldier")
     if female and role in ("hero", "trader", "priest", "labourer"):
         role = {"hero": "heroine", "priest": "priestess"}.get(role, f"woman {role}")

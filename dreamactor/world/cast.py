@@ -36,6 +36,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from dreamactor.errors import AssetError
+from dreamactor.image import atomic
 
 Array = NDArray[np.float32]
 Split = Literal["train", "validation", "test"]
@@ -240,11 +241,9 @@ def save_cast(cast: Cast, path: str | Path) -> str:
     entries |= {f"textures/{name}.webp": data for name, data in sorted(cast.textures.items())}
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+    with atomic(target) as hidden, zipfile.ZipFile(hidden, "w", zipfile.ZIP_STORED) as archive:
         for name, data in entries.items():
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
-    partial.replace(target)
     return _digest(target)
 
 

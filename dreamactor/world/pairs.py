@@ -16,7 +16,7 @@ Legend: T = 16 target frames; the driving clip has T + 1, one frame before the t
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -30,7 +30,7 @@ from dreamactor.world.cast import Array, Cast, Look, Motion, Skeleton
 from dreamactor.world.pose import joint_positions, place, sample_motion
 from dreamactor.world.render import Renderer
 from dreamactor.world.scene import Actor, Joints, Scene
-from dreamactor.world.staging import Side, draw_azimuth, draw_framings, draw_side, where
+from dreamactor.world.staging import Side, describe, draw_azimuth, draw_framings, draw_side, where
 
 FPS = 12.0
 """Frames a second of nano's world: drawn on twos, as hand animation is."""
@@ -97,7 +97,9 @@ class Pair:
     target: NDArray[np.uint8]  # (T, H, W, 4)
     driving: NDArray[np.uint8]  # (T + 1, H, W, 4)
     target_joints: Joints
+    """T + 1 frames; the reference is frame 0."""
     driving_joints: Joints
+    """T + 1 frames."""
     flow: Array | None
     """(T - 1, H, W, 2) pixels, of the target, when truth was asked for."""
 
@@ -181,7 +183,7 @@ class PairSampler:
             elevation=float(rng.uniform(-2, 16)),
             travels=bool(rng.random() < 0.25),
             flip=bool(self.split == "train" and rng.random() < 0.5),
-            caption=f"{target.caption} {motion.caption}, {where(sides[1])}",
+            caption=f"{describe(sides[1])} {motion.caption}, {where(sides[1])}",
         )
 
     def _identities(self, rng: np.random.Generator, domain: str) -> tuple[Look, Look]:
@@ -277,13 +279,14 @@ class PairSampler:
             np.concatenate([r.rgb, np.where(r.mask > 0, 255, 0)[..., None].astype(np.uint8)], -1)
             for r in (result, driving)
         ]
+        joints = [result.joints[0], driving.joints[0]]
         flow = None if result.flow is None else result.flow[1:]
         if spec.flip:
-            assert flow is None, "mirrored pairs are for training and carry no flow"
             clips = [np.ascontiguousarray(clip[:, :, ::-1]) for clip in clips]
-        return Pair(
-            spec, clips[0][0], clips[0][1:], clips[1], result.joints[0], driving.joints[0], flow
-        )
+            joints = [_mirrored(each, self.size) for each in joints]
+            if flow is not None:
+                flow = np.asarray(flow[:, :, ::-1] * np.array([-1, 1]), np.float32)
+        return Pair(spec, clips[0][0], clips[0][1:], clips[1], joints[0], joints[1], flow)
 
     def _poses(self, spec: PairSpec) -> tuple[Array, Array]:
         """(T + 1, J, 4, 4) the driver's, and the target's with the reference as frame 0."""
@@ -343,6 +346,14 @@ def family(skeleton: Skeleton) -> str:
     ):
         return skeleton.body_plan
     return "/".join(skeleton.bones)
+
+
+def _mirrored(joints: Joints, width: int) -> Joints:
+    """Joints of the mirrored picture: what was a left hand is a right one."""
+    swap = {"_l": "_r", "_r": "_l"}
+    names = tuple(name[:-2] + swap.get(name[-2:], name[-2:]) for name in joints.names)
+    pixels = joints.pixels * np.array([-1, 1], np.float32) + np.array([width, 0], np.float32)
+    return replace(joints, names=names, pixels=pixels)
 
 
 def _times(spec: PairSpec) -> Array:

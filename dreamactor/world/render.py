@@ -4,18 +4,12 @@ All frames of a clip are drawn into one tall strip of tiles with one instanced c
 bones and cameras of all frames come from two float textures. Works on any OpenGL 3.3 driver
 that EGL reaches, Mesa's llvmpipe included; one context a `Renderer`, opened on first use,
 so that it may be made before a fork.
-
-    python -m dreamactor.world.render --bench --pack FILE
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import moderngl
@@ -25,9 +19,7 @@ from numpy.typing import NDArray
 from dreamactor.errors import AssetError, ConfigError
 from dreamactor.world import shaders
 from dreamactor.world.backdrops import backdrop
-from dreamactor.world.body import pose_clip
-from dreamactor.world.camera import frame_camera
-from dreamactor.world.cast import Array, Cast, Look, Part, load_cast
+from dreamactor.world.cast import Array, Cast, Look, Part
 from dreamactor.world.pose import skinning
 from dreamactor.world.scene import Actor, Background, Joints, Rendered, Scene
 from dreamactor.world.tables import camera_table, recolour, vertices
@@ -447,39 +439,3 @@ def _set(program: moderngl.Program, **values: Any) -> None:
     for name, value in values.items():
         if name in program:
             program[name] = value
-
-
-# ---- benchmark ----------------------------------------------------------------------------
-
-
-def benchmark(cast: Cast, seconds: float = 10.0, frames: int = 16, size: int = 256) -> float:
-    """Clips a second: random humans and animals, camera and joints included."""
-    renderer = Renderer(cast)
-    looks = [look for look in cast.looks.values() if look.motions]
-    rng = np.random.default_rng(0)
-
-    def draw() -> None:
-        look = looks[rng.integers(len(looks))]
-        motion = cast.motions[look.motions[rng.integers(len(look.motions))]]
-        actor = Actor(look, pose_clip(cast, look, motion, np.arange(frames) / 16))
-        camera = frame_camera(cast, actor, azimuth=rng.uniform(-60, 60))
-        renderer.render(Scene((actor,), camera, height=size, width=size))
-
-    draw()
-    start, done = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds:
-        draw()
-        done += 1
-    rate = done / (time.perf_counter() - start)
-    what = f"{frames} frames at {size}x{size} on {renderer.driver}"
-    sys.stdout.write(f"{rate:.1f} clips/s of {what}\n")
-    return rate
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Measure the renderer.")
-    parser.add_argument("--bench", action="store_true", help="measure clips a second")
-    parser.add_argument("--pack", type=Path, required=True, help="cast pack")
-    parser.add_argument("--seconds", type=float, default=10.0)
-    chosen = parser.parse_args()
-    benchmark(load_cast(chosen.pack), chosen.seconds)

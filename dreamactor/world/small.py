@@ -37,6 +37,7 @@ ANIMALS = (
     "fauna/deer#0",
     "fauna/arctic_wolf#0",
     "fauna/elephant_asian#0",
+    "units/britons/wolfhound#0",
 )
 BIPED_MOTIONS = (
     "citizen/build",
@@ -73,6 +74,16 @@ BIPED_MOTIONS = (
     "infantry/swordsman/attack_melee_2h_01",
     "infantry/swordsman/walk_ready_2h",
 )
+HELD_OUT_QUADRUPED_MOTIONS = (
+    "deer_run_01",
+    "elephant_asian_walk",
+    "giraffe_adult_idle_03",
+    "horse_pace",
+    "mastiff_run",
+    "sheep_walk",
+    "wolfhound_idle1",
+    "zebra_idle",
+)
 _ANIMAL_ACTIONS = ("walk", "run|gallop", "attack", "idle")
 _ACTIONS_EACH = 4
 TERRAINS = 4
@@ -86,7 +97,9 @@ def choose(cast: Cast) -> tuple[set[str], set[str], set[str]]:
             f"only {len(looks)} of the {len(HUMANS + ANIMALS)} looks of the mini pack are in this "
             "art; want 0 A.D. release 26 (Debian 0ad-data 0.0.26)"
         )
-    motions = {f"biped/{n}" for n in BIPED_MOTIONS} & cast.motions.keys()
+    motions = {f"biped/{n}" for n in BIPED_MOTIONS}
+    motions |= {f"quadraped/{n}" for n in HELD_OUT_QUADRUPED_MOTIONS}
+    motions &= cast.motions.keys()
     for name in sorted(looks.intersection(ANIMALS)):
         found: list[str] = []
         for action in _ANIMAL_ACTIONS:

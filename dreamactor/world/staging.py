@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from dreamactor.world.camera import Framing
+from dreamactor.world.captions import describe_human
 from dreamactor.world.cast import Look
 from dreamactor.world.pose import Proportions
 from dreamactor.world.scene import Background, Colour, Light, Style
@@ -23,7 +24,7 @@ TOON, RECOLOURED = 0.3, 0.3
 """Shares of identities that are drawn as cartoons, and in colours not their own."""
 DROPPED = 0.25
 """Share of weapons, tools, capes and shields that are left away."""
-DROPPED_SHIELDS = {"full": 0.35, "upper": 0.7, "face": 0.7}
+DROPPED_SHIELDS = {"full": 0.35, "upper": 0.85, "face": 0.85}
 """The nearer the camera, the more of the figure a shield would hide."""
 _FLAT: dict[Literal["plain", "gradient", "noise", "stripes", "checker", "bokeh"], float] = {
     "plain": 0.23,
@@ -73,7 +74,7 @@ def draw_side(
         proportions=_proportions(rng),
         style=Style(
             kind="toon" if rng.random() < TOON else "textured",
-            recolour=float(rng.uniform(0.3, 1)) if rng.random() < RECOLOURED else 0.0,
+            recolour=float(rng.uniform(0.3, 0.9)) if rng.random() < RECOLOURED else 0.0,
             seed=int(rng.integers(1 << 30)),
         ),
         light=_light(rng),
@@ -104,6 +105,15 @@ def draw_azimuth(rng: np.random.Generator, domain: str) -> float:
     if domain == "human":
         return float(np.clip(rng.normal(0, 35), -90, 90))
     return float(rng.choice([-1, 1]) * np.clip(rng.normal(60, 30), 0, 120))
+
+
+def describe(side: Side) -> str:
+    """Who is shown, without what is left away."""
+    look = side.look
+    if not side.drop or not look.name.startswith("units/") or look.domain != "human":
+        return look.caption
+    parts = [(part.role, part.mesh) for part in look.parts if part.role not in side.drop]
+    return describe_human(look.name.split("#")[0], parts, "/f_" in look.parts[0].mesh)
 
 
 def where(side: Side) -> str:
