@@ -168,7 +168,8 @@ def world_bench(
 
     for number in sorted({1, processes}):
         speed = measure(cast, number, seconds)
-        print(f"{speed.rate:.2f} clips/s in {number} process(es) on {speed.driver}")
+        many = "process" if number == 1 else "processes"
+        print(f"{speed.rate:.2f} clips/s in {number} {many} on {speed.driver}")
 
 
 @world.command("pool")

@@ -9,7 +9,7 @@ import zeroad_art
 from numpy.testing import assert_allclose
 
 from dreamactor.errors import AssetError
-from dreamactor.world.bake import encode_webp
+from dreamactor.world.bake import encode_webp, role_of
 from dreamactor.world.cast import (
     Cast,
     Look,
@@ -23,7 +23,7 @@ from dreamactor.world.cast import (
     subset,
     summary,
 )
-from dreamactor.world.clips import Clip, fits, group_clips
+from dreamactor.world.clips import Clip, fits, group_clips, settled
 from dreamactor.world.compile import build_cast, compile_art, group_of
 from dreamactor.world.zeroad import METRES_PER_UNIT
 
@@ -193,6 +193,32 @@ def test_motions_fit_only_bodies_of_their_proportions(cast: Cast):
     assert not fits(replace(clip, positions=clip.positions * 1.2), skeleton, used)
     assert not fits(replace(clip, name="biped/walk"), skeleton, used)
     assert not fits(replace(clip, positions=clip.positions[:, :4]), skeleton, used)
+
+
+def test_bones_left_at_the_origin_follow_their_parents(cast: Cast):
+    skeleton, motion = cast.skeletons["s"], cast.motions["walk"]
+    positions, rotations = motion.positions.copy(), motion.rotations.copy()
+    positions[:, 2], rotations[:, 2] = 0, (0, 0, 0, 1)
+    clip = settled(Clip("other/walk", 30.0, positions, rotations, True), skeleton)
+    kept = [0, 1, 3, 4]
+    assert_allclose(clip.positions[:, kept], positions[:, kept])
+    # Bone 2 keeps the place that it has by its parent in the bind pose, which is frame 0's.
+    assert_allclose(clip.positions[:, 2], motion.positions[:, 2], atol=1e-5)
+    assert_allclose(np.abs((clip.rotations[0, 2] * motion.rotations[0, 2]).sum()), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("path", "mesh", "role"),
+    [
+        ("props/units/shields/aspis_a.xml", "props/shield/aspis_01_front", "shield"),
+        ("props/units/shields/props/aspis_b.xml", "props/shield/aspis_01_back", "shield"),
+        ("props/units/shields/props/grip.xml", "props/shield/props/aspis_handgrip_01", "shield"),
+        ("props/units/weapons/spear.xml", "props/spear_hoplite", "weapon"),
+        ("props/units/weapons/sheath.xml", "props/weapons/sheath_xiphos", "other"),
+    ],
+)
+def test_all_of_a_shield_is_shield(path: str, mesh: str, role: str):
+    assert role_of(path, mesh) == role
 
 
 def test_takes_and_lookalikes_share_a_group(cast: Cast):

@@ -22,6 +22,7 @@ from dreamactor.training.latents import encode_block, halve
 from dreamactor.training.loop import Average, Loop, Worker, learning_rate
 from dreamactor.training.nano import Draws, NanoTrainConfig, draw, example, train_nano
 from dreamactor.training.nano_vae import (
+    ClipPool,
     VAETrainConfig,
     frames_of,
     reconstruction_loss,
@@ -29,7 +30,7 @@ from dreamactor.training.nano_vae import (
     train_nano_vae,
 )
 from dreamactor.training.optim import Muon, optimisers_for
-from dreamactor.training.pool import SHARD, read_shard, ready_shards, write_shard
+from dreamactor.training.pool import SHARD, ShardFeed, read_shard, ready_shards, write_shard
 
 TINY_VAE = NanoVAEConfig(4, (8, 8, 8), (1, 1, 1), (8, 8, 8, 8), (1, 1, 1, 1))
 CPU = Worker(0, 1, torch.device("cpu"))
@@ -263,3 +264,20 @@ def test_both_stages_train_from_a_pool(
     size = export_nano(vae, transformer, tmp_path / "out", (True, True))
     assert size < 48e6
     assert load_nano(tmp_path / "out").native.frames == 17
+
+
+def test_a_feed_reads_each_shard_of_its_share_once(pool: Path) -> None:
+    feed = ShardFeed(pool, rank=1, count=2)
+    shard = feed.take(seconds=5.0)
+    assert shard is not None
+    assert shard.index == 1
+    assert np.array_equal(shard.pixels, read_shard(pool, 1)[0])
+    assert feed.take(seconds=0.5) is None
+
+
+def test_a_pool_that_stays_empty_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dreamactor.training.nano_vae.PATIENCE", 0.0)
+    with pytest.raises(ConfigError, match="0 clips"):
+        ClipPool(tmp_path, 8, CPU).wait(8)

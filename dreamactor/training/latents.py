@@ -18,7 +18,7 @@ from dreamactor.backbones.nano_vae import NanoVAE
 from dreamactor.conditioning.text import TextEncoder
 from dreamactor.errors import ConfigError
 from dreamactor.training.loop import Worker
-from dreamactor.training.pool import consume_shard, read_shard, ready_shards
+from dreamactor.training.pool import PATIENCE, ShardFeed, consume_shard
 
 
 @dataclass
@@ -37,39 +37,37 @@ class LatentPool:
     consume: bool
     """Delete shards once encoded."""
     count: int = 0
-    seen: set[int] = field(default_factory=set)
     full: dict[str, Tensor] = field(default_factory=dict)
     small: dict[str, Tensor] = field(default_factory=dict)
 
-    def refresh(self, at_most: int, half: bool) -> int:
-        """Encode some new shards, at half size too while `half`; returns how many."""
-        mine = [
-            k
-            for k in ready_shards(self.folder)
-            if k % self.worker.count == self.worker.rank and k not in self.seen
-        ][:at_most]
-        for index in mine:
-            pixels, captions = read_shard(self.folder, index)
-            block = torch.from_numpy(pixels).to(self.worker.device)
-            text = self.encoder(captions)
+    def __post_init__(self) -> None:
+        self.feed = ShardFeed(self.folder, self.worker.rank, self.worker.count)
+
+    def refresh(self, at_most: int, half: bool, seconds: float = 0.0) -> None:
+        """Encode new shards, at half size too while `half`."""
+        for _ in range(at_most):
+            shard = self.feed.take(seconds)
+            if shard is None:
+                return
+            block = torch.from_numpy(shard.pixels).to(self.worker.device)
+            text = self.encoder(shard.captions)
             self._put(self.full, encode_block(self.vae, block, self.worker), text)
             if half:
                 self._put(self.small, encode_block(self.vae, halve(block), self.worker), text)
             self.count += len(block)
-            self.seen.add(index)
             if self.consume:
-                consume_shard(self.folder, index)
-        return len(mine)
+                consume_shard(self.folder, shard.index)
 
     def wait(self, pairs: int, half: bool) -> None:
         """Block until there are enough pairs to start with."""
-        for _ in range(600):
-            while self.count < pairs and self.refresh(4, half):
-                pass
-            if self.count >= pairs:
-                return
-            time.sleep(1)
-        raise ConfigError(f"{self.folder}: {self.count} pairs after ten minutes, want {pairs}")
+        deadline = time.monotonic() + PATIENCE
+        while self.count < pairs:
+            self.refresh(1, half, seconds=1.0)
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"{self.folder}: {self.count} pairs after {PATIENCE:.0f} s, want {pairs}; "
+                    "is `dreamactor world pool` filling it?"
+                )
 
     def batch(self, draws: torch.Generator, count: int, half: bool) -> dict[str, Tensor]:
         """Random pairs, float32."""

@@ -194,7 +194,7 @@ class _Run:
 
     def _look(self) -> None:
         self.half = self.worker.agree(self.loop.budget.fraction < self.config.half_share)
-        self.pool.refresh(1, self.half)
+        self.pool.refresh(3, self.half)
 
     def _losses(self, step: int) -> dict[str, Tensor]:
         config = self.config

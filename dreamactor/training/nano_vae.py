@@ -25,7 +25,7 @@ from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator, plain
 from dreamactor.training.loop import Average, Loop, Worker, workers
 from dreamactor.training.optim import optimisers_for
-from dreamactor.training.pool import read_shard, ready_shards
+from dreamactor.training.pool import PATIENCE, ShardFeed
 
 STATISTICS = 16
 """Batches of eight crops that the latents' statistics are measured on."""
@@ -74,20 +74,17 @@ class ClipPool:
 
     def __init__(self, folder: Path, capacity: int, worker: Worker) -> None:
         self.folder, self.capacity, self.worker = folder, capacity, worker
+        self.feed = ShardFeed(folder, worker.rank, worker.count)
         self.clips: Tensor | None = None
         self.count = 0
-        self.seen: set[int] = set()
 
-    def refresh(self, at_most: int) -> None:
-        """Take in some new shards of this process's share; the oldest clips give way."""
-        mine = [
-            k
-            for k in ready_shards(self.folder)
-            if k % self.worker.count == self.worker.rank and k not in self.seen
-        ]
-        for index in mine[:at_most]:
-            pixels, _ = read_shard(self.folder, index)
-            block = torch.from_numpy(np.asarray(pixels)).to(self.worker.device)
+    def refresh(self, at_most: int, seconds: float = 0.0) -> None:
+        """Take in new shards of this process's share; the oldest clips give way."""
+        for _ in range(at_most):
+            shard = self.feed.take(seconds)
+            if shard is None:
+                return
+            block = torch.from_numpy(shard.pixels).to(self.worker.device)
             both = torch.cat([block[:, :17], block[:, 17:]])
             if self.clips is None:
                 shape = (self.capacity, *both.shape[1:])
@@ -95,16 +92,17 @@ class ClipPool:
             slots = torch.arange(self.count, self.count + len(both)) % self.capacity
             self.clips[slots.to(self.worker.device)] = both
             self.count += len(both)
-            self.seen.add(index)
 
     def wait(self, clips: int) -> None:
         """Block until there are enough clips to start with."""
-        for _ in range(600):
-            self.refresh(8)
-            if self.count >= clips:
-                return
-            time.sleep(1)
-        raise ConfigError(f"{self.folder}: {self.count} clips after ten minutes, want {clips}")
+        deadline = time.monotonic() + PATIENCE
+        while self.count < clips:
+            self.refresh(1, seconds=1.0)
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"{self.folder}: {self.count} clips after {PATIENCE:.0f} s, want {clips}; "
+                    "is `dreamactor world pool` filling it?"
+                )
 
     def crops(self, draws: torch.Generator, count: int, size: int) -> Tensor:
         """Random crops, (count, 4, 17, size, size) in [-1, 1], channel 3 the mask in [0, 1]."""
@@ -250,7 +248,7 @@ class _Run:
     def train(self) -> None:
         """All steps, then the last export."""
         torch.manual_seed(self.config.seed + 1000 * self.loop.step + self.worker.rank)
-        self.loop.run(self._losses, lambda: self.pool.refresh(4))
+        self.loop.run(self._losses, lambda: self.pool.refresh(2))
 
     def _losses(self, step: int) -> dict[str, Tensor]:
         config = self.config

@@ -14,6 +14,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import queue
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ from dreamactor.errors import ConfigError
 SHARD = 16
 TARGET_FRAMES = 16
 DRIVING_FRAMES = 17
+PATIENCE = 600.0
+"""Seconds a trainer waits for a pool to hold enough to start with."""
 FRAMES = 1 + TARGET_FRAMES + DRIVING_FRAMES
 
 
@@ -40,6 +44,16 @@ class PoolConfig:
     seed: int = 0
     size: int = 256
     """Pixels of a side."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one shard holds."""
+
+    index: int
+    pixels: NDArray[np.uint8]
+    """(SHARD, 34, H, W, 4)."""
+    captions: list[str]
 
 
 def shard_path(folder: Path, index: int) -> Path:
@@ -74,6 +88,46 @@ def write_shard(
 def consume_shard(folder: Path, index: int) -> None:
     """Delete a shard's pixels; its captions stay and tell that it was made."""
     shard_path(folder, index).unlink(missing_ok=True)
+
+
+class ShardFeed:
+    """Reads one process's share of a growing pool ahead of time, each shard once.
+
+    Args:
+        folder: The pool.
+        rank: Of this process.
+        count: Of processes; shard k belongs to process k mod count.
+        ahead: Shards to hold ready.
+    """
+
+    def __init__(self, folder: Path, rank: int, count: int, ahead: int = 3) -> None:
+        self.folder, self.rank, self.count = folder, rank, count
+        self._ready: queue.Queue[Shard | BaseException] = queue.Queue(ahead)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def take(self, seconds: float = 0.0) -> Shard | None:
+        """The next shard, or None if there is none within `seconds`."""
+        try:
+            item = self._ready.get(timeout=seconds) if seconds else self._ready.get_nowait()
+        except queue.Empty:
+            return None
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def _read(self) -> None:
+        seen: set[int] = set()
+        try:
+            while True:
+                ready = ready_shards(self.folder)
+                fresh = [k for k in ready if k % self.count == self.rank and k not in seen]
+                for index in fresh:
+                    self._ready.put(Shard(index, *read_shard(self.folder, index)))
+                    seen.add(index)
+                if not fresh:
+                    time.sleep(0.2)
+        except BaseException as error:
+            self._ready.put(error)
 
 
 def fill(

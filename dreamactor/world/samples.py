@@ -18,7 +18,7 @@ from dreamactor.world.staging import describe
 
 MOMENTS = (0, 5, 10, 15)
 """Target frames on the sheet."""
-ROW = 128  # pixels
+ROW = 112  # pixels
 
 
 def write_samples(
