@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dreamactor.errors import WeightsError
+from dreamactor.provenance import sha256
 
 SCALE = ".scale"
 """Suffix of the row scales that stand beside an 8-bit matrix."""
@@ -104,12 +104,3 @@ def load_weights(path: Path, digest: str | None = None) -> tuple[dict[str, Tenso
         else:
             state[name] = value.float() if value.is_floating_point() else value
     return state, json.loads(metadata["dreamactor"])
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
+from dreamactor import __version__
 from dreamactor.bench.evaluate import Case
 from dreamactor.errors import AssetError
 from dreamactor.world.cast import Cast, load_cast
@@ -102,6 +103,16 @@ class Studio:
         self.source, self.processes = source, processes
         self.sampler = source.sampler()  # here too, so that a bad pack is refused at once
         self.pool: Executor | None = None
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the pictures depend on, for `evaluate.Options.about`."""
+        return {
+            "version": __version__,
+            "cast": self.sampler.cast.digest,
+            "seed": self.source.seed,
+            "size": self.source.size,
+        }
 
     def __enter__(self) -> Self:
         if self.processes:

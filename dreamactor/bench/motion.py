@@ -11,7 +11,7 @@ A folder is a run, and the same command resumes it:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from dreamactor.bench.baselines import copy_reference, driving_itself, flow_warp
 from dreamactor.bench.cases import Source, Studio
 from dreamactor.bench.goals import goals_table, motion_goals
 from dreamactor.bench.report import report
-from dreamactor.bench.settings import BenchConfig, open_folder
+from dreamactor.bench.settings import BenchConfig, notes_of, open_folder
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.image import write_png
 from dreamactor.runs import write_text
@@ -85,9 +85,7 @@ def bench_nano(cast: Path, out: Path, config: NanoBenchConfig) -> Path:
         names = {source.name(i): i for i in range(config.count)}
         todo = [names[name] for name in evaluate.missing(path, systems, names)]
         about = {
-            "cast": studio.sampler.cast.digest,
-            "seed": config.seed,
-            "size": config.size,
+            **studio.about,
             "weights": nano.weights if nano else {},
             "before": config.before,
         }
@@ -98,7 +96,7 @@ def bench_nano(cast: Path, out: Path, config: NanoBenchConfig) -> Path:
         if todo or not (out / "contact.png").is_file():
             _draw_sheets(out, studio, systems, main, records, list(names)[:ON_SHEET])
         timed = _time(out, studio, systems, main, config)
-    return _write_report(out, cast, config, records, main, timed)
+    return _write_report(out, cast, config, records, main, timed, about)
 
 
 def load(weights: Path | None, device: str) -> Nano | None:
@@ -183,19 +181,20 @@ def _write_report(
     records: Sequence[evaluate.Record],
     main: str | None,
     timed: dict[str, dict[str, float]],
+    about: Mapping[str, Any],
 ) -> Path:
-    looked = f"ST-LPIPS on {config.lpips} frames of each clip." if config.lpips else ""
-    absent = "Rows of nano are absent: there were no weights." if main is None else ""
+    notes = notes_of(config, about)
+    if main is None:
+        notes += " Rows of nano are absent: there were no weights."
     goals = goals_table(motion_goals(records, main or "", config.seed))
-    extra = [("Goals", goals), ("Seconds per clip", timing.timing_table(timed))]
-    notes = " ".join(note for note in (looked, absent) if note)
+    extra = [("Goals", goals), ("Seconds per clip", timing.timing_table(timed)), ("Notes", notes)]
     text = report(
         out / "results.jsonl",
         config.command("nano", cast),
         timing.hardware(config.device),
         config.seed,
         baseline="copy",
-        extra=[("Notes", notes), *extra] if notes else extra,
+        extra=extra,
     )
     write_text(out / "report.md", text)
     return out / "report.md"

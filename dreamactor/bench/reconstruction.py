@@ -27,7 +27,7 @@ from dreamactor.bench.cases import Source, Studio, as_case
 from dreamactor.bench.goals import goals_table, reconstruction_goals
 from dreamactor.bench.motion import ON_SHEET
 from dreamactor.bench.report import report
-from dreamactor.bench.settings import BenchConfig, open_folder
+from dreamactor.bench.settings import BenchConfig, notes_of, open_folder
 from dreamactor.bench.systems import Reconstruction
 from dreamactor.image import Rgb, contact_sheet, fit, read_image, write_png
 from dreamactor.runs import write_text
@@ -89,12 +89,7 @@ def bench_vae(cast: Path, out: Path, config: VAEBenchConfig) -> Path:
         path = open_folder(out) / "results.jsonl"
         names = {source.name(i): i for i in range(config.count)}
         todo = [names[name] for name in evaluate.missing(path, [SYSTEM], names)]
-        about = {
-            "cast": studio.sampler.cast.digest,
-            "seed": config.seed,
-            "size": config.size,
-            "weights": {"vae.safetensors": digest},
-        }
+        about = {**studio.about, "weights": {"vae.safetensors": digest}}
         options = evaluate.Options(lpips_frames=config.lpips or None, whole=True, about=about)
         records = evaluate.run(
             *(studio.cases(todo), {SYSTEM: system}, path, perceptual, options),
@@ -110,7 +105,11 @@ def bench_vae(cast: Path, out: Path, config: VAEBenchConfig) -> Path:
         config.command("vae", cast),
         timing.hardware(config.device),
         config.seed,
-        extra=[("Goals", goals_table(goals)), ("Photographs and films", samples_table(samples))],
+        extra=[
+            ("Goals", goals_table(goals)),
+            ("Photographs and films", samples_table(samples)),
+            ("Notes", notes_of(config, about)),
+        ],
     )
     write_text(out / "report.md", text)
     return out / "report.md"
@@ -119,7 +118,7 @@ def bench_vae(cast: Path, out: Path, config: VAEBenchConfig) -> Path:
 def _load(config: VAEBenchConfig) -> tuple[Reconstruction, str]:
     """The autoencoder on its device, and the sha256 of its file."""
     from dreamactor.backbones.nano import DATA, load_vae
-    from dreamactor.backbones.weights import sha256
+    from dreamactor.provenance import sha256
 
     path = config.weights or DATA / "vae.safetensors"
     vae = load_vae(path).to(config.device)

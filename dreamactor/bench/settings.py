@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dreamactor.errors import ConfigError, MediaError
 
@@ -98,3 +99,12 @@ def open_folder(out: Path) -> Path:
     except OSError as error:
         raise MediaError(f"{out}: cannot be a folder: {error.strerror or error}") from error
     return out
+
+
+def notes_of(config: BenchConfig, about: Mapping[str, Any]) -> str:
+    """What a reader needs besides the command: pack, program, weights, frames of ST-LPIPS."""
+    notes = [f"Cast pack sha256 {about['cast'][:12]}, dreamactor {about['version']}."]
+    notes += [f"{name} sha256 {digest[:12]}." for name, digest in about["weights"].items()]
+    if config.lpips:
+        notes.append(f"ST-LPIPS looks at {config.lpips} frames of each clip.")
+    return " ".join(notes)

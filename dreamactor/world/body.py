@@ -213,14 +213,13 @@ def retarget(track: Track, source: Skeleton, target: Skeleton, align: bool = Tru
     twin = _same_bones(source, target)
     source, target = faced(source), faced(target)
     named = {bone: name for name, bone in target.joints.items() if name in source.joints}
-    like = {bone: source.joints[name] for bone, name in named.items()}
-    if twin:
-        like |= {bone: bone for bone in range(len(target.bones)) if bone not in like}
+    like = {bone: bone for bone in range(len(target.bones)) if twin}  # target bone -> source bone
+    like |= {bone: source.joints[name] for bone, name in named.items()}
+    like |= _cannons(source, target)
     count = len(track.rotations)
     bind = target.bind_rotation
     rotations = np.empty((count, len(target.bones), 4), dtype=np.float32)
     positions = np.empty((count, len(target.bones), 3), dtype=np.float32)
-    like |= _cannons(source, target)
     longer = growth(source, target)
     root = target.joints.get("pelvis", 0) if "pelvis" in source.joints else 0
     origin = source.joints.get("pelvis", 0)
@@ -267,8 +266,9 @@ def _cannons(source: Skeleton, target: Skeleton) -> dict[int, int]:
     out = {}
     for joint, above in (("wrist", "elbow"), ("ankle", "knee")):
         for side in ("_l", "_r"):
+            needed = {"pelvis", joint + side, above + side}
             shared = source.joints.keys() & target.joints
-            if source.body_plan != "quadruped" or not {joint + side, above + side} <= shared:
+            if source.body_plan != "quadruped" or not needed <= shared:
                 continue
             if _perch(target, joint + side) - _perch(source, joint + side) > HIGHER:
                 out[target.joints[joint + side]] = source.joints[above + side]

@@ -183,7 +183,7 @@ def _palette(rng: np.random.Generator) -> tuple[Colour, ...]:
     """Two related colours; mostly calm, as studio backdrops are, seldom vivid or dark."""
     hue = float(rng.random())
     vivid, dark = rng.random() < VIVID, rng.random() < DARK
-    saturation = float(rng.uniform(0.6, 0.9) if vivid else 0.6 * rng.beta(1.3, 2))
+    saturation = float(rng.uniform(0.5, 0.75) if vivid else 0.6 * rng.beta(1.3, 2))
     value = float(rng.uniform(0.2, 0.45) if dark else rng.uniform(0.5, 0.97))
     turn, fade, shade = rng.normal(0, 0.06), rng.uniform(0.4, 1.3), rng.uniform(-0.3, 0.3)
     other = colorsys.hsv_to_rgb(

@@ -1,0 +1,74 @@
+"""Settings from words, run folders and keyed draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+
+from dreamactor.config import from_words
+from dreamactor.errors import ConfigError
+from dreamactor.runs import RunFolder, generator, numpy_generator, seed_of, write_text
+
+
+@dataclass(frozen=True)
+class Settings:
+    pool: Path
+    minutes: float = 1.0
+    batch: int = 4
+    compile: bool = True
+    start: Path | None = None
+    motion: Literal["clean", "noised"] = "clean"
+
+
+def test_words_become_typed_values() -> None:
+    words = ["pool=a/b", "minutes=2", "compile=false", "start=none", "motion=noised"]
+    assert from_words(Settings, words) == Settings(Path("a/b"), 2.0, compile=False, motion="noised")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["minuts=2"], "nearest is minutes"),
+        (["minutes"], "want key=value"),
+        (["pool=a", "pool=b"], "given twice"),
+        (["pool=a", "batch=1.5"], "want int"),
+        (["pool=a", "compile=yes"], "want true or false"),
+        (["pool=a", "motion=dirty"], "want one of clean, noised"),
+        ([], "settings not given: pool"),
+    ],
+)
+def test_bad_words_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_words(Settings, words)
+
+
+def test_draws_are_keyed_by_item() -> None:
+    """unchanged by: what was drawn before; different for every part of the key."""
+    first = torch.randn(4, generator=generator(0, "a", 1))
+    generator(0, "a", 0)
+    assert torch.equal(first, torch.randn(4, generator=generator(0, "a", 1)))
+    seeds = {seed_of(s, stream, i) for s in (0, 1) for stream in ("a", "b") for i in (0, 1)}
+    assert len(seeds) == 8
+    assert numpy_generator(0, "a", 1).random() == numpy_generator(0, "a", 1).random()
+
+
+def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
+    folder = RunFolder.open(tmp_path / "run", {"rate": 1})
+    assert folder.restore() is None
+    folder.save({"step": 3, "x": torch.ones(2)})
+    state = folder.restore()
+    assert state is not None
+    assert state["step"] == 3
+    assert torch.equal(state["x"], torch.ones(2))
+    folder.log(step=1, loss=0.5)
+    folder.log(step=2, loss=0.25)
+    assert (folder.path / "metrics.jsonl").read_text().count("\n") == 2
+
+
+def test_write_text_leaves_nothing_beside(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.json", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
