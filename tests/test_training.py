@@ -230,6 +230,19 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path) -> None:
     assert torch.equal(whole.weight, resumed.weight)
 
 
+def test_a_paused_run_goes_on(tmp_path: Path) -> None:
+    """A pause saves, and the next process starts at the step where the last one stopped."""
+    model = torch.nn.Linear(2, 2)
+    optimisers: list[torch.optim.Optimizer] = [torch.optim.SGD(model.parameters(), lr=0.1)]
+    folder = RunFolder.open(tmp_path / "run", {})
+    steps = []
+    for _ in range(2):
+        average = Average(model, 0.9)
+        loop = Loop(folder, CPU, model, optimisers, average, 60, 1, 1.0, steps.append, 0.002)
+        loop.run(lambda step: {"total": model.weight.sum()}, lambda: None)
+    assert 0 < steps[0] < steps[1]
+
+
 def test_another_config_refuses_to_resume(tmp_path: Path) -> None:
     RunFolder.open(tmp_path / "run", {"rate": 1.0})
     with pytest.raises(ConfigError, match="another rate"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -163,6 +164,8 @@ class Loop:
     decay_from: float
     export: Callable[[int], None]
     """Called on process 0 with the number of steps done, after each checkpoint."""
+    pause_minutes: float = math.inf
+    """This process stops after so many minutes, to be resumed by the same command."""
     save_minutes: float = 2.0
 
     def __post_init__(self) -> None:
@@ -188,7 +191,7 @@ class Loop:
         count, saved = 0, time.monotonic()
         while True:
             if self.step % LOOK_EVERY == 0:
-                if self.worker.agree(self.budget.fraction >= 1):
+                if self.worker.agree(self._ended()):
                     break
                 look()
                 if self.worker.agree(time.monotonic() - saved > 60 * self.save_minutes):
@@ -204,6 +207,10 @@ class Loop:
                 self._log({name: value / count for name, value in sums.items()})
                 sums, count = {}, 0
         self.save()
+
+    def _ended(self) -> bool:
+        here = self.budget.elapsed - self.budget.spent
+        return self.budget.fraction >= 1 or here >= 60 * self.pause_minutes
 
     def _update(self, total: Tensor) -> None:
         factor = learning_rate(self.budget.fraction, self.step, self.warmup, self.decay_from)

@@ -9,6 +9,7 @@ Legend: B pairs of a batch, C latent channels, F = 5 latent frames, h x w cells 
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -75,6 +76,8 @@ class NanoTrainConfig:
     """Pairs to start with, on each GPU."""
     consume: bool = False
     """Delete shards once encoded, so that renderers go on (`dreamactor world pool --room`)."""
+    pause_minutes: float = math.inf
+    """Stop after so many minutes, to be resumed by the same command."""
     compile: bool = True
     seed: int = 0
 
@@ -178,6 +181,7 @@ class _Run:
             config.warmup,
             config.decay_from,
             self._export,
+            config.pause_minutes,
         )
         if config.compile and worker.on_gpu:
             torch._dynamo.config.recompile_limit = 64  # the default falls back to eager silently

@@ -8,6 +8,7 @@ GPU under torchrun.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,6 +62,8 @@ class VAETrainConfig:
     still_share: float = 0.2
     decoder_only: bool = False
     """Leave the encoder, and so all latents, as they are."""
+    pause_minutes: float = math.inf
+    """Stop after so many minutes, to be resumed by the same command."""
     compile: bool = True
     seed: int = 0
 
@@ -226,6 +229,7 @@ class _Run:
             config.warmup,
             config.decay_from,
             self._export,
+            config.pause_minutes,
         )
         if config.compile and worker.on_gpu:
             for module in self.vae.modules():
