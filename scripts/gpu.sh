@@ -1,22 +1,40 @@
 #!/usr/bin/env bash
 # Train nano on a GPU machine, from what scripts/carry.sh gathered. Each verb is one command:
 #
-#   scripts/gpu.sh setup HOME            unpack wheels, loaders and whatever is in .carry
-#   scripts/gpu.sh render HOME MINUTES   start rendering pairs in the background
-#   scripts/gpu.sh vae HOME MINUTES      train the autoencoder in the foreground
-#   scripts/gpu.sh nano HOME MINUTES     train the transformer in the foreground
-#   scripts/gpu.sh export HOME FILE OUT  split a weight file into pieces of 15 MB
+#   scripts/gpu.sh setup HOME                 unpack wheels, loaders and whatever is in .carry
+#   scripts/gpu.sh render HOME MINUTES        start rendering pairs in the background
+#   scripts/gpu.sh vae HOME OUT key=value...  train the autoencoder in the foreground
+#   scripts/gpu.sh nano HOME OUT key=value... train the transformer in the foreground
 #
-# HOME is a folder outside the checkout, which survives between commands. A repeated vae or nano
-# with the same MINUTES resumes.
+# HOME is a folder outside the checkout, which survives between commands. Training is stopped after
+# SECONDS_LIMIT (570) at the latest; whatever happened, weights in pieces of 16 MB, the log, the
+# curve and the last samples are copied to OUT. The same settings resume; pause_minutes may differ.
+# Set up everything before `render`: it replaces the code.
 set -euo pipefail
 verb=$1 home=$2
 gpus=$(nvidia-smi -L | wc -l)
 cores=$(getconf _NPROCESSORS_ONLN)
-export PYTHONPATH=$home/src:$home/site PYTHONUNBUFFERED=1 OMP_NUM_THREADS=4 TOKENIZERS_PARALLELISM=false
+export PYTHONPATH=$home/src:$home/site PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
+export OMP_NUM_THREADS=4 TOKENIZERS_PARALLELISM=false TORCHINDUCTOR_COMPILE_THREADS=8
 vendor=/usr/local/nvidia/share/glvnd/egl_vendor.d/10_nvidia.json
 if [ -f $vendor ]; then export __EGL_VENDOR_LIBRARY_FILENAMES=$vendor; fi
-train() { torchrun --nproc-per-node "$gpus" -m dreamactor.cli train "$@"; }
+
+# train STAGE FILE OUT settings...: one stage, its results copied out whatever happens
+train() {
+  local run=$home/$1 file=$2 out=$3
+  collect() {
+    cp "$run/metrics.jsonl" "$out/$(basename "$run")_metrics.jsonl" || true
+    cp "$run.log" "$out/" || true
+    cp "$(ls "$run"/samples/*.png | tail -1)" "$out/" || true
+    split -b 16000000 "$run/$file" "$out/$file.part." || true
+    sha256sum "$run/$file" || true
+  }
+  timeout -k 5 "${SECONDS_LIMIT:-570}" torchrun --nproc-per-node "$gpus" -m dreamactor.cli train \
+    "$1" --out "$run" "${@:4}" > "$run.log" 2>&1 || echo "training ended with $?"
+  grep -E "^step|rror" "$run.log" | awk 'NR % 4 == 1' || true
+  tail -4 "$run.log"
+  collect
+}
 case $verb in
   setup)
     mkdir -p "$home/src"
@@ -24,7 +42,8 @@ case $verb in
       --target "$home/site" .whl/*.whl; fi
     if [ -d .gl ]; then for f in .gl/*.deb; do dpkg -x "$f" /; done; ldconfig; fi
     rm -rf "$home/src/dreamactor"; cp -r dreamactor "$home/src/"
-    for part in .carry/*/; do cp -r "$part"/. "$home/"; done ;;
+    for part in .carry/*/; do cp -r "$part"/. "$home/"; done
+    python3 -c "import dreamactor.training.nano, dreamactor.training.nano_vae; print('ready')" ;;
   render)
     setsid nohup python3 -m dreamactor.cli world pool --cast "$home/full.castpack" \
       --out "$home/pool" --shards 1000000 --processes $((cores * 3 / 4)) --minutes "$3" \
@@ -32,12 +51,10 @@ case $verb in
     python3 -m dreamactor.cli world pool --cast "$home/full.castpack" --out "$home/pool_test" \
       --shards 4 --processes 4 --minutes 2 --split test --seed 1 ;;
   vae)
-    train nano-vae --out "$home/vae" pool="$home/pool" stills="$home/stills" \
-      perceptual="$home/vgg4_fp16.safetensors" minutes="$3" "${@:4}" 2>&1 | tee "$home/vae.log" | tail -25 ;;
+    train nano-vae vae.safetensors "$3" pool="$home/pool" stills="$home/stills" \
+      perceptual="$home/vgg4_fp16.safetensors" "${@:4}" ;;
   nano)
-    train nano --out "$home/nano" pool="$home/pool" vae="$home/vae/vae.safetensors" \
-      text="$home/text" consume=true minutes="$3" "${@:4}" 2>&1 | tee "$home/nano.log" | tail -40 ;;
-  export)
-    split -b 15000000 "$3" "$4/$(basename "$3").part." ;;
+    train nano transformer.safetensors "$3" pool="$home/pool" \
+      vae="$home/nano-vae/vae.safetensors" text="$home/text" consume=true "${@:4}" ;;
   *) echo "unknown verb $verb" >&2; exit 2 ;;
 esac

@@ -20,7 +20,14 @@ from dreamactor.runs import RunFolder, generator
 from dreamactor.training.export import export_nano
 from dreamactor.training.latents import encode_block, halve
 from dreamactor.training.loop import Average, Loop, Worker, learning_rate
-from dreamactor.training.nano import Draws, NanoTrainConfig, draw, example, train_nano
+from dreamactor.training.nano import (
+    Draws,
+    NanoTrainConfig,
+    draw,
+    example,
+    stretch_positions,
+    train_nano,
+)
 from dreamactor.training.nano_vae import (
     ClipPool,
     VAETrainConfig,
@@ -123,6 +130,17 @@ def test_draws_depend_on_the_step_alone() -> None:
         assert torch.equal(value, getattr(again, name)), name
     other = draw(config, generator(0, "nano/0", 8), target)
     assert not torch.equal(once.noise, other.noise)
+
+
+def test_stretched_positions_keep_distances_at_half_size() -> None:
+    """exact: cell 3 of a half-size row stands where cell 6 of a full-size row does."""
+    rope = NanoConfig(1, 1, 16, 32, 4).build().rope
+    tables = (rope.freqs_cos.clone(), rope.freqs_sin.clone())
+    stretch_positions(rope, tables, 2)
+    assert torch.equal(rope.freqs_cos[3, rope.t_dim :], tables[0][6, rope.t_dim :])
+    assert torch.equal(rope.freqs_sin[:, : rope.t_dim], tables[1][:, : rope.t_dim])
+    stretch_positions(rope, tables, 1)
+    assert torch.equal(rope.freqs_cos, tables[0])
 
 
 def test_halving_averages() -> None:

@@ -17,7 +17,7 @@ from dreamactor.backbones.base import Backbone, Cond
 from dreamactor.backbones.nano_vae import NanoVAE
 from dreamactor.bench.evaluate import Case
 from dreamactor.conditioning.canvas import build_canvas, motion_half, reference_half
-from dreamactor.conditioning.framing import to_half, to_picture
+from dreamactor.conditioning.framing import to_half
 from dreamactor.diffusion.flow import schedule
 from dreamactor.diffusion.sampler import sample_euler
 from dreamactor.diffusion.segments import plan
@@ -148,5 +148,6 @@ def _halves(clip: Clip) -> Tensor:
 
 
 def _pictures(clip: Tensor) -> Clip:
-    """(3, T, H, W) in [-1, 1] to (T, H, W, 3) uint8."""
-    return np.stack([to_picture(frame) for frame in clip.cpu().unbind(1)])
+    """(3, T, H, W) in [-1, 1] to (T, H, W, 3) uint8, as `to_picture` but on the clip's device."""
+    levels = ((clip.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return levels.permute(1, 2, 3, 0).contiguous().cpu().numpy()

@@ -6,16 +6,17 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dreamactor.runs import RunFolder
+from dreamactor.runs import RunFolder, plain
 
 LOG_EVERY = 100
 """Steps between lines of the log."""
@@ -56,6 +57,14 @@ class Worker:
         dist.broadcast(value, 0)
         return bool(value.item())
 
+    def share(self, value: float) -> float:
+        """Process 0's number, for all: clocks differ, and weights must not."""
+        if self.count == 1:
+            return value
+        shared = torch.tensor([value], device=self.device, dtype=torch.float64)
+        dist.broadcast(shared, 0)
+        return float(shared.item())
+
     def autocast(self) -> torch.autocast:
         """bfloat16 on a GPU; float32 on a CPU, where autocast is far slower."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu)
@@ -65,7 +74,14 @@ class Worker:
         if self.count == 1:
             return module
         ids = [self.device] if self.on_gpu else None
-        return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
+        return DistributedDataParallel(
+            module, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False
+        )
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes two runs the same run: JSON values of a config, less how it is carried out."""
+    return {k: v for k, v in plain(config).items() if k not in ("pause_minutes", "compile")}
 
 
 @contextmanager
@@ -79,6 +95,8 @@ def workers(device: str = "auto") -> Iterator[Worker]:
         torch.cuda.set_device(place)
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
+        torch._dynamo.config.recompile_limit = 64  # the default falls back to eager silently
+        torch._dynamo.config.suppress_errors = True  # a slow run is better than none
     if count > 1:
         dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
@@ -171,6 +189,8 @@ class Loop:
     def __post_init__(self) -> None:
         self.peaks = [[group["lr"] for group in o.param_groups] for o in self.optimisers]
         self.step = 0
+        self.fraction = 0.0
+        """Of the time budget, as process 0 saw it at the last look; the same for all."""
         self.budget = Budget(60 * self.minutes)
         if (state := self.folder.restore()) is not None:
             self.model.load_state_dict(state["model"])
@@ -179,6 +199,7 @@ class Loop:
             self.average.load(state["average"])
             self.step = state["step"]
             self.budget = Budget(60 * self.minutes, spent=state["seconds"])
+        self.fraction = self.worker.share(self.budget.fraction)
 
     def run(self, losses: Callable[[int], dict[str, Tensor]], look: Callable[[], None]) -> None:
         """Train.
@@ -193,6 +214,7 @@ class Loop:
             if self.step % LOOK_EVERY == 0:
                 if self.worker.agree(self._ended()):
                     break
+                self.fraction = self.worker.share(self.budget.fraction)
                 look()
                 if self.worker.agree(time.monotonic() - saved > 60 * self.save_minutes):
                     self.save()
@@ -213,7 +235,7 @@ class Loop:
         return self.budget.fraction >= 1 or here >= 60 * self.pause_minutes
 
     def _update(self, total: Tensor) -> None:
-        factor = learning_rate(self.budget.fraction, self.step, self.warmup, self.decay_from)
+        factor = learning_rate(self.fraction, self.step, self.warmup, self.decay_from)
         for optimiser, peaks in zip(self.optimisers, self.peaks, strict=True):
             for group, peak in zip(optimiser.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamactor.backbones.nano import NanoConfig, load_vae
 from dreamactor.backbones.weights import load_weights, save_weights
@@ -26,16 +26,26 @@ from dreamactor.conditioning.canvas import (
     reference_half,
 )
 from dreamactor.conditioning.text import TextEncoder
-from dreamactor.diffusion.flow import MotionHalf, add_noise, flow_loss, sample_sigma, schedule
+from dreamactor.diffusion.flow import (
+    MotionHalf,
+    add_noise,
+    flow_loss,
+    sample_sigma,
+    schedule,
+    shifted,
+)
 from dreamactor.diffusion.sampler import sample_euler
 from dreamactor.image import write_png
-from dreamactor.runs import RunFolder, generator, plain
+from dreamactor.runs import RunFolder, generator
 from dreamactor.training.latents import LatentPool
-from dreamactor.training.loop import Average, Loop, Worker, workers
+from dreamactor.training.loop import Average, Loop, Worker, identity, workers
 from dreamactor.training.nano_vae import picture
 from dreamactor.training.optim import optimisers_for
 
 TIMESTEPS = 1000  # Wan's transformers read sigma * 1000
+FLAT_SHARE = 0.1
+"""Share of noise levels drawn evenly, since sampling starts at 1 and logit-normal draws hardly ever
+reach it."""
 SHEET_STEPS = 8  # sampling steps of the pictures written while training
 
 
@@ -72,7 +82,7 @@ class NanoTrainConfig:
     """Share of samples without text."""
     subject_weight: float = 3.0
     """Extra weight of cells that the subject covers."""
-    least: int = 512
+    least: int = 1000
     """Pairs to start with, on each GPU."""
     consume: bool = False
     """Delete shards once encoded, so that renderers go on (`dreamactor world pool --room`)."""
@@ -106,7 +116,11 @@ def draw(config: NanoTrainConfig, draws: torch.Generator, target: Tensor) -> Dra
     past = (count, channels, height, width)
     drawn = Draws(
         noise=torch.randn(wide, generator=local, device=target.device),
-        sigma=sample_sigma(torch.randn(count, generator=draws), config.shift),
+        sigma=torch.where(
+            torch.rand(count, generator=draws) < FLAT_SHARE,
+            shifted(torch.rand(count, generator=draws), config.shift),
+            sample_sigma(torch.randn(count, generator=draws), config.shift),
+        ),
         continued=torch.rand(count, generator=draws) < config.continued,
         jitter=torch.rand(count, generator=draws).square() * config.continued_noise,
         jitter_noise=torch.randn(past, generator=local, device=target.device),
@@ -146,6 +160,24 @@ def example(
     return torch.cat([x, mask, canvas], dim=1), latents, drawn.noise, text, shown
 
 
+def stretch_positions(rope: nn.Module, tables: tuple[Tensor, Tensor], factor: int) -> None:
+    """Let rows and columns of the rotary tables count `factor` positions each.
+
+    At half size a place in the other half is 8 patches away instead of 16; with a factor of 2 the
+    network sees the same distance at both sizes.
+
+    Args:
+        rope: diffusers' WanRotaryPosEmbed, changed in place.
+        tables: Its own tables (cos, sin), each (positions, head_dim).
+        factor: 1 restores them.
+    """
+    start = int(rope.t_dim)  # type: ignore[arg-type]
+    for buffer, full in zip((rope.freqs_cos, rope.freqs_sin), tables, strict=True):
+        spaced = full[::factor, start:]
+        assert isinstance(buffer, Tensor)
+        buffer[: len(spaced), start:] = spaced
+
+
 def train_nano(config: NanoTrainConfig, run: Path) -> Path:
     """Train until the time is up; the same call resumes.
 
@@ -163,7 +195,7 @@ class _Run:
 
     def __init__(self, config: NanoTrainConfig, run: Path, worker: Worker) -> None:
         self.config, self.worker = config, worker
-        self.folder = RunFolder.open(run, plain(asdict(config)), worker.leads)
+        self.folder = RunFolder.open(run, identity(asdict(config)), worker.leads)
         torch.manual_seed(config.seed)
         self.vae = load_vae(config.vae).to(worker.device).requires_grad_(False)
         self.shape = NanoConfig(latent_channels=self.vae.config.latent_channels)
@@ -184,12 +216,13 @@ class _Run:
             config.pause_minutes,
         )
         if config.compile and worker.on_gpu:
-            torch._dynamo.config.recompile_limit = 64  # the default falls back to eager silently
             self.model.compile_repeated_blocks(dynamic=False)
         self.trainee = worker.together(self.model)
+        rope = self.model.rope
+        self.tables = (rope.freqs_cos.clone(), rope.freqs_sin.clone())
         encoder = TextEncoder(config.text, worker.device)
         self.pool = LatentPool(config.pool, config.pairs, self.vae, encoder, worker, config.consume)
-        self.half = self.loop.budget.fraction < config.half_share
+        self._set_size(self.loop.fraction < config.half_share)
         self.pool.wait(config.least, self.half)
 
     def train(self) -> None:
@@ -197,8 +230,13 @@ class _Run:
         self.loop.run(self._losses, self._look)
 
     def _look(self) -> None:
-        self.half = self.worker.agree(self.loop.budget.fraction < self.config.half_share)
-        self.pool.refresh(3, self.half)
+        self._set_size(self.loop.fraction < self.config.half_share)
+        self.pool.refresh(6, self.half)
+
+    def _set_size(self, half: bool) -> None:
+        """Choose the size; at half size positions count double, so that a place stays a place."""
+        self.half = half
+        stretch_positions(self.model.rope, self.tables, 2 if half else 1)
 
     def _losses(self, step: int) -> dict[str, Tensor]:
         config = self.config
@@ -230,7 +268,9 @@ class _Run:
         save_weights(self.folder.path / "transformer.safetensors", state, header)
         kept = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(state)
-        write_png(self.folder.path / "samples" / f"{step:06d}.png", picture(self._sheet()))
+        with torch.compiler.set_stance("force_eager"):
+            sheet = self._sheet()
+        write_png(self.folder.path / "samples" / f"{step:06d}.png", picture(sheet))
         self.model.load_state_dict(kept)
 
     @torch.inference_mode()

@@ -23,8 +23,8 @@ from dreamactor.backbones.weights import load_weights, save_weights
 from dreamactor.bench.perceptual import Perceptual
 from dreamactor.errors import ConfigError
 from dreamactor.image import write_png
-from dreamactor.runs import RunFolder, generator, plain
-from dreamactor.training.loop import Average, Loop, Worker, workers
+from dreamactor.runs import RunFolder, generator
+from dreamactor.training.loop import Average, Loop, Worker, identity, workers
 from dreamactor.training.optim import optimisers_for
 from dreamactor.training.pool import PATIENCE, ShardFeed
 
@@ -126,7 +126,7 @@ class ClipPool:
                 clip = clip.flip(2)
             if colours[k]:
                 order = [*torch.randperm(3, generator=draws).tolist(), 3]
-                clip = clip[..., order]
+                clip = torch.stack([clip[..., channel] for channel in order], dim=-1)
             out[k] = clip
         x = out.permute(0, 4, 1, 2, 3).float()
         return torch.cat([x[:, :3] / 127.5 - 1, x[:, 3:] / 255], dim=1)
@@ -158,11 +158,10 @@ def still_clips(stills: Tensor, draws: torch.Generator, count: int, size: int) -
     theta = torch.zeros(count, 17, 2, 3)
     theta[..., 0, 0] = theta[..., 1, 1] = frames_scale
     theta[..., :, 2] = frames_centre
-    grid = F.affine_grid(theta.flatten(0, 1), [count * 17, 3, size, size], align_corners=False)
+    views = theta.flatten(0, 1).to(picture.device)
+    grid = F.affine_grid(views, [count * 17, 3, size, size], align_corners=False)
     repeated = picture.repeat_interleave(17, dim=0)
-    clip = F.grid_sample(
-        repeated, grid.to(picture.device), padding_mode="reflection", align_corners=False
-    )
+    clip = F.grid_sample(repeated, grid, padding_mode="reflection", align_corners=False)
     clip = clip.unflatten(0, (count, 17)).transpose(1, 2)
     return torch.cat([clip, torch.zeros_like(clip[:, :1])], dim=1)
 
@@ -212,7 +211,7 @@ class _Run:
 
     def __init__(self, config: VAETrainConfig, run: Path, worker: Worker) -> None:
         self.config, self.worker = config, worker
-        self.folder = RunFolder.open(run, plain(asdict(config)), worker.leads)
+        self.folder = RunFolder.open(run, identity(asdict(config)), worker.leads)
         self.pool = ClipPool(config.pool, config.clips, worker)
         self.pool.wait(config.least)
         self.stills = load_stills(config.stills, worker.device) if config.stills else None

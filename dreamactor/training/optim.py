@@ -78,10 +78,10 @@ class Muon(torch.optim.Optimizer):
     def _step_shape(self, params: list[nn.Parameter], group: dict[str, Any]) -> None:
         weights: list[Tensor] = list(params)
         grads = [param.grad for param in params if param.grad is not None]
-        buffers: list[Tensor] = [
-            self.state[param].setdefault("momentum_buffer", torch.zeros_like(param))
-            for param in params
-        ]
+        for param in params:
+            if "momentum_buffer" not in self.state[param]:
+                self.state[param]["momentum_buffer"] = torch.zeros_like(param)
+        buffers: list[Tensor] = [self.state[param]["momentum_buffer"] for param in params]
         torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
         updates = torch._foreach_lerp(grads, buffers, group["momentum"])
         stack = torch.stack(list(updates)).flatten(2)  # (n, rows, columns)
