@@ -6,6 +6,7 @@ frame j at j / source_fps. Two input frames are in memory at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Any, Literal
@@ -24,13 +25,18 @@ AGREE, DIFFER = 40.0, 90.0  # mean levels of 255 between the warps: blend below,
 
 
 def frames_needed(count: int, fps: Fraction, source_fps: Fraction) -> int:
-    """Source frames that surround `count` output frames: the last is not before the last output.
+    """Source frames for `count` output frames: the last is the one nearest to the last output.
+
+    Of two equally near ones the earlier counts, so a 2-second clip of 24 frames a second takes 24
+    source frames at 12: one more would cost a latent frame for the clip's last 42 ms. What lies
+    past the last source frame shows it still, for half a source frame at most.
 
     Example:
-        >>> frames_needed(25, Fraction(25), Fraction(12))  # the last output is at .96 s
+        >>> frames_needed(25, Fraction(25), Fraction(12))  # the last output is at .96 s: 11.52
         13
     """
-    return -int(-(count - 1) * source_fps // fps) + 1
+    last = (count - 1) * source_fps / fps  # in source frames
+    return math.ceil(last - Fraction(1, 2)) + 1
 
 
 def at_rate(

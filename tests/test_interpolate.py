@@ -50,12 +50,12 @@ def test_frames_on_time_are_untouched(mode):
 
 @pytest.mark.parametrize("source", [12, 16, Fraction(24000, 1001)])
 @pytest.mark.parametrize("fps", [Fraction(30000, 1001), 25, 6, Fraction(7, 2), 240])
-def test_frames_needed_just_surround_the_last(source, fps):
+def test_the_last_frame_needed_is_nearest_to_the_last_shown(source, fps):
     for count in (1, 2, 7, 100, 7500):
         frames = frames_needed(count, Fraction(fps), Fraction(source))
         last = (count - 1) / Fraction(fps)
         assert frames >= 1
-        assert (frames - 2) / Fraction(source) < last <= (frames - 1) / Fraction(source)
+        assert abs((frames - 1) / Fraction(source) - last) <= Fraction(1, 2) / Fraction(source)
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
