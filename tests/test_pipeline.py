@@ -380,6 +380,6 @@ def test_preview_plans_and_writes_nothing(tmp_path, reference):
     assert sorted(tmp_path.iterdir()) == before
     assert shown["output"] == {"frames": 60, "fps": "25", "height": 32, "width": 64}
     assert [s["new"] for s in shown["segments"]] == [16, 12, 1]
-    assert shown["generated_frames"] == 30
+    assert shown["generated_frames"] == 29
     assert shown["estimated_seconds"] >= 0
     assert json.loads(json.dumps(shown)) == shown
