@@ -309,6 +309,6 @@ def test_a_feed_reads_each_shard_of_its_share_once(pool: Path) -> None:
 def test_a_pool_that_stays_empty_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dreamactor.training.nano_vae.PATIENCE", 0.0)
+    monkeypatch.setattr("dreamactor.training.pool.PATIENCE", 0.0)
     with pytest.raises(ConfigError, match="0 clips"):
         ClipPool(tmp_path, 8, CPU).wait(8)

@@ -19,7 +19,7 @@ from dreamactor.bench.evaluate import Case
 from dreamactor.conditioning.canvas import build_canvas, motion_half, reference_half
 from dreamactor.conditioning.framing import to_half
 from dreamactor.diffusion.flow import schedule
-from dreamactor.diffusion.sampler import sample_euler
+from dreamactor.diffusion.sampler import beside, sample_euler
 from dreamactor.diffusion.segments import plan
 from dreamactor.errors import ConfigError
 from dreamactor.provenance import Stages
@@ -103,10 +103,7 @@ class Animation:
             ]
         )
 
-        def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-            both = torch.cat([x, motion], dim=-1)  # (B, C, F, h, 2w)
-            return reference_half(self.backbone.velocity(both, sigma, cond))
-
+        velocity = beside(lambda x, sigma: self.backbone.velocity(x, sigma, cond), motion)
         sigmas = schedule(self.steps, self.backbone.native.shift)
         latents = sample_euler(velocity, noise.to(known), sigmas)
         return torch.cat([known[:, :, :1], latents[:, :, 1:]], dim=2)

@@ -30,7 +30,7 @@ from dreamactor.conditioning.canvas import build_canvas, motion_half, reference_
 from dreamactor.conditioning.framing import fit_soft, to_half, to_picture
 from dreamactor.diffusion.flow import schedule
 from dreamactor.diffusion.job import AnimateConfig, Fit, Job, prepare
-from dreamactor.diffusion.sampler import Velocity, guided, sample_euler
+from dreamactor.diffusion.sampler import Velocity, beside, guided, sample_euler
 from dreamactor.diffusion.segments import Segment, plan
 from dreamactor.image import Box, Rgb
 from dreamactor.interpolate import Interpolation, at_rate, frames_needed
@@ -237,11 +237,7 @@ def denoise(task: Task, segment: Segment, backbone: Backbone, cond: Cond, tick: 
     noise = torch.randn(known.shape, generator=draws).to(known)
 
     def toward(cond: Cond) -> Velocity:
-        def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-            both = torch.cat([x, motion], dim=-1)  # (1, C, F, h, 2w)
-            return reference_half(backbone.velocity(both, sigma, cond))
-
-        return velocity
+        return beside(lambda x, sigma: backbone.velocity(x, sigma, cond), motion)
 
     said, unsaid = toward(cond), toward(replace(cond, text=torch.zeros_like(cond.text)))
     velocity = guided(said, unsaid, 1.0 if task.silent else task.guidance)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
+import torch
 from torch import Tensor
+
+from dreamactor.conditioning.canvas import reference_half
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x, sigma ()) -> noise - latents, at the shape of x."""
@@ -26,6 +29,24 @@ def sample_euler(velocity: Velocity, noise: Tensor, sigmas: Tensor) -> Tensor:
     for sigma, sigma_next in pairwise(sigmas):
         x = x + (sigma_next - sigma) * velocity(x.to(noise.dtype), sigma).float()
     return x.to(noise.dtype)
+
+
+def beside(velocity: Velocity, motion: Tensor) -> Velocity:
+    """The velocity of the reference half alone, while the motion half stays clean.
+
+    Args:
+        velocity: Of the whole canvas, at (B, C, F, h, 2w).
+        motion: (B, C, F, h, w) the driver's latents, shown at every step as in training.
+
+    Returns:
+        Velocity at (B, C, F, h, w).
+    """
+
+    def of_reference(x: Tensor, sigma: Tensor) -> Tensor:
+        both = torch.cat([x, motion], dim=-1)  # (B, C, F, h, 2w)
+        return reference_half(velocity(both, sigma))
+
+    return of_reference
 
 
 def guided(cond: Velocity, uncond: Velocity, guidance: float) -> Velocity:

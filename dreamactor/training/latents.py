@@ -6,7 +6,6 @@ one half (32 at full size, 16 at half size).
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +15,8 @@ from torch import Tensor
 
 from dreamactor.backbones.nano_vae import NanoVAE
 from dreamactor.conditioning.text import TextEncoder
-from dreamactor.errors import ConfigError
 from dreamactor.training.loop import Worker
-from dreamactor.training.pool import PATIENCE, ShardFeed, consume_shard
+from dreamactor.training.pool import ShardFeed, consume_shard
 
 
 @dataclass
@@ -60,14 +58,7 @@ class LatentPool:
 
     def wait(self, pairs: int, half: bool) -> None:
         """Block until there are enough pairs to start with."""
-        deadline = time.monotonic() + PATIENCE
-        while self.count < pairs:
-            self.refresh(1, half, seconds=1.0)
-            if time.monotonic() > deadline:
-                raise ConfigError(
-                    f"{self.folder}: {self.count} pairs after {PATIENCE:.0f} s, want {pairs}; "
-                    "is `dreamactor world pool` filling it?"
-                )
+        self.feed.wait(lambda: self.count, pairs, "pairs", lambda: self.refresh(1, half, 1.0))
 
     def batch(self, draws: torch.Generator, count: int, half: bool) -> dict[str, Tensor]:
         """Random pairs, float32."""

@@ -25,6 +25,7 @@ from dreamactor.conditioning.canvas import (
     motion_half,
     reference_half,
 )
+from dreamactor.conditioning.framing import to_picture
 from dreamactor.conditioning.text import TextEncoder
 from dreamactor.diffusion.flow import (
     MotionHalf,
@@ -34,12 +35,11 @@ from dreamactor.diffusion.flow import (
     schedule,
     shifted,
 )
-from dreamactor.diffusion.sampler import sample_euler
+from dreamactor.diffusion.sampler import beside, sample_euler
 from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.latents import LatentPool
 from dreamactor.training.loop import Average, Loop, Worker, identity, workers
-from dreamactor.training.nano_vae import picture
 from dreamactor.training.optim import optimisers_for
 
 TIMESTEPS = 1000  # Wan's transformers read sigma * 1000
@@ -270,7 +270,7 @@ class _Run:
         self.model.load_state_dict(state)
         with torch.compiler.set_stance("force_eager"):
             sheet = self._sheet()
-        write_png(self.folder.path / "samples" / f"{step:06d}.png", picture(sheet))
+        write_png(self.folder.path / "samples" / f"{step:06d}.png", to_picture(sheet))
         self.model.load_state_dict(kept)
 
     @torch.inference_mode()
@@ -285,19 +285,18 @@ class _Run:
         channels = latents.shape[1]
         condition, motion = x[:, channels:], motion_half(latents)
 
-        def velocity(left: Tensor, sigma: Tensor) -> Tensor:
-            wide = torch.cat([left, motion], dim=-1)
+        def velocity(wide: Tensor, sigma: Tensor) -> Tensor:
             with self.worker.autocast():
-                out = self.model(
+                out: Tensor = self.model(
                     hidden_states=torch.cat([wide, condition], dim=1),
-                    timestep=(sigma * TIMESTEPS).expand(len(left)).to(left.device),
+                    timestep=(sigma * TIMESTEPS).expand(len(wide)).to(wide.device),
                     encoder_hidden_states=text,
                     return_dict=False,
                 )[0]
-            return reference_half(out).float()
+            return out
 
         sigmas = schedule(SHEET_STEPS, config.shift)
-        sampled = sample_euler(velocity, reference_half(noise), sigmas)
+        sampled = sample_euler(beside(velocity, motion), reference_half(noise), sigmas)
         rows = []
         for part in (motion, reference_half(latents), sampled):
             frames = self.vae.decode(part)[:, :, 10]

@@ -9,7 +9,6 @@ GPU under torchrun.
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,12 +20,13 @@ from torch import Tensor, nn
 from dreamactor.backbones.nano_vae import Block, NanoVAE
 from dreamactor.backbones.weights import load_weights, save_weights
 from dreamactor.bench.perceptual import Perceptual
+from dreamactor.conditioning.framing import to_picture
 from dreamactor.errors import ConfigError
 from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.loop import Average, Loop, Worker, identity, workers
 from dreamactor.training.optim import optimisers_for
-from dreamactor.training.pool import PATIENCE, ShardFeed
+from dreamactor.training.pool import ShardFeed
 
 STATISTICS = 16
 """Batches of eight crops that the latents' statistics are measured on."""
@@ -98,14 +98,7 @@ class ClipPool:
 
     def wait(self, clips: int) -> None:
         """Block until there are enough clips to start with."""
-        deadline = time.monotonic() + PATIENCE
-        while self.count < clips:
-            self.refresh(1, seconds=1.0)
-            if time.monotonic() > deadline:
-                raise ConfigError(
-                    f"{self.folder}: {self.count} clips after {PATIENCE:.0f} s, want {clips}; "
-                    "is `dreamactor world pool` filling it?"
-                )
+        self.feed.wait(lambda: self.count, clips, "clips", lambda: self.refresh(1, seconds=1.0))
 
     def crops(self, draws: torch.Generator, count: int, size: int) -> Tensor:
         """Random crops, (count, 4, 17, size, size) in [-1, 1], channel 3 the mask in [0, 1]."""
@@ -290,19 +283,13 @@ class _Run:
         with torch.inference_mode():
             output = vae.decode(vae.encode(clip))
         rows = [torch.cat(list(x[:, :, 8]), dim=-1) for x in (clip, output)]
-        write_png(self.folder.path / "samples" / f"{step:06d}.png", picture(torch.cat(rows, -2)))
+        write_png(self.folder.path / "samples" / f"{step:06d}.png", to_picture(torch.cat(rows, -2)))
 
 
 def frames_of(clips: Tensor, which: Tensor) -> Tensor:
     """Some frames of each clip: (B, 3, T, H, W), (B, n) -> (B * n, 3, H, W)."""
     rows = torch.arange(len(clips), device=clips.device)[:, None]
     return clips.transpose(1, 2)[rows, which].flatten(0, 1)
-
-
-def picture(x: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """(3, H, W) in [-1, 1] to (H, W, 3) uint8."""
-    pixels = ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,6 +114,23 @@ class ShardFeed:
         if isinstance(item, BaseException):
             raise item
         return item
+
+    def wait(
+        self, held: Callable[[], int], wanted: int, noun: str, refresh: Callable[[], None]
+    ) -> None:
+        """Refresh until enough is held to start with.
+
+        Raises:
+            ConfigError: There is too little after PATIENCE seconds.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while held() < wanted:
+            refresh()
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"{self.folder}: {held()} {noun} after {PATIENCE:.0f} s, want {wanted}; "
+                    "is `dreamactor world pool` filling it?"
+                )
 
     def _read(self) -> None:
         seen: set[int] = set()
