@@ -18,15 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from dreamactor import __version__
+from dreamactor.bench import evaluate
 from dreamactor.bench.evaluate import Case
+from dreamactor.bench.settings import BenchConfig
 from dreamactor.errors import AssetError
 from dreamactor.world.cast import Cast, load_cast
 from dreamactor.world.pairs import Pair, PairSampler
+
+if TYPE_CHECKING:
+    from dreamactor.bench.perceptual import Perceptual
 
 SPLIT = "test"
 
@@ -138,6 +143,33 @@ class Studio:
     def cases(self, indices: Sequence[int]) -> Drawing:
         """Cases of these indices, in order, lazily."""
         return Drawing(self, indices)
+
+    def measure(
+        self,
+        path: Path,
+        systems: evaluate.Systems,
+        config: BenchConfig,
+        perceptual: Perceptual | None,
+        options: evaluate.Options,
+    ) -> tuple[list[evaluate.Record], list[str], bool]:
+        """Measure the first cases, as far as they are not measured yet.
+
+        Args:
+            path: results.jsonl of the run.
+            systems: By name.
+            config: How many cases, and how many at once.
+            perceptual: Network of ST-LPIPS, or None.
+            options: What is measured.
+
+        Returns:
+            All records of the file, the names of the cases, and whether any was measured now.
+        """
+        names = {self.source.name(i): i for i in range(config.count)}
+        todo = [names[name] for name in evaluate.missing(path, systems, names)]
+        records = evaluate.run(
+            self.cases(todo), systems, path, perceptual, options, config.at_once, self.pool
+        )
+        return records, list(names), bool(todo)
 
     def case(self, index: int) -> Case:
         """One case, drawn here."""

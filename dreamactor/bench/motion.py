@@ -82,19 +82,15 @@ def bench_nano(cast: Path, out: Path, config: NanoBenchConfig) -> Path:
         nano, perceptual = load(config.weights, config.device), config.load_perceptual()
         systems, main = _systems(nano, config)
         path = open_folder(out) / "results.jsonl"
-        names = {source.name(i): i for i in range(config.count)}
-        todo = [names[name] for name in evaluate.missing(path, systems, names)]
         about = {
             **studio.about,
             "weights": nano.weights if nano else {},
             "before": config.before,
         }
         options = evaluate.Options(lpips_frames=config.lpips or None, about=about)
-        records = evaluate.run(
-            studio.cases(todo), systems, path, perceptual, options, config.at_once, studio.pool
-        )
-        if todo or not (out / "contact.png").is_file():
-            _draw_sheets(out, studio, systems, main, records, list(names)[:ON_SHEET])
+        records, names, fresh = studio.measure(path, systems, config, perceptual, options)
+        if fresh or not (out / "contact.png").is_file():
+            _draw_sheets(out, studio, systems, main, records, names[:ON_SHEET])
         timed = _time(out, studio, systems, main, config)
     return _write_report(out, cast, config, records, main, timed, about)
 

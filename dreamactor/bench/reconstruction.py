@@ -87,15 +87,10 @@ def bench_vae(cast: Path, out: Path, config: VAEBenchConfig) -> Path:
         config.check_device()
         (system, digest), perceptual = _load(config), config.load_perceptual()
         path = open_folder(out) / "results.jsonl"
-        names = {source.name(i): i for i in range(config.count)}
-        todo = [names[name] for name in evaluate.missing(path, [SYSTEM], names)]
         about = {**studio.about, "weights": {"vae.safetensors": digest}}
         options = evaluate.Options(lpips_frames=config.lpips or None, whole=True, about=about)
-        records = evaluate.run(
-            *(studio.cases(todo), {SYSTEM: system}, path, perceptual, options),
-            *(config.at_once, studio.pool),
-        )
-        if todo or not (out / "contact.png").is_file():
+        records, _, fresh = studio.measure(path, {SYSTEM: system}, config, perceptual, options)
+        if fresh or not (out / "contact.png").is_file():
             _draw_sheet(out / "contact.png", studio, system, min(config.count, ON_SHEET))
     samples = measure_samples(system, config.size, out / "samples.png")
     write_text(out / "samples.json", json.dumps([asdict(s) for s in samples], indent=1) + "\n")
