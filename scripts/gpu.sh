@@ -7,17 +7,27 @@
 #   scripts/gpu.sh nano HOME OUT key=value... train the transformer in the foreground
 #
 # HOME is a folder outside the checkout, which survives between commands. Training is stopped after
-# SECONDS_LIMIT (570) at the latest; whatever happened, weights in pieces of 16 MB, the log, the
-# curve and the last samples are copied to OUT. The same settings resume; pause_minutes may differ.
+# SECONDS_LIMIT (570) at the latest; if it fails, it goes on without torch.compile. Whatever happened,
+# weights in pieces of 16 MB, the log, the curve and the last samples are copied to OUT. The same
+# settings resume; pause_minutes may differ.
 # Set up everything before `render`: it replaces the code.
 set -euo pipefail
 verb=$1 home=$2
+limit=${SECONDS_LIMIT:-570}
 gpus=$(nvidia-smi -L | wc -l)
 cores=$(getconf _NPROCESSORS_ONLN)
 export PYTHONPATH=$home/src:$home/site PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
 export OMP_NUM_THREADS=4 TOKENIZERS_PARALLELISM=false TORCHINDUCTOR_COMPILE_THREADS=8
 vendor=/usr/local/nvidia/share/glvnd/egl_vendor.d/10_nvidia.json
 if [ -f $vendor ]; then export __EGL_VENDOR_LIBRARY_FILENAMES=$vendor; fi
+
+# renderers MINUTES: fill the pool in the background, unless that is being done already
+renderers() {
+  pgrep -f "dreamactor.cli world pool" > /dev/null && return
+  setsid nohup python3 -m dreamactor.cli world pool --cast "$home/full.castpack" \
+    --out "$home/pool" --shards 1000000 --processes $((cores * 3 / 4)) --minutes "$1" \
+    --gpus "$gpus" --room 800 >> "$home/render.log" 2>&1 < /dev/null &
+}
 
 # train STAGE FILE OUT settings...: one stage, its results copied out whatever happens
 train() {
@@ -29,8 +39,17 @@ train() {
     split -b 16000000 "$run/$file" "$out/$file.part." || true
     sha256sum "$run/$file" || true
   }
-  timeout -k 5 "${SECONDS_LIMIT:-570}" torchrun --nproc-per-node "$gpus" -m dreamactor.cli train \
-    "$1" --out "$run" "${@:4}" > "$run.log" 2>&1 || echo "training ended with $?"
+  torch() {
+    timeout -k 5 "$((limit - SECONDS))" torchrun --nproc-per-node "$gpus" -m dreamactor.cli train \
+      "$@" >> "$run.log" 2>&1
+  }
+  local code=0
+  torch "$1" --out "$run" "${@:4}" || code=$?
+  if [ $code != 0 ] && [ $code != 124 ]; then
+    echo "training ended with $code after $SECONDS s; again without torch.compile"
+    torch "$1" --out "$run" "${@:4}" compile=false || code=$?
+  fi
+  echo "training ended with $code after $SECONDS s"
   grep -E "^step|rror" "$run.log" | awk 'NR % 4 == 1' || true
   tail -4 "$run.log"
   collect
@@ -45,15 +64,16 @@ case $verb in
     for part in .carry/*/; do cp -r "$part"/. "$home/"; done
     python3 -c "import dreamactor.training.nano, dreamactor.training.nano_vae; print('ready')" ;;
   render)
-    setsid nohup python3 -m dreamactor.cli world pool --cast "$home/full.castpack" \
-      --out "$home/pool" --shards 1000000 --processes $((cores * 3 / 4)) --minutes "$3" \
-      --gpus "$gpus" --room 800 > "$home/render.log" 2>&1 &
-    python3 -m dreamactor.cli world pool --cast "$home/full.castpack" --out "$home/pool_test" \
-      --shards 4 --processes 4 --minutes 2 --split test --seed 1 ;;
+    renderers "$3"
+    sleep 20
+    tail -2 "$home/render.log"
+    echo "$(ls "$home/pool" | grep -c npy) shards" ;;
   vae)
+    renderers 20
     train nano-vae vae.safetensors "$3" pool="$home/pool" stills="$home/stills" \
       perceptual="$home/vgg4_fp16.safetensors" "${@:4}" ;;
   nano)
+    renderers 20
     train nano transformer.safetensors "$3" pool="$home/pool" \
       vae="$home/nano-vae/vae.safetensors" text="$home/text" consume=true "${@:4}" ;;
   *) echo "unknown verb $verb" >&2; exit 2 ;;
