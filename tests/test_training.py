@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from dreamactor.backbones.base import Native
 from dreamactor.backbones.nano import Nano, NanoConfig, load_nano, transformer_input
-from dreamactor.backbones.nano_vae import NanoVAE, NanoVAEConfig, blocks, unblocks
+from dreamactor.backbones.nano_vae import BLOCK, NanoVAE, NanoVAEConfig, blocks, unblocks
 from dreamactor.backbones.weights import load_weights
 from dreamactor.conditioning.canvas import build_canvas
 from dreamactor.errors import ConfigError
@@ -31,13 +31,26 @@ from dreamactor.training.nano import (
 from dreamactor.training.nano_vae import (
     ClipPool,
     VAETrainConfig,
+    contrast_loss,
     frames_of,
+    latent_statistics,
     reconstruction_loss,
     still_clips,
     train_nano_vae,
+    visible_energy,
 )
 from dreamactor.training.optim import Muon, optimisers_for
-from dreamactor.training.pool import SHARD, ShardFeed, read_shard, ready_shards, write_shard
+from dreamactor.training.pool import (
+    SHARD,
+    Shard,
+    ShardFeed,
+    joint_array,
+    read_shard,
+    ready_shards,
+    write_shard,
+)
+from dreamactor.world.anatomy import JOINTS
+from dreamactor.world.scene import Joints
 
 TINY_VAE = NanoVAEConfig(4, (8, 8, 8), (1, 1, 1), (8, 8, 8, 8), (1, 1, 1, 1))
 CPU = Worker(0, 1, torch.device("cpu"))
@@ -51,6 +64,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     y, x = np.mgrid[:64, :64]
     for shard in range(2):
         pixels = np.empty((SHARD, 34, 64, 64, 4), np.uint8)
+        joints = np.full((SHARD, 34, len(JOINTS), 2), np.nan, np.float32)
         for pair in range(SHARD):
             colour, speed = rng.uniform(0, 255, 3), rng.uniform(-1, 1, 2)
             for frame in range(34):
@@ -58,15 +72,28 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 blob = np.hypot(y - at[0], x - at[1]) < 14
                 pixels[pair, frame, ..., :3] = np.where(blob[..., None], colour, 128)
                 pixels[pair, frame, ..., 3] = 255 * blob
-        write_shard(folder, shard, pixels, [f"a blob of pair {pair}" for pair in range(SHARD)])
+                joints[pair, frame, JOINTS.index("pelvis")] = (at[::-1] + 0.5) / 64
+        captions = [f"a blob of pair {pair}" for pair in range(SHARD)]
+        write_shard(folder, Shard(shard, pixels, joints, captions))
     return folder
 
 
 def test_pool_round_trip(pool: Path) -> None:
     assert ready_shards(pool) == [0, 1]
-    pixels, captions = read_shard(pool, 1)
-    assert pixels.shape == (SHARD, 34, 64, 64, 4)
-    assert captions[3] == "a blob of pair 3"
+    shard = read_shard(pool, 1)
+    assert shard.pixels.shape == (SHARD, 34, 64, 64, 4)
+    assert shard.joints.shape == (SHARD, 34, 17, 2)
+    assert shard.captions[3] == "a blob of pair 3"
+
+
+def test_joints_of_any_skeleton_stand_in_one_order() -> None:
+    """exact: parts of the side by name; what is not seen, or not there, is NaN."""
+    pixels = np.array([[[32.0, 8.0], [64.0, 16.0]]])
+    visible = np.array([[True, False]])
+    array = joint_array(Joints(("wrist_r", "head"), pixels, np.ones((1, 2)), visible), 64)
+    assert array.shape == (1, 17, 2)
+    assert array[0, JOINTS.index("wrist_r")].tolist() == [0.5, 0.125]
+    assert np.isfinite(array).sum() == 2
 
 
 def test_blocks_are_undone_exactly() -> None:
@@ -156,6 +183,49 @@ def test_reconstruction_loss_weighs_the_subject_threefold() -> None:
     assert_close(loss, torch.tensor(0.5 + 0.25))
     subject = reconstruction_loss(clip + 0.5, clip, torch.ones(1, 1, 5, 8, 8))
     assert_close(subject, 3 * loss)
+
+
+def test_contrast_loss_sees_blur_and_not_a_shift_of_colour() -> None:
+    clip = torch.zeros(1, 3, 2, 16, 16)
+    clip[..., ::2] = 0.5
+    mask = torch.zeros(1, 1, 2, 16, 16)
+    assert contrast_loss(clip + 0.3, clip, mask).item() < 1e-6
+    flat = torch.full_like(clip, 0.25)
+    blurred = contrast_loss(flat, clip, mask)
+    assert blurred.item() > 0.4
+    assert_close(contrast_loss(flat, clip, mask + 1), 3 * blurred)
+
+
+def test_visible_energy_of_a_linear_decoder() -> None:
+    """exact: the squared length of its column, spread over the numbers of a block."""
+    torch.manual_seed(0)
+    vae = NanoVAE(TINY_VAE)
+    with torch.no_grad():
+        for parameter in vae.decoder.parameters():
+            parameter.zero_()
+        columns = torch.randn(BLOCK, 4, 1, 1)
+        vae.decoder.linear.weight.copy_(columns)
+    std = torch.tensor([1.0, 2.0, 0.5, 0.1])
+    energy = visible_energy(vae, torch.zeros(4, 4, 9, 16, 16), std)
+    expected = std.square() * columns.square().mean(dim=0).flatten()
+    assert_close(energy, expected, rtol=0.1, atol=0)
+
+
+def test_channels_that_show_more_keep_more_variance(pool: Path) -> None:
+    """exact: variances are to each other as the roots of visible energies, 1 on average."""
+    torch.manual_seed(0)
+    clips = ClipPool(pool, 64, CPU)
+    clips.wait(64)
+    vae = NanoVAE(TINY_VAE)
+    vae.start_linear(clips.crops(generator(0, "x", 0), 16, 32)[:, :3])
+    configs = [VAETrainConfig(pool, crop=32, coarse=coarse) for coarse in (0.0, 0.5)]
+    (_, even), (_, uneven) = (latent_statistics(vae, clips, config) for config in configs)
+    variance = (even / uneven).square()
+    assert_close(variance.mean(), torch.tensor(1.0))
+    first = vae.encoder(clips.crops(generator(0, "statistics", 0), 8, 32)[:, :3])
+    energy = visible_energy(vae, first.chunk(2, dim=1)[0], even)
+    assert_close(variance / variance[0], (energy / energy[0]).sqrt())
+    assert variance.max() > 2 * variance.min()
 
 
 def test_frames_of_picks_frames() -> None:
@@ -302,7 +372,7 @@ def test_a_feed_reads_each_shard_of_its_share_once(pool: Path) -> None:
     shard = feed.take(seconds=5.0)
     assert shard is not None
     assert shard.index == 1
-    assert np.array_equal(shard.pixels, read_shard(pool, 1)[0])
+    assert np.array_equal(shard.pixels, read_shard(pool, 1).pixels)
     assert feed.take(seconds=0.5) is None
 
 

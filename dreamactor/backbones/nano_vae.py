@@ -222,7 +222,9 @@ class NanoVAE(nn.Module):
     """Causal video autoencoder with normalised latents.
 
     `latent_mean` and `latent_std` are measured once at the end of training (per channel, over
-    held-in clips), so that `encode` returns about unit variance, as flow matching expects.
+    held-in clips). The divisor is smaller than the deviation for channels that show much and
+    larger for those of fine detail (`training.nano_vae.latent_statistics`), with a mean variance
+    of 1: noise then hides details before outlines, as it does in pixels.
     """
 
     latent_mean: Tensor
@@ -272,7 +274,7 @@ class NanoVAE(nn.Module):
             clip: (B, 3, T, H, W) in [-1, 1]; T = 4k + 1, H and W multiples of 8.
 
         Returns:
-            (B, C, F, h, w), about zero mean and unit variance.
+            (B, C, F, h, w), about zero mean; variance 1 on average over channels.
 
         Raises:
             ShapeError: T is not 4k + 1, or a side is not a multiple of 8.

@@ -23,8 +23,8 @@ from dreamactor.training.pool import ShardFeed, consume_shard
 class LatentPool:
     """Pairs of this process's share of the shards, the oldest giving way to new ones.
 
-    Each store holds target and motion (N, C, F, h, w), subject (N, 1, F, h, w) in [0, 1] and
-    text (N, L, D), all in half precision.
+    Each store holds target and motion (N, C, F, h, w), subject (N, 1, F, h, w) in [0, 1],
+    joints (N, 34, 17, 2) as in the pool, and text (N, L, D), all in half precision.
     """
 
     folder: Path
@@ -48,10 +48,14 @@ class LatentPool:
             if shard is None:
                 return
             block = torch.from_numpy(shard.pixels).to(self.worker.device)
-            text = self.encoder(shard.captions)
-            self._put(self.full, encode_block(self.vae, block, self.worker), text)
+            facts = {
+                "joints": torch.from_numpy(shard.joints).to(block.device),
+                "text": self.encoder(shard.captions),
+            }
+            self._put(self.full, encode_block(self.vae, block, self.worker) | facts)
             if half:
-                self._put(self.small, encode_block(self.vae, halve(block), self.worker), text)
+                small = encode_block(self.vae, halve(block), self.worker)
+                self._put(self.small, small | facts)
             self.count += len(block)
             if self.consume:
                 consume_shard(self.folder, shard.index)
@@ -66,9 +70,9 @@ class LatentPool:
         store = self.small if half else self.full
         return {name: values[which.to(values.device)].float() for name, values in store.items()}
 
-    def _put(self, store: dict[str, Tensor], block: dict[str, Tensor], text: Tensor) -> None:
-        slots = torch.arange(self.count, self.count + len(text)) % self.capacity
-        for name, values in {**block, "text": text}.items():
+    def _put(self, store: dict[str, Tensor], block: dict[str, Tensor]) -> None:
+        slots = torch.arange(self.count, self.count + len(block["text"])) % self.capacity
+        for name, values in block.items():
             if name not in store:
                 shape = (self.capacity, *values.shape[1:])
                 store[name] = torch.zeros(shape, dtype=torch.float16, device=values.device)

@@ -10,6 +10,7 @@ Legend: B pairs of a batch, C latent channels, F = 5 latent frames, h x w cells 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,12 +42,16 @@ from dreamactor.runs import RunFolder, generator
 from dreamactor.training.latents import LatentPool
 from dreamactor.training.loop import Average, Loop, Worker, identity, workers
 from dreamactor.training.optim import optimisers_for
+from dreamactor.training.poses import PoseReader, pose_loss
 
 TIMESTEPS = 1000  # Wan's transformers read sigma * 1000
 FLAT_SHARE = 0.1
 """Share of noise levels drawn evenly, since sampling starts at 1 and logit-normal draws hardly ever
 reach it."""
 SHEET_STEPS = 8  # sampling steps of the pictures written while training
+INSIDE = "transformer."  # names of the transformer's weights within the reader of joints
+PROBE_EVERY = 500  # steps between looks at how much the driver is used; a multiple of LOOK_EVERY
+PROBE_SIGMAS = (1.0, 0.9, 0.7)
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,14 @@ class NanoTrainConfig:
     """Most noise on those frames, since at inference they are not perfect."""
     no_text: float = 0.5
     """Share of samples without text."""
+    poses: float = 0.1
+    """Weight of the loss of joints at the start, falling to 0 at the end (`training.poses`)."""
     subject_weight: float = 3.0
     """Extra weight of cells that the subject covers."""
     least: int = 1000
     """Pairs to start with, on each GPU."""
+    fresh: int = 2
+    """Most shards encoded at once, between steps."""
     consume: bool = False
     """Delete shards once encoded, so that renderers go on (`dreamactor world pool --room`)."""
     pause_minutes: float = math.inf
@@ -160,6 +169,35 @@ def example(
     return torch.cat([x, mask, canvas], dim=1), latents, drawn.noise, text, shown
 
 
+def missed(
+    velocity: Callable[[Tensor, Tensor, Tensor], Tensor],
+    batch: dict[str, Tensor],
+    drawn: Draws,
+    motion: MotionHalf,
+) -> Tensor:
+    """Share of the subject's variance that one prediction of the target misses.
+
+    At sigma = 1 nothing but reference and driver tells what the target looks like; the gap to
+    the same number under another's driver is what the network has learnt of motion.
+
+    Args:
+        velocity: (network input, sigma (B,), text) -> (B, C, F, h, 2w).
+        batch: As for `example`.
+        drawn: Noise and its levels.
+        motion: How the motion half is treated.
+
+    Returns:
+        Scalar; 0 is perfect, 1 as good as the mean latent.
+    """
+    x, latents, noise, text, _ = example(batch, drawn, motion)
+    level = drawn.sigma.view(-1, 1, 1, 1, 1)
+    noisy = add_noise(latents, noise, drawn.sigma, motion)
+    predicted = noisy - level * velocity(x, drawn.sigma, text)
+    target, weight = batch["target"][:, :, 1:], batch["subject"][:, :, 1:]
+    error = (reference_half(predicted)[:, :, 1:] - target).square() * weight
+    return error.sum() / (target.square() * weight).sum()
+
+
 def stretch_positions(rope: nn.Module, tables: tuple[Tensor, Tensor], factor: int) -> None:
     """Let rows and columns of the rotary tables count `factor` positions each.
 
@@ -203,12 +241,13 @@ class _Run:
         if config.start is not None:
             model.load_state_dict(load_weights(config.start)[0])
         self.model = model.to(worker.device)
+        reader = PoseReader(self.model, self.shape.heads * self.shape.head_dim).to(worker.device)
         self.loop = Loop(
             self.folder,
             worker,
-            self.model,
-            optimisers_for(self.model, "blocks.", config.optimiser, config.rate, 0.02),
-            Average(self.model, config.average),
+            reader,
+            optimisers_for(reader, "blocks.", config.optimiser, config.rate, 0.02),
+            Average(reader, config.average),
             config.minutes,
             config.warmup,
             config.decay_from,
@@ -217,7 +256,7 @@ class _Run:
         )
         if config.compile and worker.on_gpu:
             self.model.compile_repeated_blocks(dynamic=False)
-        self.trainee = worker.together(self.model)
+        self.trainee = worker.together(reader)
         rope = self.model.rope
         self.tables = (rope.freqs_cos.clone(), rope.freqs_sin.clone())
         encoder = TextEncoder(config.text, worker.device)
@@ -231,7 +270,37 @@ class _Run:
 
     def _look(self) -> None:
         self._set_size(self.loop.fraction < self.config.half_share)
-        self.pool.refresh(6, self.half)
+        self.pool.refresh(self.config.fresh, self.half)
+        if self.loop.step % PROBE_EVERY == 0:
+            self._probe()
+
+    @torch.no_grad()
+    def _probe(self) -> None:
+        """Log what the network misses of its targets, by the right driver and by another's."""
+        config = self.config
+        batch = self.pool.batch(generator(config.seed, "probe", self.loop.step), 16, self.half)
+        drawn = draw(config, generator(config.seed, "probe noise", 0), batch["target"])
+        drawn.continued.fill_(False)
+        swapped = {**batch, "motion": batch["motion"].roll(1, dims=0)}
+        numbers = {}
+        with torch.compiler.set_stance("force_eager"):
+            for sigma in PROBE_SIGMAS:
+                drawn.sigma.fill_(sigma)
+                for name, seen in (("missed", batch), ("swapped", swapped)):
+                    value = self.worker.mean(missed(self._velocity, seen, drawn, config.motion))
+                    numbers[f"{name}_{sigma}"] = round(float(value), 4)
+        if self.worker.leads:
+            self.folder.log(step=self.loop.step, **numbers)
+
+    def _velocity(self, x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+        with self.worker.autocast():
+            out: Tensor = self.model(
+                hidden_states=x,
+                timestep=sigma * TIMESTEPS,
+                encoder_hidden_states=text,
+                return_dict=False,
+            )[0]
+        return out.float()
 
     def _set_size(self, half: bool) -> None:
         """Choose the size; at half size positions count double, so that a place stays a place."""
@@ -246,15 +315,12 @@ class _Run:
         drawn = draw(config, draws, batch["target"])
         x, latents, noise, text, shown = example(batch, drawn, config.motion)
         with self.worker.autocast():
-            velocity = self.trainee(
-                hidden_states=x,
-                timestep=drawn.sigma * TIMESTEPS,
-                encoder_hidden_states=text,
-                return_dict=False,
-            )[0]
+            velocity, scores = self.trainee(x, drawn.sigma * TIMESTEPS, text)
         weight = (1 + config.subject_weight * batch["subject"]) * (1 - 0.9 * shown)
-        loss = flow_loss(velocity, latents, noise, weight, config.motion).mean()
-        return {"total": loss}
+        flow = flow_loss(velocity, latents, noise, weight, config.motion).mean()
+        poses = pose_loss(scores, batch["joints"])
+        share = config.poses * (1 - self.loop.fraction)
+        return {"total": flow + share * poses, "flow": flow, "poses": poses}
 
     def _export(self, step: int) -> None:
         header = {
@@ -264,7 +330,11 @@ class _Run:
             "steps": step,
             "motion": self.config.motion,
         }
-        state = self.loop.average.state
+        state = {
+            name.removeprefix(INSIDE): value
+            for name, value in self.loop.average.state.items()
+            if name.startswith(INSIDE)
+        }
         save_weights(self.folder.path / "transformer.safetensors", state, header)
         kept = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(state)
@@ -286,14 +356,8 @@ class _Run:
         condition, motion = x[:, channels:], motion_half(latents)
 
         def velocity(wide: Tensor, sigma: Tensor) -> Tensor:
-            with self.worker.autocast():
-                out: Tensor = self.model(
-                    hidden_states=torch.cat([wide, condition], dim=1),
-                    timestep=(sigma * TIMESTEPS).expand(len(wide)).to(wide.device),
-                    encoder_hidden_states=text,
-                    return_dict=False,
-                )[0]
-            return out
+            level = sigma.expand(len(wide)).to(wide.device)
+            return self._velocity(torch.cat([wide, condition], dim=1), level, text)
 
         sigmas = schedule(SHEET_STEPS, config.shift)
         sampled = sample_euler(beside(velocity, motion), reference_half(noise), sigmas)

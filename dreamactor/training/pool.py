@@ -4,6 +4,9 @@ A pool is a folder of shards. Shard NNNNNN holds the pairs of SHARD successive i
 
     NNNNNN.npy     uint8 (SHARD, 34, H, W, 4): frame 0 the reference, 1..16 the target,
                    17..33 the driving clip (17 frames); channel 3 is the subject mask
+    NNNNNN.joints  float32 (SHARD, 34, 17, 2), an array file too: where the joints of
+                   `world.anatomy.JOINTS` are on these frames, x right and y down in parts of the
+                   side; NaN for joints that are not in the picture or that the body lacks
     NNNNNN.json    for each pair its caption
 
 Pair i is the same whatever the number of processes: its draws are keyed by (seed, i).
@@ -17,7 +20,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamactor.errors import ConfigError
+from dreamactor.world.anatomy import JOINTS
+from dreamactor.world.scene import Joints
 
 SHARD = 16
 TARGET_FRAMES = 16
@@ -53,6 +58,8 @@ class Shard:
     index: int
     pixels: NDArray[np.uint8]
     """(SHARD, 34, H, W, 4)."""
+    joints: NDArray[np.float32]
+    """(SHARD, 34, 17, 2)."""
     captions: list[str]
 
 
@@ -66,23 +73,42 @@ def ready_shards(folder: Path) -> list[int]:
     return sorted(int(path.stem) for path in folder.glob("[0-9]*.npy"))
 
 
-def read_shard(folder: Path, index: int) -> tuple[NDArray[np.uint8], list[str]]:
-    """Pixels (SHARD, 34, H, W, 4) and captions."""
-    pixels: NDArray[np.uint8] = np.load(shard_path(folder, index))
-    captions: list[str] = json.loads(shard_path(folder, index).with_suffix(".json").read_text())
-    return pixels, captions
-
-
-def write_shard(
-    folder: Path, index: int, pixels: NDArray[np.uint8], captions: Sequence[str]
-) -> None:
-    """Write a shard; its pixels appear last and whole."""
+def read_shard(folder: Path, index: int) -> Shard:
+    """All of a shard."""
     path = shard_path(folder, index)
+    with path.with_suffix(".joints").open("rb") as file:
+        joints: NDArray[np.float32] = np.load(file)
+    captions: list[str] = json.loads(path.with_suffix(".json").read_text())
+    return Shard(index, np.load(path), joints, captions)
+
+
+def write_shard(folder: Path, shard: Shard) -> None:
+    """Write a shard; its pixels appear last and whole."""
+    path = shard_path(folder, shard.index)
     beside = path.with_name(f".{path.name}.part")
     with beside.open("wb") as file:
-        np.save(file, pixels)
-    path.with_suffix(".json").write_text(json.dumps(list(captions)))
+        np.save(file, shard.pixels)
+    with path.with_suffix(".joints").open("wb") as file:
+        np.save(file, shard.joints)
+    path.with_suffix(".json").write_text(json.dumps(shard.captions))
     os.replace(beside, path)
+
+
+def joint_array(joints: Joints, side: int) -> NDArray[np.float32]:
+    """One actor's joints in the order of JOINTS.
+
+    Args:
+        joints: On T frames.
+        side: Pixels of a side of the pictures.
+
+    Returns:
+        (T, 17, 2) in parts of the side, NaN where a joint is not in the picture.
+    """
+    out = np.full((len(joints.pixels), len(JOINTS), 2), np.nan, np.float32)
+    for k, name in enumerate(joints.names):
+        seen = joints.visible[:, k]
+        out[seen, JOINTS.index(name)] = joints.pixels[seen, k] / side
+    return out
 
 
 def consume_shard(folder: Path, index: int) -> None:
@@ -139,7 +165,7 @@ class ShardFeed:
                 ready = ready_shards(self.folder)
                 fresh = [k for k in ready if k % self.count == self.rank and k not in seen]
                 for index in fresh:
-                    self._ready.put(Shard(index, *read_shard(self.folder, index)))
+                    self._ready.put(read_shard(self.folder, index))
                     seen.add(index)
                 if not fresh:
                     time.sleep(0.2)
@@ -209,11 +235,13 @@ def _work(
         if shard_path(folder, index).with_suffix(".json").is_file():
             continue  # made before, and perhaps consumed since
         pixels = np.empty((SHARD, FRAMES, config.size, config.size, 4), np.uint8)
-        captions = []
+        joints, captions = [], []
         for k in range(SHARD):
             pair = sampler.pair(config.seed, index * SHARD + k)
             pixels[k, 0] = pair.reference
             pixels[k, 1 : 1 + TARGET_FRAMES] = pair.target
             pixels[k, 1 + TARGET_FRAMES :] = pair.driving
+            both = (pair.target_joints, pair.driving_joints)
+            joints.append(np.concatenate([joint_array(each, config.size) for each in both]))
             captions.append(pair.caption)
-        write_shard(folder, index, pixels, captions)
+        write_shard(folder, Shard(index, pixels, np.stack(joints), captions))
