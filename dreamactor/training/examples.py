@@ -1,0 +1,60 @@
+"""Training examples of the transformer: the canvas, its noise and its mask, from latents.
+
+Laid out exactly as `backbones.nano.Nano.encode` and the sampler lay out a canvas at inference
+(tests/test_training.py).
+
+Legend: B pairs of a batch, C latent channels, F = 5 latent frames, h x w cells of one half.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dreamactor.conditioning.canvas import LatentGrid, fold_mask
+from dreamactor.diffusion.flow import MotionHalf, add_noise
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The randomness of one batch, made on the CPU from the step alone."""
+
+    noise: Tensor
+    sigma: Tensor
+    continued: Tensor  # (B,) bool
+    jitter: Tensor  # (B,) noise level of the shown generated frames
+    jitter_noise: Tensor
+    silent: Tensor  # (B,) bool: no text
+
+
+def example(
+    batch: dict[str, Tensor], drawn: Draws, motion: MotionHalf
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """A training example from latents.
+
+    Args:
+        batch: target, motion (B, C, F, h, w), subject (B, 1, F, h, w), text (B, L, D).
+        drawn: The batch's randomness, on the device.
+        motion: How the motion half is treated.
+
+    Returns:
+        Network input (B, 2C + 4, F, h, 2w), latents and noise (B, C, F, h, 2w),
+        text (B, L, D), and shown (B, 1, F, 1, 1) in {0, 1}.
+    """
+    target = batch["target"]
+    count, _, frames, height, width = target.shape
+    latents = torch.cat([target, batch["motion"]], dim=-1)
+    shown = torch.zeros(count, 1, frames, 1, 1, device=target.device)
+    shown[:, :, 0] = 1
+    shown[drawn.continued, :, 1] = 1
+    past = torch.lerp(target[:, :, 1], drawn.jitter_noise, drawn.jitter.view(-1, 1, 1, 1))
+    visible = torch.cat([target[:, :, :1], past.unsqueeze(2), target[:, :, 2:]], dim=2) * shown
+    canvas = torch.cat([visible, batch["motion"]], dim=-1)
+    pixels = torch.cat([shown[:, :, :1], shown[:, :, 1:].repeat_interleave(4, dim=2)], dim=2)
+    left = pixels.expand(-1, -1, -1, height, width)
+    mask = fold_mask(torch.cat([left, torch.ones_like(left)], dim=-1), LatentGrid(4, 8, 1))
+    x = add_noise(latents, drawn.noise, drawn.sigma, motion)
+    text = batch["text"] * (~drawn.silent).to(target.dtype).view(-1, 1, 1)
+    return torch.cat([x, mask, canvas], dim=1), latents, drawn.noise, text, shown

@@ -1,0 +1,125 @@
+"""What the transformer can do so far: numbers and pictures written while it trains.
+
+Legend: B pairs, C latent channels, F = 5 latent frames, h x w cells of one half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dreamactor.backbones.nano_vae import STRIDE_S, STRIDE_T, NanoVAE
+from dreamactor.conditioning.canvas import motion_half, reference_half
+from dreamactor.diffusion.flow import MotionHalf, add_noise, schedule
+from dreamactor.diffusion.sampler import beside, sample_euler
+from dreamactor.training.examples import Draws, example
+
+STEPS = 8  # of the sampler
+SIGMAS = (1.0, 0.7)  # noise levels of single predictions
+COLUMNS = 6  # pairs on a sheet
+FRAME = 10  # shown on a sheet
+DECODED = 8  # clips decoded at once
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Looks at a network while it trains; the caller puts it in eager mode.
+
+    Args:
+        velocity: (network input, sigma (B,), text) -> (B, C, F, h, 2w), float32.
+        vae: Autoencoder of the latents.
+        motion: How the motion half is treated.
+        shift: Of the sampler's schedule.
+    """
+
+    velocity: Callable[[Tensor, Tensor, Tensor], Tensor]
+    vae: NanoVAE
+    motion: MotionHalf
+    shift: float
+
+    @torch.no_grad()
+    def numbers(self, batch: dict[str, Tensor], drawn: Draws) -> dict[str, Tensor]:
+        """How well the targets are met.
+
+        Args:
+            batch: As for `example`.
+            drawn: Its randomness; the noise levels are replaced.
+
+        Returns:
+            missed_S and swapped_S: share of the subject's variance that one prediction at noise
+            level S misses, with the right driver and with another's. At S = 1 nothing but
+            reference and driver tells what the target looks like, so the gap between the two is
+            what the network has learnt of motion. dB_1 and dB: PSNR on the subject of the
+            decoded prediction at 1 and of a sample, against the decoded target.
+        """
+        swapped = {**batch, "motion": batch["motion"].roll(1, dims=0)}
+        found = {}
+        for sigma in SIGMAS:
+            for name, seen in (("missed", batch), ("swapped", swapped)):
+                predicted = self.predict(seen, drawn, sigma)
+                found[f"{name}_{sigma:g}"] = missed(predicted, batch)
+                if sigma == 1 and name == "missed":
+                    found["dB_1"] = self.psnr(predicted, batch)
+        found["dB"] = self.psnr(self.sample(batch, drawn), batch)
+        return found
+
+    @torch.no_grad()
+    def sheet(self, batch: dict[str, Tensor], drawn: Draws) -> Tensor:
+        """(3, H, W) in [-1, 1]: for a few pairs driver, target and sample, at one frame."""
+        parts = (batch["motion"], batch["target"], self.sample(batch, drawn))
+        rows = [
+            torch.cat(list(self.vae.decode(part[:COLUMNS])[:, :, FRAME]), dim=-1) for part in parts
+        ]
+        return torch.cat(rows, dim=-2)
+
+    def predict(self, batch: dict[str, Tensor], drawn: Draws, sigma: float) -> Tensor:
+        """Targets (B, C, F, h, w) as foreseen in one pass from noise level `sigma`."""
+        drawn = replace(drawn, sigma=torch.full_like(drawn.sigma, sigma))
+        x, latents, noise, text, _ = example(batch, drawn, self.motion)
+        noisy = add_noise(latents, noise, drawn.sigma, self.motion)
+        return reference_half(noisy - sigma * self.velocity(x, drawn.sigma, text))
+
+    def sample(self, batch: dict[str, Tensor], drawn: Draws) -> Tensor:
+        """Targets (B, C, F, h, w), sampled from noise."""
+        x, latents, noise, text, _ = example(batch, drawn, self.motion)
+        condition = x[:, latents.shape[1] :]
+
+        def velocity(wide: Tensor, sigma: Tensor) -> Tensor:
+            level = sigma.expand(len(wide)).to(wide.device)
+            return self.velocity(torch.cat([wide, condition], dim=1), level, text)
+
+        sigmas = schedule(STEPS, self.shift)
+        return sample_euler(beside(velocity, motion_half(latents)), reference_half(noise), sigmas)
+
+    def psnr(self, found: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """DB on the subject, of the mean error over all pairs; against the decoded targets."""
+        error = weight = torch.zeros((), device=found.device)
+        for start in range(0, len(found), DECODED):
+            part = slice(start, start + DECODED)
+            a, b = self.vae.decode(found[part]), self.vae.decode(batch["target"][part])
+            mask = on_pixels(batch["subject"][part])
+            error = error + ((a - b).square().mean(dim=1, keepdim=True) * mask).sum()
+            weight = weight + mask.sum()
+        return 10 * torch.log10(4 * weight / error)
+
+
+def missed(predicted: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Share of the subject's variance that a prediction misses: 0 is perfect.
+
+    Args:
+        predicted: (B, C, F, h, w) targets.
+        batch: target, and subject (B, 1, F, h, w) in [0, 1].
+    """
+    target, weight = batch["target"][:, :, 1:], batch["subject"][:, :, 1:]
+    error = (predicted[:, :, 1:] - target).square() * weight
+    return error.sum() / (target.square() * weight).sum()
+
+
+def on_pixels(subject: Tensor) -> Tensor:  # (B, 1, F, h, w) -> (B, 1, T, H, W)
+    """Weights of pixels from weights of latent cells; 0 on frame 0, which is shown."""
+    frames = subject.repeat_interleave(STRIDE_T, dim=2)[:, :, STRIDE_T - 1 :].clone()
+    frames[:, :, 0] = 0
+    return frames.repeat_interleave(STRIDE_S, dim=3).repeat_interleave(STRIDE_S, dim=4)
