@@ -109,12 +109,13 @@ def train_export(
     vae: Annotated[Path, typer.Option(help="vae.safetensors of a run.")],
     transformer: Annotated[Path, typer.Option(help="transformer.safetensors of a run.")],
     out: Annotated[Path, typer.Option(help="Weights folder, for `animate --weights`.")],
-    vae_eight_bit: Annotated[bool, typer.Option(help="Autoencoder in 8-bit rows.")] = False,
+    steps: Annotated[int, typer.Option(min=1, help="Default sampling steps.")] = 4,
+    shift: Annotated[float, typer.Option(min=1, help="Shift of the sampler's schedule.")] = 3.0,
 ) -> None:
-    """Make a weights folder: halves, and 8-bit rows for the transformer's matrices."""
+    """Make a weights folder: matrices and kernels in 8-bit rows."""
     from dreamactor.training.export import export_nano
 
-    size = export_nano(vae, transformer, out, (vae_eight_bit, True))
+    size = export_nano(vae, transformer, out, steps, shift)
     print(f"{out}: {size / 1e6:.1f} MB")
 
 

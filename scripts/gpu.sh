@@ -5,6 +5,9 @@
 #   scripts/gpu.sh render HOME MINUTES        start rendering pairs in the background
 #   scripts/gpu.sh vae HOME OUT key=value...  train the autoencoder in the foreground
 #   scripts/gpu.sh nano HOME OUT key=value... train the transformer in the foreground
+#   scripts/gpu.sh compare HOME OUT MINUTES NAME:key=value,key=value ...
+#                                             one short half-size run a GPU, side by side; give
+#                                             batch=, it is of one GPU here
 #
 # HOME is a folder outside the checkout, which survives between commands. Training is stopped after
 # SECONDS_LIMIT (570) at the latest; if it fails, it goes on without torch.compile. Whatever happened,
@@ -76,5 +79,26 @@ case $verb in
     renderers 20
     train nano transformer.safetensors "$3" pool="$home/pool" \
       vae="$home/nano-vae/vae.safetensors" text="$home/text" consume=true "${@:4}" ;;
+  compare)
+    renderers 20
+    pids=()
+    for variant in "${@:5}"; do
+      name=${variant%%:*} settings=${variant#*:}
+      case $settings in *vae=*) ;; *) settings=$settings,vae=$home/nano-vae/vae.safetensors ;; esac
+      # shellcheck disable=SC2086  # settings are words
+      CUDA_VISIBLE_DEVICES=${#pids[@]} timeout -k 5 "$limit" python3 -m dreamactor.cli train nano \
+        --out "$home/try/$name" pool="$home/pool" text="$home/text" half_share=1 \
+        minutes="$4" ${settings//,/ } > "$home/$name.log" 2>&1 &
+      pids+=($!)
+    done
+    wait "${pids[@]}" || true
+    for variant in "${@:5}"; do
+      name=${variant%%:*}
+      echo "== $variant"
+      grep missed "$home/try/$name/metrics.jsonl" || tail -3 "$home/$name.log"
+      tail -1 "$home/try/$name/metrics.jsonl" || true
+      cp "$home/try/$name/metrics.jsonl" "$3/$name.jsonl" || true
+      cp "$(ls "$home/try/$name"/samples/*.png | tail -1)" "$3/$name.png" || true
+    done ;;
   *) echo "unknown verb $verb" >&2; exit 2 ;;
 esac

@@ -121,8 +121,8 @@ class Budget:
 
     @property
     def fraction(self) -> float:
-        """0 at the start, 1 when the time is up."""
-        return min(1.0, self.elapsed / self.seconds)
+        """0 at the start, 1 when the time is up; a budget of nothing is up at once."""
+        return min(1.0, self.elapsed / self.seconds) if self.seconds > 0 else 1.0
 
 
 def learning_rate(fraction: float, step: int, warmup: int, decay_from: float) -> float:
@@ -208,6 +208,7 @@ class Loop:
             losses: For a step, named scalars; "total" is minimised, all are logged.
             look: Called every LOOK_EVERY steps, before the step.
         """
+        self.budget.started = time.monotonic()  # waiting for the pool is not training
         sums: dict[str, Tensor] = {}
         count, saved, looked = 0, time.monotonic(), 0.0
         while True:

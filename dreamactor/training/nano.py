@@ -43,7 +43,7 @@ FLAT_SHARE = 0.1
 """Share of noise levels drawn evenly, since sampling starts at 1 and logit-normal draws hardly ever
 reach it."""
 INSIDE = "transformer."  # names of the transformer's weights within the reader of joints
-PROBE_EVERY = 500  # steps between looks at how well targets are met; a multiple of LOOK_EVERY
+PROBE_EVERY = 300  # steps between looks at how well targets are met; a multiple of LOOK_EVERY
 PROBE_PAIRS = 16  # of each process
 
 
@@ -70,7 +70,7 @@ class NanoTrainConfig:
     warmup: int = 100
     decay_from: float = 0.3
     average: float = 0.998
-    shift: float = 3.0
+    shift: float = 9.0
     motion: MotionHalf = "clean"
     continued: float = 0.5
     """Share of samples that show four generated frames besides the reference."""

@@ -46,6 +46,7 @@ class VAETrainConfig:
     start: Path | None = None
     """Weights to start from, instead of nothing."""
     minutes: float = 9.0
+    """0 with `start` measures the statistics of latents anew, and no more."""
     batch: int = 128
     """Crops a step, over all processes."""
     crop: int = 128
@@ -337,7 +338,9 @@ def latent_statistics(
         moments.append(vae.encoder(clip).chunk(2, dim=1)[0].float())
     latents = torch.cat(moments)
     mean, std = latents.mean(dim=(0, 2, 3, 4)), latents.std(dim=(0, 2, 3, 4))
-    wanted = visible_energy(vae, moments[0], std).pow(config.coarse)
+    if config.coarse == 0:
+        return mean, std
+    wanted = visible_energy(vae, moments[0][:4], std).pow(config.coarse)
     return mean, std / (wanted / wanted.mean()).sqrt()
 
 
