@@ -24,6 +24,10 @@ export OMP_NUM_THREADS=4 TOKENIZERS_PARALLELISM=false TORCHINDUCTOR_COMPILE_THRE
 vendor=/usr/local/nvidia/share/glvnd/egl_vendor.d/10_nvidia.json
 if [ -f $vendor ]; then export __EGL_VENDOR_LIBRARY_FILENAMES=$vendor; fi
 
+# the autoencoder: trained in HOME, else brought along as .carry/2/start/vae.safetensors
+vae() { if [ -f "$home/nano-vae/vae.safetensors" ]; then echo "$home/nano-vae/vae.safetensors"; else
+  echo "$home/start/vae.safetensors"; fi; }
+
 # renderers MINUTES: fill the pool in the background, unless that is being done already
 renderers() {
   pgrep -f "dreamactor.cli world pool" > /dev/null && return
@@ -78,13 +82,13 @@ case $verb in
   nano)
     renderers 20
     train nano transformer.safetensors "$3" pool="$home/pool" \
-      vae="$home/nano-vae/vae.safetensors" text="$home/text" consume=true "${@:4}" ;;
+      vae="$(vae)" text="$home/text" consume=true "${@:4}" ;;
   compare)
     renderers 20
     pids=()
     for variant in "${@:5}"; do
       name=${variant%%:*} settings=${variant#*:}
-      case $settings in *vae=*) ;; *) settings=$settings,vae=$home/nano-vae/vae.safetensors ;; esac
+      case $settings in *vae=*) ;; *) settings=$settings,vae=$(vae) ;; esac
       # shellcheck disable=SC2086  # settings are words
       CUDA_VISIBLE_DEVICES=${#pids[@]} timeout -k 5 "$limit" python3 -m dreamactor.cli train nano \
         --out "$home/try/$name" pool="$home/pool" text="$home/text" half_share=1 \
