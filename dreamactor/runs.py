@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 
 from dreamactor.errors import ConfigError
+from dreamactor.image import atomic
 
 
 def seed_of(seed: int, stream: str, item: int) -> int:
@@ -42,9 +42,8 @@ def numpy_generator(seed: int, stream: str, item: int) -> np.random.Generator:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all."""
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(text)
-    os.replace(beside, path)
+    with atomic(path) as hidden:
+        hidden.write_text(text)
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +80,7 @@ class RunFolder:
             differs = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
             raise ConfigError(
                 f"{path}: this run was started with another {', '.join(differs)}; "
-                "repeat that command to resume it, or name a new --run folder"
+                "repeat that command to resume it, or name another --out folder"
             )
         write_text(known, text)
         return cls(path)
@@ -92,10 +91,10 @@ class RunFolder:
             file.write(json.dumps(values) + "\n")
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write the checkpoint, whole or not at all."""
-        beside = self.path / ".checkpoint.part"
-        torch.save(dict(state), beside)
-        os.replace(beside, self.path / "checkpoint.pt")
+        """Write the checkpoint, whole or not at all (not flushed: all processes wait for it)."""
+        hidden = self.path / ".checkpoint.part"
+        torch.save(dict(state), hidden)
+        hidden.replace(self.path / "checkpoint.pt")
 
     def restore(self) -> dict[str, Any] | None:
         """The checkpoint, if there is one; tensors on the CPU."""

@@ -4,12 +4,13 @@
 #   .whl      wheels that the machine lacks       .gl       OpenGL loaders (Debian packages)
 #   .carry/1  cast pack (with .whl and .gl)       .carry/2  still pictures and VGG
 #   .carry/3  text encoder, half precision
+#   .carry/2/start/vae.safetensors, if you put it there: an autoencoder to start from
 #
 # Three loads, each under 64 MiB with the tracked files.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 pack=$1 zip=$2
-rm -rf .carry wheels
+rm -rf .carry/1 .carry/2/stills .carry/3 .whl .gl wheels  # .carry/2/start may hold weights
 mkdir -p .whl .gl .carry/1 .carry/2/stills .carry/3/text wheels
 cp "$pack" .carry/1/full.castpack
 platforms=(--platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64

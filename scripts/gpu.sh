@@ -52,8 +52,9 @@ train() {
   }
   local code=0
   torch "$1" --out "$run" "${@:4}" || code=$?
-  if [ $code != 0 ] && [ $code != 124 ]; then
+  if [ $code != 0 ] && [ $code != 124 ] && [ $code != 137 ] && [ $((limit - SECONDS)) -gt 60 ]; then
     echo "training ended with $code after $SECONDS s; again without torch.compile"
+    code=0
     torch "$1" --out "$run" "${@:4}" compile=false || code=$?
   fi
   echo "training ended with $code after $SECONDS s"
@@ -84,6 +85,7 @@ case $verb in
     train nano transformer.safetensors "$3" pool="$home/pool" \
       vae="$(vae)" text="$home/text" consume=true "${@:4}" ;;
   compare)
+    if [ $(($# - 4)) -gt "$gpus" ]; then echo "more variants than GPUs ($gpus)" >&2; exit 2; fi
     renderers 20
     pids=()
     for variant in "${@:5}"; do
@@ -91,7 +93,7 @@ case $verb in
       case $settings in *vae=*) ;; *) settings=$settings,vae=$(vae) ;; esac
       # shellcheck disable=SC2086  # settings are words
       CUDA_VISIBLE_DEVICES=${#pids[@]} timeout -k 5 "$limit" python3 -m dreamactor.cli train nano \
-        --out "$home/try/$name" pool="$home/pool" text="$home/text" half_share=1 \
+        --out "$home/try/$name" pool="$home/pool" text="$home/text" half_share=2 \
         minutes="$4" ${settings//,/ } > "$home/$name.log" 2>&1 &
       pids+=($!)
     done

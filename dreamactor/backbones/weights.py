@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from dreamactor.errors import WeightsError
+from dreamactor.image import atomic
 from dreamactor.provenance import sha256
 
 SCALE = ".scale"
@@ -61,9 +61,9 @@ def save_weights(
             tensors[name], tensors[name + SCALE] = quantise_rows(value)
         else:
             tensors[name] = value.half().contiguous() if value.is_floating_point() else value
-    beside = path.with_name(f".{path.name}.part")
-    save_file(tensors, beside, metadata={"dreamactor": json.dumps(dict(header), sort_keys=True)})
-    os.replace(beside, path)
+    with atomic(path) as hidden:  # `save_file` would let nobody else read the file
+        metadata = {"dreamactor": json.dumps(dict(header), sort_keys=True)}
+        hidden.write_bytes(save(tensors, metadata=metadata))
     return sha256(path)
 
 

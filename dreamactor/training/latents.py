@@ -18,6 +18,9 @@ from dreamactor.conditioning.text import TextEncoder
 from dreamactor.training.loop import Worker
 from dreamactor.training.pool import ShardFeed, consume_shard
 
+HELD = 16
+"""Pairs of each process that are kept for previews and not trained on."""
+
 
 @dataclass
 class LatentPool:
@@ -65,13 +68,22 @@ class LatentPool:
         self.feed.wait(lambda: self.count, pairs, "pairs", lambda: self.refresh(1, half, 1.0))
 
     def batch(self, draws: torch.Generator, count: int, half: bool) -> dict[str, Tensor]:
-        """Random pairs, float32."""
-        which = torch.randint(min(self.count, self.capacity), (count,), generator=draws)
+        """Random pairs, float32; never those that are held back for `held`."""
+        filled = min(self.count, self.capacity)
+        return self._take(torch.randint(HELD, filled, (count,), generator=draws), half)
+
+    def held(self, count: int, half: bool) -> dict[str, Tensor]:
+        """The first pairs, which are not trained on, float32; at most HELD."""
+        return self._take(torch.arange(count), half)
+
+    def _take(self, which: Tensor, half: bool) -> dict[str, Tensor]:
         store = self.small if half else self.full
         return {name: values[which.to(values.device)].float() for name, values in store.items()}
 
     def _put(self, store: dict[str, Tensor], block: dict[str, Tensor]) -> None:
-        slots = torch.arange(self.count, self.count + len(block["text"])) % self.capacity
+        places = torch.arange(self.count, self.count + len(block["text"]))
+        beyond = (places - HELD) % (self.capacity - HELD) + HELD
+        slots = torch.where(places < HELD, places, beyond)
         for name, values in block.items():
             if name not in store:
                 shape = (self.capacity, *values.shape[1:])

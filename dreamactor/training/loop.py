@@ -6,9 +6,11 @@ import math
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -16,12 +18,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dreamactor.errors import DreamActorError
 from dreamactor.runs import RunFolder, plain
 
 LOG_EVERY = 100
 """Steps between lines of the log."""
 LOOK_EVERY = 20
 """Steps between looks at the clock and at the pool, when all processes agree on what is next."""
+
+STALL = timedelta(minutes=3)
+"""How long processes wait for each other before they give up."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,8 @@ class Worker:
     rank: int
     count: int
     device: torch.device
+    began: float = field(default_factory=time.monotonic)
+    """On the monotonic clock; pauses count from here."""
 
     @property
     def leads(self) -> bool:
@@ -97,13 +105,21 @@ def workers(device: str = "auto") -> Iterator[Worker]:
         torch.set_float32_matmul_precision("high")
         torch._dynamo.config.recompile_limit = 64  # the default falls back to eager silently
         torch._dynamo.config.suppress_errors = True  # a slow run is better than none
-    if count > 1:
-        dist.init_process_group("nccl" if on_gpu else "gloo")
+    if count == 1:
+        yield Worker(rank, count, place)
+        return
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=STALL)
     try:
         yield Worker(rank, count, place)
-    finally:
-        if count > 1:
-            dist.destroy_process_group()
+    except BaseException as error:
+        # Leaving in order would wait for the others, who wait for this one.
+        if isinstance(error, DreamActorError):
+            print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201
+            os._exit(2)
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    dist.destroy_process_group()
 
 
 @dataclass
@@ -183,7 +199,7 @@ class Loop:
     export: Callable[[int], None]
     """Called on process 0 with the number of steps done, after each checkpoint."""
     pause_minutes: float = math.inf
-    """This process stops after so many minutes, to be resumed by the same command."""
+    """This process stops so many minutes after it began, to be resumed by the same command."""
     save_minutes: float = 2.0
 
     def __post_init__(self) -> None:
@@ -234,7 +250,7 @@ class Loop:
         self.save()
 
     def _ended(self) -> bool:
-        here = self.budget.elapsed - self.budget.spent
+        here = time.monotonic() - self.worker.began
         return self.budget.fraction >= 1 or here >= 60 * self.pause_minutes
 
     def _update(self, total: Tensor) -> None:

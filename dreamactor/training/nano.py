@@ -32,7 +32,7 @@ from dreamactor.diffusion.flow import (
 from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.examples import Draws, example
-from dreamactor.training.latents import LatentPool
+from dreamactor.training.latents import HELD, LatentPool
 from dreamactor.training.loop import Average, Loop, Worker, identity, workers
 from dreamactor.training.optim import optimisers_for
 from dreamactor.training.poses import PoseReader, pose_loss
@@ -44,7 +44,6 @@ FLAT_SHARE = 0.1
 reach it."""
 INSIDE = "transformer."  # names of the transformer's weights within the reader of joints
 PROBE_EVERY = 300  # steps between looks at how well targets are met; a multiple of LOOK_EVERY
-PROBE_PAIRS = 16  # of each process
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,9 @@ class NanoTrainConfig:
     """Weight of the loss of joints at the start, falling to 0 at the end (`training.poses`)."""
     subject_weight: float = 3.0
     """Extra weight of cells that the subject covers."""
-    least: int = 1000
+    least: int = 3000
     """Pairs to start with, on each GPU."""
-    fresh: int = 2
+    fresh: int = 4
     """Most shards encoded at once, between steps."""
     consume: bool = False
     """Delete shards once encoded, so that renderers go on (`dreamactor world pool --room`)."""
@@ -178,37 +177,38 @@ class _Run:
         if config.compile and worker.on_gpu:
             self.model.compile_repeated_blocks(dynamic=False)
         self.trainee = worker.together(reader)
-        self.preview = Preview(self._velocity, self.vae, config.motion, config.shift)
+        self.preview = Preview(self._velocity, self.vae, config.motion)
         rope = self.model.rope
         self.tables = (rope.freqs_cos.clone(), rope.freqs_sin.clone())
         encoder = TextEncoder(config.text, worker.device)
         self.pool = LatentPool(config.pool, config.pairs, self.vae, encoder, worker, config.consume)
         self._set_size(self.loop.fraction < config.half_share)
-        self.pool.wait(config.least, self.half)
+        self.pool.wait(max(config.least, HELD + 1), self.half)
 
     def train(self) -> None:
         """All steps."""
         self.loop.run(self._losses, self._look)
+        self._probe()
 
     def _look(self) -> None:
-        self._set_size(self.loop.fraction < self.config.half_share)
+        self._set_size(self.half and self.loop.fraction < self.config.half_share)
         self.pool.refresh(self.config.fresh, self.half)
         if self.loop.step % PROBE_EVERY == 0:
             self._probe()
 
     def _probe(self) -> None:
         """Log how well the targets of some pairs are met."""
-        batch, drawn = self._some(f"probe {self.loop.step}", PROBE_PAIRS)
+        batch, drawn = self._held(HELD)
         with torch.compiler.set_stance("force_eager"):
             found = self.preview.numbers(batch, drawn)
         numbers = {k: round(float(self.worker.mean(v)), 4) for k, v in found.items()}
         if self.worker.leads:
             self.folder.log(step=self.loop.step, **numbers)
 
-    def _some(self, what: str, count: int) -> tuple[dict[str, Tensor], Draws]:
-        """Pairs of the pool and their randomness, with nothing but the reference shown."""
-        draws = generator(self.config.seed, what, self.worker.rank)
-        batch = self.pool.batch(draws, count, self.half)
+    def _held(self, count: int) -> tuple[dict[str, Tensor], Draws]:
+        """Pairs that are not trained on, the same at every step, with only the reference shown."""
+        batch = self.pool.held(count, self.half)
+        draws = generator(self.config.seed, "held", self.worker.rank)
         drawn = draw(self.config, draws, batch["target"])
         return batch, replace(drawn, continued=torch.zeros_like(drawn.continued))
 
@@ -259,6 +259,6 @@ class _Run:
         kept = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(state)
         with torch.compiler.set_stance("force_eager"):
-            sheet = self.preview.sheet(*self._some("sheet", COLUMNS))
+            sheet = self.preview.sheet(*self._held(COLUMNS))
         write_png(self.folder.path / "samples" / f"{step:06d}.png", to_picture(sheet))
         self.model.load_state_dict(kept)

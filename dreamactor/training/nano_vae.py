@@ -62,7 +62,7 @@ class VAETrainConfig:
     average: float = 0.997
     kl: float = 2e-4
     perceptual_weight: float = 0.15
-    sharpness_weight: float = 0.0
+    sharpness_weight: float = 0.5
     """Of the difference in local contrast (see `contrast_loss`)."""
     coarse: float = 0.5
     """How much more of the latents' variance goes to channels that show more: visible energy to
@@ -233,10 +233,10 @@ class _Run:
     def __init__(self, config: VAETrainConfig, run: Path, worker: Worker) -> None:
         self.config, self.worker = config, worker
         self.folder = RunFolder.open(run, identity(asdict(config)), worker.leads)
-        self.pool = ClipPool(config.pool, config.clips, worker)
-        self.pool.wait(config.least)
         self.stills = load_stills(config.stills, worker.device) if config.stills else None
         self.perceptual = Perceptual.load("vgg", weights=config.perceptual).to(worker.device)
+        self.pool = ClipPool(config.pool, config.clips, worker)
+        self.pool.wait(config.least)
         self.vae = self._fresh().to(worker.device)
         optimisers = optimisers_for(self.vae, "blocks.", config.optimiser, config.rate, 0.0)
         self.loop = Loop(
@@ -288,13 +288,14 @@ class _Run:
             seen = torch.randint(17, (len(clip), 2), generator=draws).to(clip.device)
             felt = self.perceptual(frames_of(output, seen), frames_of(clip, seen)).mean()
         loss = reconstruction_loss(output, clip, mask) + config.kl * kl
-        if config.sharpness_weight:
-            loss = loss + config.sharpness_weight * contrast_loss(output, clip, mask)
+        contrast = contrast_loss(output, clip, mask)
+        loss = loss + config.sharpness_weight * contrast
         weight = config.perceptual_weight * min(1.0, step / 800)
         return {
             "total": loss + weight * felt,
             "mse": (output.detach() - clip).square().mean(),
             "perceptual": felt,
+            "contrast": contrast,
             "kl": kl,
         }
 

@@ -34,7 +34,7 @@ from dreamactor.world.scene import Joints
 SHARD = 16
 TARGET_FRAMES = 16
 DRIVING_FRAMES = 17
-PATIENCE = 600.0
+PATIENCE = 180.0
 """Seconds a trainer waits for a pool to hold enough to start with."""
 FRAMES = 1 + TARGET_FRAMES + DRIVING_FRAMES
 
@@ -83,7 +83,7 @@ def read_shard(folder: Path, index: int) -> Shard:
 
 
 def write_shard(folder: Path, shard: Shard) -> None:
-    """Write a shard; its pixels appear last and whole."""
+    """Write a shard; its pixels appear last and whole (not flushed: renderers would wait)."""
     path = shard_path(folder, shard.index)
     beside = path.with_name(f".{path.name}.part")
     with beside.open("wb") as file:

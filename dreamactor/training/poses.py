@@ -49,7 +49,7 @@ class PoseReader(nn.Module):
         tokens, self._tokens = self._tokens, None
         assert tokens is not None
         frames, rows, columns = x.shape[2], x.shape[3] // 2, x.shape[4] // 2  # 2 x 2 patches
-        scores: Tensor = self.head(tokens.to(self.head.weight.dtype))
+        scores: Tensor = self.head(F.layer_norm(tokens.float(), tokens.shape[-1:]))
         return velocity, scores.unflatten(1, (frames, rows, columns))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]

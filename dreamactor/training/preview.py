@@ -17,7 +17,7 @@ from dreamactor.diffusion.flow import MotionHalf, add_noise, schedule
 from dreamactor.diffusion.sampler import beside, sample_euler
 from dreamactor.training.examples import Draws, example
 
-STEPS = 8  # of the sampler
+STEPS, SHIFT = 8, 5.0  # of the sampler, the same for all runs
 SIGMAS = (1.0, 0.7)  # noise levels of single predictions
 COLUMNS = 6  # pairs on a sheet
 FRAME = 10  # shown on a sheet
@@ -32,13 +32,11 @@ class Preview:
         velocity: (network input, sigma (B,), text) -> (B, C, F, h, 2w), float32.
         vae: Autoencoder of the latents.
         motion: How the motion half is treated.
-        shift: Of the sampler's schedule.
     """
 
     velocity: Callable[[Tensor, Tensor, Tensor], Tensor]
     vae: NanoVAE
     motion: MotionHalf
-    shift: float
 
     @torch.no_grad()
     def numbers(self, batch: dict[str, Tensor], drawn: Draws) -> dict[str, Tensor]:
@@ -91,7 +89,7 @@ class Preview:
             level = sigma.expand(len(wide)).to(wide.device)
             return self.velocity(torch.cat([wide, condition], dim=1), level, text)
 
-        sigmas = schedule(STEPS, self.shift)
+        sigmas = schedule(STEPS, SHIFT)
         return sample_euler(beside(velocity, motion_half(latents)), reference_half(noise), sigmas)
 
     def psnr(self, found: Tensor, batch: dict[str, Tensor]) -> Tensor:
