@@ -17,7 +17,7 @@ from dreamactor.backbones.base import Backbone, Cond
 from dreamactor.backbones.nano_vae import NanoVAE
 from dreamactor.bench.evaluate import Case
 from dreamactor.conditioning.canvas import build_canvas, motion_half, reference_half
-from dreamactor.conditioning.framing import to_half
+from dreamactor.conditioning.framing import to_half, to_picture
 from dreamactor.diffusion.flow import schedule
 from dreamactor.diffusion.sampler import beside, sample_euler
 from dreamactor.diffusion.segments import plan
@@ -78,7 +78,7 @@ class Animation:
             with clock("decode"):
                 clips = self.backbone.decode(latents)[:, :, 1 : 1 + frames]  # (B, 3, T, H, W)
                 self._wait()
-        return [_pictures(clip) for clip in clips]
+        return [to_picture(clip) for clip in clips]
 
     def _encode(self, cases: Sequence[Case], beside: Sequence[int]) -> Cond:
         driving = torch.stack([_halves(case.driving)[:, list(beside)] for case in cases])
@@ -136,15 +136,9 @@ class Reconstruction:
         """Encode and decode clips (4k + 1, H, W, 3) of one shape, frame 0 included."""
         x = torch.stack([_halves(clip) for clip in clips]).to(self.device)  # (B, 3, T, H, W)
         with torch.inference_mode():
-            return [_pictures(clip) for clip in self.vae.decode(self.vae.encode(x))]
+            return [to_picture(clip) for clip in self.vae.decode(self.vae.encode(x))]
 
 
 def _halves(clip: Clip) -> Tensor:
     """(T, H, W, 3) uint8 to (3, T, H, W) in [-1, 1]."""
     return torch.stack([to_half(frame) for frame in clip], dim=1)
-
-
-def _pictures(clip: Tensor) -> Clip:
-    """(3, T, H, W) in [-1, 1] to (T, H, W, 3) uint8, as `to_picture` but on the clip's device."""
-    levels = ((clip.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return levels.permute(1, 2, 3, 0).contiguous().cpu().numpy()

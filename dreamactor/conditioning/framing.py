@@ -56,6 +56,9 @@ def to_half(picture: Rgb) -> Tensor:
 
 
 def to_picture(half: Tensor) -> Rgb:
-    """(3, H, W) in [-1, 1] to (H, W, 3) uint8, to the nearest level; beyond is clipped."""
-    levels = ((half.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255)
-    return levels.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    """(3, H, W) in [-1, 1] to (H, W, 3) uint8, to the nearest level; beyond is clipped.
+
+    A clip (3, T, H, W) becomes (T, H, W, 3). The rounding is done on the tensor's device.
+    """
+    levels = ((half.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return levels.movedim(0, -1).contiguous().cpu().numpy()

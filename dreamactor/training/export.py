@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from dreamactor.backbones.base import Native
@@ -11,26 +11,8 @@ from dreamactor.backbones.nano import check_header
 from dreamactor.backbones.weights import load_weights, save_weights
 from dreamactor.runs import write_text
 
-NATIVE = Native(
-    height=256,
-    width=256,
-    fps=12.0,
-    frames=17,
-    overlap=4,
-    steps=4,
-    shift=3.0,
-    guidance=1.0,
-)
-"""What the world's pairs are made at, and the sampler's usual settings."""
 
-
-def export_nano(
-    vae: Path,
-    transformer: Path,
-    out: Path,
-    steps: int = NATIVE.steps,
-    shift: float = NATIVE.shift,
-) -> int:
+def export_nano(vae: Path, transformer: Path, out: Path, steps: int, shift: float) -> int:
     """Write vae.safetensors, transformer.safetensors and manifest.json.
 
     Matrices and kernels are stored as 8-bit rows; that costs less than .1 dB (docs/training.md).
@@ -55,6 +37,16 @@ def export_nano(
         check_header(source, header, kind)
         name = "vae.safetensors" if kind == "nano-vae" else "transformer.safetensors"
         files[name] = save_weights(out / name, state, header, eight_bit=True)
-    manifest = {"files": files, "native": asdict(replace(NATIVE, steps=steps, shift=shift))}
+    native = Native(  # what the world's pairs are made at
+        height=256,
+        width=256,
+        fps=12.0,
+        frames=17,
+        overlap=4,
+        steps=steps,
+        shift=shift,
+        guidance=1.0,
+    )
+    manifest = {"files": files, "native": asdict(native)}
     write_text(out / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     return sum((out / name).stat().st_size for name in files)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dreamactor.backbones.nano import NanoConfig, load_vae
+from dreamactor.backbones.nano import TIMESTEPS, NanoConfig, load_vae
 from dreamactor.backbones.weights import load_weights, save_weights
 from dreamactor.conditioning.canvas import (
     VERSION,
@@ -36,13 +36,13 @@ from dreamactor.training.latents import HELD, LatentPool
 from dreamactor.training.loop import Average, Loop, Worker, identity, workers
 from dreamactor.training.optim import optimisers_for
 from dreamactor.training.poses import PoseReader, pose_loss
-from dreamactor.training.preview import COLUMNS, Preview
+from dreamactor.training.preview import Preview
 
-TIMESTEPS = 1000  # Wan's transformers read sigma * 1000
 FLAT_SHARE = 0.1
 """Share of noise levels drawn evenly, since sampling starts at 1 and logit-normal draws hardly ever
 reach it."""
 INSIDE = "transformer."  # names of the transformer's weights within the reader of joints
+COLUMNS = 6  # pairs on a sheet of samples
 PROBE_EVERY = 300  # steps between looks at how well targets are met; a multiple of LOOK_EVERY
 
 

@@ -287,12 +287,11 @@ class _Run:
             output, kl = self.trainee(clip)
             seen = torch.randint(17, (len(clip), 2), generator=draws).to(clip.device)
             felt = self.perceptual(frames_of(output, seen), frames_of(clip, seen)).mean()
-        loss = reconstruction_loss(output, clip, mask) + config.kl * kl
+        loss = reconstruction_loss(output, clip, mask)
         contrast = contrast_loss(output, clip, mask)
-        loss = loss + config.sharpness_weight * contrast
         weight = config.perceptual_weight * min(1.0, step / 800)
         return {
-            "total": loss + weight * felt,
+            "total": loss + config.kl * kl + config.sharpness_weight * contrast + weight * felt,
             "mse": (output.detach() - clip).square().mean(),
             "perceptual": felt,
             "contrast": contrast,

@@ -19,7 +19,6 @@ from dreamactor.training.examples import Draws, example
 
 STEPS, SHIFT = 8, 5.0  # of the sampler, the same for all runs
 SIGMAS = (1.0, 0.7)  # noise levels of single predictions
-COLUMNS = 6  # pairs on a sheet
 FRAME = 10  # shown on a sheet
 DECODED = 8  # clips decoded at once
 
@@ -66,11 +65,9 @@ class Preview:
 
     @torch.no_grad()
     def sheet(self, batch: dict[str, Tensor], drawn: Draws) -> Tensor:
-        """(3, H, W) in [-1, 1]: for a few pairs driver, target and sample, at one frame."""
+        """(3, H, W) in [-1, 1]: for each pair driver, target and sample, at one frame."""
         parts = (batch["motion"], batch["target"], self.sample(batch, drawn))
-        rows = [
-            torch.cat(list(self.vae.decode(part[:COLUMNS])[:, :, FRAME]), dim=-1) for part in parts
-        ]
+        rows = [torch.cat(list(self.vae.decode(part)[:, :, FRAME]), dim=-1) for part in parts]
         return torch.cat(rows, dim=-2)
 
     def predict(self, batch: dict[str, Tensor], drawn: Draws, sigma: float) -> Tensor:
