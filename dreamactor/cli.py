@@ -177,18 +177,19 @@ def world_bench(
 def world_pool(
     cast: Annotated[Path, typer.Option(help="Cast pack.")],
     out: Annotated[Path, typer.Option(help="Folder of the pool; the same command goes on.")],
-    shards: Annotated[int, typer.Option(help="Shards of 16 pairs to make.")] = 100,
+    shards: Annotated[int, typer.Option(help="Shards of 32 pairs to make.")] = 100,
     processes: Annotated[int, typer.Option(help="Renderers at work.")] = 2,
     minutes: Annotated[float, typer.Option(help="Time budget.")] = 10.0,
     gpus: Annotated[int, typer.Option(help="EGL devices to spread over.")] = 1,
     room: Annotated[int, typer.Option(help="Shards that may lie there at once.")] = 1_000_000,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    frames: Annotated[int, typer.Option(help="Frames of a clip: 16, or 4 to start with.")] = 16,
 ) -> None:
     """Render pairs to disk for training."""
     from dreamactor.training.pool import PoolConfig, fill
 
-    config = PoolConfig(cast, split, seed)
+    config = PoolConfig(cast, split, seed, frames=frames)
     print(fill(out, config, range(shards), processes, minutes, gpus, room))
 
 

@@ -2,15 +2,16 @@
 # Gather what a GPU machine without a network needs to train nano: ./scripts/carry.sh FULL_CASTPACK PUBLIC_ZIP
 #
 #   .whl      wheels that the machine lacks       .gl       OpenGL loaders (Debian packages)
-#   .carry/1  cast pack (with .whl and .gl)       .carry/2  still pictures and VGG
+#   .carry/1  cast pack, VGG, AlexNet (with .whl and .gl)
+#   .carry/2  still pictures: only the autoencoder is trained on them
 #   .carry/3  text encoder, half precision
-#   .carry/2/start/vae.safetensors, if you put it there: an autoencoder to start from
+#   .carry/3/start/vae.safetensors, if you put it there: an autoencoder to start from
 #
-# Three loads, each under 64 MiB with the tracked files.
+# Three loads, each under 64 MiB with the tracked files but those of dreamactor/data.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 pack=$1 zip=$2
-rm -rf .carry/1 .carry/2/stills .carry/3 .whl .gl wheels  # .carry/2/start may hold weights
+rm -rf .carry/1 .carry/2 .carry/3/text .whl .gl wheels  # .carry/3/start may hold weights
 mkdir -p .whl .gl .carry/1 .carry/2/stills .carry/3/text wheels
 cp "$pack" .carry/1/full.castpack
 platforms=(--platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64
@@ -40,6 +41,7 @@ for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "special_
         shutil.copy(folder / name, out / "text" / name)
 state = {k: v.half() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()}
 save_file(state, out / "text" / "model.safetensors", metadata={"format": "pt"})
-export_weights("vgg", Path(".carry/2") / "vgg4_fp16.safetensors", layers=4)
+export_weights("vgg", Path(".carry/1/vgg.safetensors"), layers=3)
+export_weights("alex", Path(".carry/1/alex.safetensors"))
 PY
 du -sm .whl .gl .carry/*

@@ -1,6 +1,7 @@
-"""Draw docs/img/training.png from the metrics of the runs that made the weights that ship.
+"""Draw the pictures of docs/training.md from what the runs wrote.
 
-python scripts/curves.py docs/training docs/img/training.png
+python scripts/curves.py curves docs/training docs/img/training.png
+python scripts/curves.py samples docs/img/training_samples.jpg RUN/samples/001900.png ...
 """
 
 from __future__ import annotations
@@ -10,33 +11,58 @@ import sys
 from pathlib import Path
 
 import matplotlib
+from PIL import Image
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 PANELS = (
-    ("nano-vae.jsonl", "mse", "autoencoder: squared error, pixels in [-1, 1]"),
-    ("nano-vae.jsonl", "perceptual", "autoencoder: perceptual distance"),
-    ("nano.jsonl", "total", "transformer: flow-matching loss"),
+    ("nano-vae.jsonl", ("mse",), "autoencoder: squared error, pixels in [-1, 1]", "4 H200", "log"),
+    ("nano.jsonl", ("flow",), "transformer: loss", "1 H200", "linear"),
+    (
+        "nano.jsonl",
+        ("missed_1", "swapped_1"),
+        "held-back pairs: missed by one prediction\nright driver (below), another's",
+        "1 H200",
+        "linear",
+    ),
 )
 
 
 def rows(path: Path) -> list[dict[str, float]]:
-    """One dictionary a line."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """One dictionary a line; those of previews get the time of the line before."""
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    seconds = 0.0
+    for row in found:
+        seconds = row.setdefault("seconds", seconds)
+    return found
 
 
-def main(folder: Path, out: Path) -> None:
+def curves(folder: Path, out: Path) -> None:
     """One panel a curve, over minutes."""
     figure, axes = plt.subplots(1, len(PANELS), figsize=(4 * len(PANELS), 3), layout="constrained")
-    for axis, (name, key, title) in zip(axes, PANELS, strict=True):
-        points = [row for row in rows(folder / name) if key in row]
-        axis.plot([row["seconds"] / 60 for row in points], [row[key] for row in points])
-        axis.set(title=title, xlabel="minutes on 4 H200", yscale="log")
+    for axis, (name, keys, title, machine, scale) in zip(axes, PANELS, strict=True):
+        for key in keys:
+            points = [row for row in rows(folder / name) if key in row]
+            axis.plot([row["seconds"] / 60 for row in points], [row[key] for row in points])
+        axis.set(title=title, xlabel=f"minutes on {machine}", yscale=scale)
         axis.title.set_size(9)
         axis.grid(alpha=0.3, which="both")
     figure.savefig(out, dpi=110)
 
 
+def samples(out: Path, sheets: list[Path]) -> None:
+    """Sheets of a run at half size, one under the other."""
+    halves = [Image.open(path).convert("RGB").reduce(2) for path in sheets]
+    width, height = halves[0].size
+    picture = Image.new("RGB", (width, len(halves) * (height + 8)), "white")
+    for k, half in enumerate(halves):
+        picture.paste(half, (0, k * (height + 8)))
+    picture.save(out, quality=88)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    if sys.argv[1] == "curves":
+        curves(Path(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        samples(Path(sys.argv[2]), [Path(path) for path in sys.argv[3:]])

@@ -5,6 +5,8 @@
 #   scripts/gpu.sh render HOME MINUTES        start rendering pairs in the background
 #   scripts/gpu.sh vae HOME OUT key=value...  train the autoencoder in the foreground
 #   scripts/gpu.sh nano HOME OUT key=value... train the transformer in the foreground
+#   scripts/gpu.sh bench HOME OUT key=value...
+#                                             export what is trained and measure it on held-out pairs
 #   scripts/gpu.sh compare HOME OUT MINUTES NAME:key=value,key=value ...
 #                                             one short half-size run a GPU, side by side; give
 #                                             batch=, it is of one GPU here
@@ -13,7 +15,8 @@
 # SECONDS_LIMIT (570) at the latest; if it fails, it goes on without torch.compile. Whatever happened,
 # weights in pieces of 16 MB, the log, the curve and the last samples are copied to OUT. The same
 # settings resume; pause_minutes may differ.
-# Set up everything before `render`: it replaces the code.
+# Set up everything before `render`: it replaces the code. Two pools are rendered, of whole and of
+# short clips; where there is room they lie in memory.
 set -euo pipefail
 verb=$1 home=$2
 limit=${SECONDS_LIMIT:-570}
@@ -28,12 +31,21 @@ if [ -f $vendor ]; then export __EGL_VENDOR_LIBRARY_FILENAMES=$vendor; fi
 vae() { if [ -f "$home/nano-vae/vae.safetensors" ]; then echo "$home/nano-vae/vae.safetensors"; else
   echo "$home/start/vae.safetensors"; fi; }
 
-# renderers MINUTES: fill the pool in the background, unless that is being done already
+pools=$home
+if [ "$(df -k --output=avail /dev/shm | tail -1)" -gt 40000000 ]; then pools=/dev/shm; fi
+
+# pool NAME PROCESSES MINUTES settings...: fill a pool in the background, unless that is being done
+pool() {
+  pgrep -f "out $pools/$1 " > /dev/null && return
+  OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 setsid nohup python3 -m dreamactor.cli world pool --cast "$home/full.castpack" \
+    --out "$pools/$1" --shards 1000000 --processes "$2" --minutes "$3" --gpus "$gpus" "${@:4}" \
+    >> "$home/$1.log" 2>&1 < /dev/null &
+}
+
+# renderers MINUTES: 50 MB a shard of short clips, 150 MB one of whole clips
 renderers() {
-  pgrep -f "dreamactor.cli world pool" > /dev/null && return
-  setsid nohup python3 -m dreamactor.cli world pool --cast "$home/full.castpack" \
-    --out "$home/pool" --shards 1000000 --processes $((cores * 3 / 4)) --minutes "$1" \
-    --gpus "$gpus" --room 800 >> "$home/render.log" 2>&1 < /dev/null &
+  pool short $((cores * 3 / 4)) "$1" --frames 4 --room $((240 * gpus)) --seed 1
+  pool pool $((cores / 2)) "$1" --room $((80 * gpus))
 }
 
 # train STAGE FILE OUT settings...: one stage, its results copied out whatever happens
@@ -74,16 +86,26 @@ case $verb in
   render)
     renderers "$3"
     sleep 20
-    tail -2 "$home/render.log"
-    echo "$(ls "$home/pool" | grep -c npy) shards" ;;
+    tail -n 2 "$home/pool.log" "$home/short.log"
+    for name in pool short; do echo "$name: $(find "$pools/$name" -name '*.json' | wc -l) shards"; done ;;
   vae)
     renderers 20
-    train nano-vae vae.safetensors "$3" pool="$home/pool" stills="$home/stills" \
-      perceptual="$home/vgg4_fp16.safetensors" "${@:4}" ;;
+    train nano-vae vae.safetensors "$3" pool="$pools/pool" stills="$home/stills" \
+      perceptual="$home/vgg.safetensors" "${@:4}" ;;
   nano)
     renderers 20
-    train nano transformer.safetensors "$3" pool="$home/pool" \
-      vae="$(vae)" text="$home/text" consume=true "${@:4}" ;;
+    train nano transformer.safetensors "$3" pool="$pools/pool" short="$pools/short" \
+      vae="$(vae)" text="$home/text" perceptual="$home/vgg.safetensors" consume=true "${@:4}" ;;
+  bench)
+    pkill -f "dreamactor.cli world pool" || true
+    python3 -m dreamactor.cli train export --vae "$(vae)" \
+      --transformer "$home/nano/transformer.safetensors" --out "$home/weights"
+    for file in "$home"/weights/*; do split -b 16000000 "$file" "$3/$(basename "$file").part."; done
+    timeout -k 5 "$((limit - SECONDS))" python3 -m dreamactor.cli bench nano \
+      --cast "$home/full.castpack" --out "$home/bench" weights="$home/weights" device=cuda \
+      perceptual="$home/alex.safetensors" processes=$((cores - 1)) "${@:4}" || true
+    tar -czf "$3/bench.tar.gz" -C "$home" bench
+    sed -n 1,60p "$home/bench/report.md" ;;
   compare)
     if [ $(($# - 4)) -gt "$gpus" ]; then echo "more variants than GPUs ($gpus)" >&2; exit 2; fi
     renderers 20
@@ -93,8 +115,8 @@ case $verb in
       case $settings in *vae=*) ;; *) settings=$settings,vae=$(vae) ;; esac
       # shellcheck disable=SC2086  # settings are words
       CUDA_VISIBLE_DEVICES=${#pids[@]} timeout -k 5 "$limit" python3 -m dreamactor.cli train nano \
-        --out "$home/try/$name" pool="$home/pool" text="$home/text" half_share=2 \
-        minutes="$4" ${settings//,/ } > "$home/$name.log" 2>&1 &
+        --out "$home/try/$name" pool="$pools/pool" short="$pools/short" text="$home/text" \
+        half_share=2 single_share=2 perceptual="$home/vgg.safetensors" minutes="$4" ${settings//,/ } > "$home/$name.log" 2>&1 &
       pids+=($!)
     done
     wait "${pids[@]}" || true

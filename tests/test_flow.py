@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from dreamactor.backbones.nano import velocity_of
 from dreamactor.diffusion.flow import (
+    LEAST_SIGMA,
     MOTION_WEIGHT,
     add_noise,
     flow_loss,
@@ -49,36 +51,53 @@ def test_noise_at_its_ends_and_in_the_middle(motion):
         assert_close(x[..., 4:], (latents if motion == "clean" else mixed)[..., 4:])
 
 
-def test_loss_of_the_true_velocity_is_zero():
-    latents, noise, weight = normal(0), normal(1), torch.rand(2, 1, 2, 4, 4)
+ONES = torch.ones(2)
+
+
+def test_loss_of_the_true_latents_is_zero():
+    latents, weight = normal(0), torch.rand(2, 1, 2, 4, 4)
     for motion in ("clean", "noised"):
-        assert_close(flow_loss(noise - latents, latents, noise, weight, motion), torch.zeros(2))
+        assert_close(flow_loss(latents, latents, ONES, weight, motion), torch.zeros(2))
+
+
+def test_loss_is_the_squared_error_of_the_velocity():
+    """exact: from LEAST_SIGMA up; below, the error of latents weighs as it does there."""
+    latents, noise, predicted, weight = normal(0), normal(1), normal(2), torch.rand(2, 1, 2, 4, 4)
+    sigma = torch.tensor([0.9, LEAST_SIGMA])
+    x = add_noise(latents, noise, sigma, "noised")
+    error = velocity_of(predicted, x, sigma) - (noise - latents)
+    squares = error[..., :4].square() * weight
+    expected = squares.mean((1, 2, 3, 4)) / weight.mean((1, 2, 3, 4))
+    assert_close(flow_loss(predicted, latents, sigma, weight, "clean"), expected)
+    lower = torch.tensor([0.9, 0.01])
+    assert_close(flow_loss(predicted, latents, lower, weight, "clean"), expected)
 
 
 def test_exact_loss_of_a_constant_error():
-    latents, noise, weight = normal(0), normal(1), torch.rand(2, 1, 2, 4, 4)
-    velocity = noise - latents
-    velocity[..., :4] += torch.tensor([2.0, 3.0]).view(2, 1, 1, 1, 1)
-    velocity[..., 4:] -= 1
+    latents, weight = normal(0), torch.rand(2, 1, 2, 4, 4)
+    predicted = latents.clone()
+    predicted[..., :4] += torch.tensor([2.0, 3.0]).view(2, 1, 1, 1, 1)
+    predicted[..., 4:] -= 1
     left = torch.tensor([4.0, 9.0])  # whatever the weight: its scale is divided out
-    assert_close(flow_loss(velocity, latents, noise, weight, "clean"), left)
-    assert_close(flow_loss(velocity, latents, noise, weight, "noised"), left + MOTION_WEIGHT)
+    assert_close(flow_loss(predicted, latents, ONES, weight, "clean"), left)
+    assert_close(flow_loss(predicted, latents, ONES, weight, "noised"), left + MOTION_WEIGHT)
 
 
 def test_exact_loss_where_one_cell_counts():
-    latents, noise = normal(0), normal(1)
+    latents = normal(0)
     weight = torch.zeros(2, 1, 2, 4, 4)
     weight[:, :, 1, 2, 3] = 5
     error = normal(2)
     expected = error[:, :, 1, 2, 3].square().mean(dim=1)
-    assert_close(flow_loss(noise - latents + error, latents, noise, weight, "clean"), expected)
+    assert_close(flow_loss(latents + error, latents, ONES, weight, "clean"), expected)
 
 
 def test_loss_of_one_clip_is_unchanged_by_the_batch():
-    latents, noise, velocity, weight = normal(0), normal(1), normal(2), torch.rand(2, 1, 2, 4, 4)
-    together = flow_loss(velocity, latents, noise, weight, "noised")
+    latents, predicted, weight = normal(0), normal(2), torch.rand(2, 1, 2, 4, 4)
+    sigma = torch.tensor([0.9, 0.4])
+    together = flow_loss(predicted, latents, sigma, weight, "noised")
     alone = [
-        flow_loss(velocity[k : k + 1], latents[k : k + 1], noise[k : k + 1], weight[k : k + 1],
+        flow_loss(predicted[k : k + 1], latents[k : k + 1], sigma[k : k + 1], weight[k : k + 1],
                   "noised")
         for k in range(2)
     ]  # fmt: skip

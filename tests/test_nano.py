@@ -9,7 +9,13 @@ from torch.testing import assert_close
 
 from dreamactor.backbones.base import Cond, Native
 from dreamactor.backbones.load import load_backbone
-from dreamactor.backbones.nano import Nano, NanoConfig, load_nano, transformer_input
+from dreamactor.backbones.nano import (
+    PREDICTS,
+    Nano,
+    NanoConfig,
+    load_nano,
+    transformer_input,
+)
 from dreamactor.backbones.nano_vae import NanoVAE, NanoVAEConfig
 from dreamactor.backbones.weights import save_weights
 from dreamactor.conditioning import canvas as canvas_module
@@ -48,7 +54,12 @@ def save(nano, folder, **manifest):
         "transformer.safetensors": save_weights(
             folder / "transformer.safetensors",
             nano.transformer.state_dict(),
-            {"model": "nano", "config": asdict(TINY), "canvas": canvas_module.VERSION},
+            {
+                "model": "nano",
+                "config": asdict(TINY),
+                "canvas": canvas_module.VERSION,
+                "predicts": PREDICTS,
+            },
         ),
     }
     manifest = {"files": files, "native": asdict(NATIVE), **manifest}
@@ -156,14 +167,14 @@ def test_velocity_reads_noise_canvas_text_and_sigma(nano):
         assert (nano.velocity(*other) - velocity).abs().max() > 1e-5
 
 
-def test_a_fresh_transformer_says_nothing():
+def test_a_fresh_transformer_foresees_the_mean():
+    """exact: latents 0, so a velocity of x / sigma."""
     vae, fresh = NanoVAE(TINY_VAE), TINY.build()
     cond = Cond(torch.randn(1, 8, 2, 8, 16), torch.ones(1, 4, 2, 8, 16),
                 torch.randn(1, TOKENS, WIDTH))  # fmt: skip
-    velocity = Nano(vae, fresh, NATIVE).velocity(
-        torch.randn(1, 8, 2, 8, 16), torch.tensor(1.0), cond
-    )
-    assert not velocity.any()
+    x = torch.randn(1, 8, 2, 8, 16)
+    velocity = Nano(vae, fresh, NATIVE).velocity(x, torch.tensor(0.5), cond)
+    assert_close(velocity, 2 * x)
 
 
 # ---- text ------------------------------------------------------------------------------------
@@ -224,7 +235,11 @@ def test_refuses_damaged_weights(nano, tmp_path):
     [
         ({"model": "nano-vae"}, "weights of 'nano-vae', want 'nano'"),
         ({"model": "nano", "canvas": 99}, "canvas version 99, this program reads 1"),
-        ({"model": "nano", "config": {**asdict(TINY), "heads": 2}}, "do not fit nano"),
+        ({"model": "nano", "config": asdict(TINY)}, "predict velocity, want latents"),
+        (
+            {"model": "nano", "config": {**asdict(TINY), "heads": 2}, "predicts": PREDICTS},
+            "do not fit nano",
+        ),
     ],
 )
 def test_refuses_weights_of_another_model(nano, tmp_path, header, message):

@@ -23,6 +23,7 @@ from dreamactor.world.pairs import (
     Pair,
     PairSampler,
     PairSpec,
+    _views,
     family,
 )
 from dreamactor.world.pose import Proportions, joint_angles, joint_positions, sample_motion
@@ -136,7 +137,7 @@ def test_exact_view_direction_is_shared():
         assert between.max() <= LIKE_HEADINGS
         driver, target = sampler()._poses(spec)
         cameras = [
-            sampler()._scene(spec, side, pose).camera
+            sampler()._scene(spec, side, pose, _views(spec, side)).camera
             for side, pose in ((spec.driver, driver), (spec.target, target))
         ]
         backs = [camera.basis()[:, 2] for camera in cameras]  # (T + 1, 3)
@@ -253,3 +254,34 @@ def test_exact_captions_leave_out_what_is_not_shown():
 def test_refuses_a_split_that_the_cast_lacks():
     with pytest.raises(AssetError, match="the cast has no test characters"):
         PairSampler(boxman.build(), "test")
+
+
+@pytest.mark.parametrize("frames", [4, TARGET_FRAMES])
+def test_twins_are_a_pair_both_ways_round(drawn: list[Pair], frames: int) -> None:
+    """same: one motion by two identities, each behind a reference of its own."""
+    twins = PairSampler(cast(), "train", SIZE, frames=frames).twins(SEED, 1)
+    first, second = twins.specs
+    assert first.driver is second.target
+    assert first.target is second.driver
+    assert first.motion is second.motion
+    assert first.caption != second.caption
+    for spec, clip, joints in zip(twins.specs, twins.clips, twins.joints, strict=True):
+        assert clip.shape == (frames + 2, SIZE, SIZE, 4)
+        assert len(joints.pixels) == frames + 2
+        assert spec.reference_motion is not spec.motion or spec.reference_time != spec.start
+        assert (clip[..., 3] > 0).any(axis=(1, 2)).all()
+    again = PairSampler(cast(), "train", SIZE, frames=frames).twins(SEED, 1)
+    assert_array_equal(twins.clips[1], again.clips[1])
+
+
+def test_a_twin_does_what_its_spec_says(drawn: list[Pair]) -> None:
+    """same: frames of twins and of a pair are posed alike; only their cameras hold other frames."""
+    sampled = PairSampler(cast(), "test", SIZE)
+    pair, twins = sampled.pair(SEED, 0), sampled.twins(SEED, 0)
+    assert pair.caption == twins.specs[0].caption
+    assert pair.target_joints.names == twins.joints[0].names
+    seen = pair.target_joints.pixels[1:], twins.joints[0].pixels[2:]
+    shapes = [p - p.mean(axis=1, keepdims=True) for p in seen]
+    scale = np.linalg.norm(shapes[0]) / np.linalg.norm(shapes[1])
+    assert 0.7 < scale < 1.4
+    assert_allclose(shapes[0], scale * shapes[1], atol=0.05 * SIZE)

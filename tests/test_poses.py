@@ -48,7 +48,7 @@ def test_no_joint_no_loss() -> None:
 
 @pytest.mark.filterwarnings("default")  # Dynamo looks at .grad of what it traces
 @pytest.mark.parametrize("compiled", [False, True])
-def test_reader_leaves_the_velocity_as_it_is(compiled: bool) -> None:
+def test_reader_leaves_the_prediction_as_it_is(compiled: bool) -> None:
     """unchanged by: the reader; and its gradient reaches the blocks below it, compiled or not."""
     torch.manual_seed(0)
     transformer = NanoConfig(3, 1, 16, 32, 4).build()
@@ -62,8 +62,8 @@ def test_reader_leaves_the_velocity_as_it_is(compiled: bool) -> None:
     if compiled:
         for block in transformer.blocks:
             block.compile(backend="eager", dynamic=False)
-    velocity, scores = reader(x, sigma, text)
-    assert_close(velocity, expected)
+    predicted, scores = reader(x, sigma, text)
+    assert_close(predicted, expected)
     assert scores.shape == (1, 5, 2, 4, 4 * len(JOINTS))
     scores.square().mean().backward()
     moved = [block.ffn.net[2].weight.grad is not None for block in transformer.blocks]

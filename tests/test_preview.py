@@ -37,12 +37,12 @@ def test_a_network_that_knows_misses_nothing() -> None:
     """exact: right driver 0, sample equals target; with another's driver it is fooled."""
     batch, drawn = _batch()
 
-    def velocity(x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+    def network(x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
         right = (x[:, :4, ..., 4:] == batch["motion"]).all()
         target = batch["target"] if right else batch["target"].roll(1, dims=0)
-        return torch.cat([drawn.noise[..., :4] - target, torch.zeros_like(target)], dim=-1)
+        return torch.cat([target, torch.zeros_like(target)], dim=-1)
 
-    preview = Preview(velocity, _vae(), "clean")
+    preview = Preview(network, _vae(), "clean")
     found = preview.numbers(batch, drawn)
     assert_close(preview.sample(batch, drawn), batch["target"], rtol=1e-4, atol=1e-4)
     assert found["missed_1"].item() < 1e-9

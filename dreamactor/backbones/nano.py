@@ -5,6 +5,10 @@ channels, 48 canvas channels, 2W wide. Hidden cells of the canvas are 0 in the n
 latents. The motion half carries the driver's latents in the noise channels too (no noise
 there; see `diffusion.flow.MotionHalf`).
 
+Unlike Wan's own weights it predicts the latents, not the velocity: a token holds 192 numbers of
+noise, which a network of 384 channels would otherwise have to carry through to its output
+(Li and He 2025, arXiv 2511.13720).
+
 Legend: B clips, C = 48, T = 4k + 1 frames, F = k + 1, h x 2w latent cells of the canvas.
 """
 
@@ -36,6 +40,7 @@ from dreamactor.errors import WeightsError
 
 DATA = Path(__file__).parent.parent / "data" / "nano"
 TIMESTEPS = 1000  # Wan's transformers read sigma * 1000
+PREDICTS = "latents"  # in the header of weight files
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,17 @@ class NanoConfig:
 def transformer_input(x: Tensor, cond: Cond) -> Tensor:
     """Channels in Wan's order: noise, mask, canvas; (B, 2C + 4, F, h, 2w)."""
     return torch.cat([x, cond.mask.to(x.dtype), cond.latents.to(x.dtype)], dim=1)
+
+
+def velocity_of(latents: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """The velocity of a prediction of the latents, (x - latents) / sigma.
+
+    Args:
+        latents: (B, C, F, h, 2w) prediction.
+        x: Same shape, the noisy input (1 - sigma) latents + sigma noise.
+        sigma: Scalar or (B,), over 0.
+    """
+    return (x - latents) / sigma.view(-1, 1, 1, 1, 1).to(x)
 
 
 class Nano:
@@ -123,13 +139,13 @@ class Nano:
     def velocity(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         """One forward pass; (B, C, F, h, 2w)."""
         timestep = (sigma * TIMESTEPS).expand(x.shape[0]).to(x.device, torch.float32)
-        velocity: Tensor = self.transformer(
+        latents: Tensor = self.transformer(
             hidden_states=transformer_input(x, cond),
             timestep=timestep,
             encoder_hidden_states=cond.text.to(x.dtype),
             return_dict=False,
         )[0]
-        return velocity
+        return velocity_of(latents, x, sigma)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Frames (B, 3, T, H, W) in [-1, 1]."""
@@ -152,6 +168,21 @@ def load_vae(path: Path, digest: str | None = None) -> NanoVAE:
     return vae
 
 
+def load_transformer(
+    path: Path, digest: str | None = None
+) -> tuple[WanTransformer3DModel, NanoConfig]:
+    """The transformer of a weight file, and its shape."""
+    state, header = load_weights(path, digest)
+    check_header(path, header, "nano")
+    found = header.get("predicts", "velocity")
+    if found != PREDICTS:
+        raise WeightsError(f"{path}: weights that predict {found}, want {PREDICTS}; train anew")
+    shape = NanoConfig(**header["config"])
+    transformer = shape.build()
+    transformer.load_state_dict(state)
+    return transformer, shape
+
+
 def load_nano(folder: Path = DATA, device: str | torch.device = "cpu") -> Nano:
     """The embedded model, or one that `dreamactor train nano` exported to a folder.
 
@@ -166,10 +197,7 @@ def load_nano(folder: Path = DATA, device: str | torch.device = "cpu") -> Nano:
     files: dict[str, str] = manifest["files"]
     vae = load_vae(folder / "vae.safetensors", files["vae.safetensors"])
     path = folder / "transformer.safetensors"
-    state, header = load_weights(path, files["transformer.safetensors"])
-    check_header(path, header, "nano")
-    transformer = NanoConfig(**header["config"]).build()
-    transformer.load_state_dict(state)
+    transformer, _ = load_transformer(path, files[path.name])
     return Nano(vae.to(device), transformer.to(device), Native(**manifest["native"]), weights=files)
 
 

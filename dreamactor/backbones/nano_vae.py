@@ -298,8 +298,13 @@ class NanoVAE(nn.Module):
         Returns:
             (B, 3, T, H, W) with T = 4 (F - 1) + 1, clamped to [-1, 1].
         """
+        return self.frames(latents).clamp(-1, 1)
+
+    def frames(self, latents: Tensor) -> Tensor:
+        """`decode` without the clamp, through which no gradient would pass."""
         x = latents * self._per_channel(self.latent_std) + self._per_channel(self.latent_mean)
-        return self.decoder(x).clamp(-1, 1)
+        decoded: Tensor = self.decoder(x)
+        return decoded
 
     @staticmethod
     def _per_channel(values: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Rectified flow on the canvas: schedule, noising and the loss on the generated half.
 
 Legend: B clips, C channels, F latent frames, h x 2w latent cells (reference half left).
-sigma goes from 1 (noise) to 0 (latents); x = (1 - sigma) latents + sigma noise, and the
-network predicts the velocity, noise - latents.
+sigma goes from 1 (noise) to 0 (latents); x = (1 - sigma) latents + sigma noise. A network predicts
+the velocity, noise - latents, or the latents, from which the velocity follows.
 
 The paper does not say how noise and loss treat the motion half. `MotionHalf` is that choice:
 "clean" leaves it without noise and out of the loss; "noised" treats it like the reference half,
@@ -20,6 +20,8 @@ from dreamactor.conditioning.canvas import motion_half, reference_half
 
 MotionHalf = Literal["clean", "noised"]
 MOTION_WEIGHT = 0.1  # of the motion half's loss when noised: it sees the clean driver
+LEAST_SIGMA = 0.3
+"""Below this noise level errors of predicted latents weigh no more: they can hardly be seen."""
 
 
 def shifted(u: Tensor, shift: float) -> Tensor:
@@ -68,21 +70,25 @@ def add_noise(latents: Tensor, noise: Tensor, sigma: Tensor, motion: MotionHalf)
 
 
 def flow_loss(
-    velocity: Tensor, latents: Tensor, noise: Tensor, weight: Tensor, motion: MotionHalf
+    predicted: Tensor, latents: Tensor, sigma: Tensor, weight: Tensor, motion: MotionHalf
 ) -> Tensor:
-    """Squared error of the velocity, per clip.
+    """Squared error of the velocity that predicted latents imply, per clip.
+
+    The velocity of a prediction is (x - predicted) / sigma, so its error is that of the latents
+    over sigma; below LEAST_SIGMA the divisor stays.
 
     Args:
-        velocity: (B, C, F, h, 2w) prediction.
+        predicted: (B, C, F, h, 2w).
         latents: Same shape, the finished canvas.
-        noise: Same shape.
+        sigma: (B,) noise level of each clip.
         weight: (B, 1, F, h, w) weight of each cell of the reference half; its scale is divided out.
         motion: Whether the motion half counts (with MOTION_WEIGHT).
 
     Returns:
         (B,) float32.
     """
-    error = (velocity.float() - (noise.float() - latents.float())).square()
+    level = sigma.float().clamp_min(LEAST_SIGMA).view(-1, 1, 1, 1, 1)
+    error = ((predicted.float() - latents.float()) / level).square()
     weight = weight.float()
     left = (reference_half(error) * weight).mean(dim=(1, 2, 3, 4)) / weight.mean(dim=(1, 2, 3, 4))
     if motion == "clean":

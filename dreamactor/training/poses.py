@@ -42,15 +42,15 @@ class PoseReader(nn.Module):
         blocks[round(len(blocks) * DEPTH) - 1].register_forward_hook(self._tap)
 
     def forward(self, x: Tensor, timestep: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Velocity (B, C, F, h, 2w), and scores of joints (B, F, rows, columns, S * J)."""
-        velocity: Tensor = self.transformer(
+        """Latents (B, C, F, h, 2w), and scores of joints (B, F, rows, columns, S * J)."""
+        latents: Tensor = self.transformer(
             hidden_states=x, timestep=timestep, encoder_hidden_states=text, return_dict=False
         )[0]
         tokens, self._tokens = self._tokens, None
         assert tokens is not None
         frames, rows, columns = x.shape[2], x.shape[3] // 2, x.shape[4] // 2  # 2 x 2 patches
         scores: Tensor = self.head(F.layer_norm(tokens.float(), tokens.shape[-1:]))
-        return velocity, scores.unflatten(1, (frames, rows, columns))
+        return latents, scores.unflatten(1, (frames, rows, columns))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _tap(self, block: nn.Module, given: object, tokens: Tensor) -> None:
@@ -62,7 +62,7 @@ def pose_loss(scores: Tensor, joints: Tensor) -> Tensor:
 
     Args:
         scores: (B, F, rows, columns, S * J).
-        joints: (B, 34, J, 2) as in the pool: reference and target, then driver; NaN = not seen.
+        joints: (B, 2 T + 2, J, 2): reference and target, then driver; NaN = not seen.
 
     Returns:
         Scalar, the mean over all joints that are seen; 0 if there are none.

@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dreamactor.backbones.nano import velocity_of
 from dreamactor.backbones.nano_vae import STRIDE_S, STRIDE_T, NanoVAE
 from dreamactor.conditioning.canvas import motion_half, reference_half
-from dreamactor.diffusion.flow import MotionHalf, add_noise, schedule
+from dreamactor.diffusion.flow import MotionHalf, schedule
 from dreamactor.diffusion.sampler import beside, sample_euler
 from dreamactor.training.examples import Draws, example
 
-STEPS, SHIFT = 8, 5.0  # of the sampler, the same for all runs
+STEPS, SHIFT = 4, 5.0  # of the sampler, the same for all runs
 SIGMAS = (1.0, 0.7)  # noise levels of single predictions
-FRAME = 10  # shown on a sheet
 DECODED = 8  # clips decoded at once
 
 
@@ -28,12 +28,12 @@ class Preview:
     """Looks at a network while it trains; the caller puts it in eager mode.
 
     Args:
-        velocity: (network input, sigma (B,), text) -> (B, C, F, h, 2w), float32.
+        network: (network input, sigma (B,), text) -> latents (B, C, F, h, 2w), float32.
         vae: Autoencoder of the latents.
         motion: How the motion half is treated.
     """
 
-    velocity: Callable[[Tensor, Tensor, Tensor], Tensor]
+    network: Callable[[Tensor, Tensor, Tensor], Tensor]
     vae: NanoVAE
     motion: MotionHalf
 
@@ -65,17 +65,18 @@ class Preview:
 
     @torch.no_grad()
     def sheet(self, batch: dict[str, Tensor], drawn: Draws) -> Tensor:
-        """(3, H, W) in [-1, 1]: for each pair driver, target and sample, at one frame."""
+        """(3, H, W) in [-1, 1]: for each pair driver, target and sample, at its middle frame."""
         parts = (batch["motion"], batch["target"], self.sample(batch, drawn))
-        rows = [torch.cat(list(self.vae.decode(part)[:, :, FRAME]), dim=-1) for part in parts]
+        clips = [self.vae.decode(part) for part in parts]  # (B, 3, T, H, W)
+        middle = clips[0].shape[2] // 2
+        rows = [torch.cat(list(clip[:, :, middle]), dim=-1) for clip in clips]
         return torch.cat(rows, dim=-2)
 
     def predict(self, batch: dict[str, Tensor], drawn: Draws, sigma: float) -> Tensor:
         """Targets (B, C, F, h, w) as foreseen in one pass from noise level `sigma`."""
         drawn = replace(drawn, sigma=torch.full_like(drawn.sigma, sigma))
-        x, latents, noise, text, _ = example(batch, drawn, self.motion)
-        noisy = add_noise(latents, noise, drawn.sigma, self.motion)
-        return reference_half(noisy - sigma * self.velocity(x, drawn.sigma, text))
+        x, _, _, text, _ = example(batch, drawn, self.motion)
+        return reference_half(self.network(x, drawn.sigma, text))
 
     def sample(self, batch: dict[str, Tensor], drawn: Draws) -> Tensor:
         """Targets (B, C, F, h, w), sampled from noise."""
@@ -84,7 +85,8 @@ class Preview:
 
         def velocity(wide: Tensor, sigma: Tensor) -> Tensor:
             level = sigma.expand(len(wide)).to(wide.device)
-            return self.velocity(torch.cat([wide, condition], dim=1), level, text)
+            predicted = self.network(torch.cat([wide, condition], dim=1), level, text)
+            return velocity_of(predicted, wide, level)
 
         sigmas = schedule(STEPS, SHIFT)
         return sample_euler(beside(velocity, motion_half(latents)), reference_half(noise), sigmas)

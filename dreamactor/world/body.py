@@ -5,12 +5,13 @@ Shapes as in `pose`: T frames, J bones, poses (T, J, 4, 4) bone to world.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from dreamactor.errors import AssetError
-from dreamactor.world.camera import bounds, posed_bounds
+from dreamactor.world.camera import bounds
 from dreamactor.world.cast import Array, Cast, Look, Motion, Skeleton
 from dreamactor.world.pose import (
     End,
@@ -22,9 +23,10 @@ from dreamactor.world.pose import (
     quat_apply,
     quat_between,
     quat_conj,
-    quat_matrix,
     quat_mul,
+    remembered,
     sample_motion,
+    skinning,
 )
 
 # Joint (without its side) -> the field of `Proportions` that scales the bone below it.
@@ -46,6 +48,8 @@ LENGTH_OF = {
 WHOLE = ("head", "wrist", "ankle", "toe")  # these grow in all directions
 SAME_LENGTH = 0.1  # |log ratio| of bone lengths below which two bodies count as one
 HIGHER = 0.25  # see `_cannons`
+Bones = NDArray[np.int64]
+Links = list[tuple[Bones, Bones]]  # bones and their parents; an item only needs those before it
 NEXT_JOINT = {"shoulder": "elbow", "elbow": "wrist", "hip": "knee", "knee": "ankle", "neck": "head"}
 
 
@@ -56,17 +60,28 @@ def _base(joint: str) -> str:
 
 def bone_scales(skeleton: Skeleton, proportions: Proportions) -> Array:
     """(J, 3, 3) scale of each bone's own frame, as `Proportions` asks."""
-    joint = joint_of_bone(skeleton)
-    scales = np.tile(np.eye(3, dtype=np.float32), (len(skeleton.bones), 1, 1))
-    for bone, name in enumerate(joint):
+    fields, along = _limbs(skeleton)
+    length = np.array([getattr(proportions, field) if field else 1.0 for field in fields])
+    girth = np.where(along.any(axis=(1, 2)), proportions.girth, length)  # (J,)
+    stretch = (length - girth).astype(np.float32)[:, None, None] * along
+    return np.asarray(girth[:, None, None] * np.eye(3) + stretch, np.float32)
+
+
+@remembered
+def _limbs(skeleton: Skeleton) -> tuple[list[str], Array]:
+    """What scales each bone's length, '' for nothing, and which way it is long.
+
+    Returns:
+        (J,) fields of `Proportions`, and (J, 3, 3) projections on the bone's direction in its own
+        frame; 0 for a bone that scales in all directions.
+    """
+    names = joint_of_bone(skeleton)
+    fields = [LENGTH_OF.get(_base(name), "") for name in names]
+    along = np.zeros((len(names), 3, 3), np.float32)
+    for bone, name in enumerate(names):
         base = _base(name)
-        if base not in LENGTH_OF:
+        if not fields[bone] or base in WHOLE:
             continue
-        length = float(getattr(proportions, LENGTH_OF[base]))
-        if base in WHOLE:
-            scales[bone] *= length
-            continue
-        girth = proportions.girth
         if base in ("pelvis", "spine", "chest"):
             axis = np.array([0, 1, 0], dtype=np.float32)  # the torso grows upwards
         else:
@@ -79,12 +94,10 @@ def bone_scales(skeleton: Skeleton, proportions: Proportions) -> Array:
             axis = np.zeros(3, np.float32) if below is None else skeleton.bind_position[below]
             axis = axis - start
         norm = float(np.linalg.norm(axis))
-        if norm < 1e-5:
-            scales[bone] *= length
-            continue
-        local = quat_apply(quat_conj(skeleton.bind_rotation[bone]), axis / norm)
-        scales[bone] = girth * np.eye(3) + (length - girth) * np.outer(local, local)
-    return scales
+        if norm >= 1e-5:
+            local = quat_apply(quat_conj(skeleton.bind_rotation[bone]), axis / norm)
+            along[bone] = np.outer(local, local)
+    return fields, along
 
 
 def shape(skeleton: Skeleton, track: Track, proportions: Proportions) -> Array:
@@ -93,19 +106,18 @@ def shape(skeleton: Skeleton, track: Track, proportions: Proportions) -> Array:
     Bones keep their rotations, joints stay connected, and the lower of the feet keeps its
     height above the ground.
     """
+    pose = matrices(track)
     if proportions == Proportions():
-        return matrices(track)
+        return pose
     scales = bone_scales(skeleton, proportions)
-    rotation = quat_matrix(track.rotations)  # (T, J, 3, 3)
+    rotation = pose[..., :3, :3].copy()  # (T, J, 3, 3)
+    pose[..., :3, :3] = rotation @ scales
+    above = rotation[:, skeleton.parents]
+    offset = track.positions - track.positions[:, skeleton.parents]  # (T, J, 3)
+    local = np.einsum("tjba,tjb->tja", above, offset)
+    local = np.einsum("jab,tjb->tja", scales[skeleton.parents], local)
     positions = track.positions.copy()
-    for bone, parent in enumerate(skeleton.parents):
-        if parent < 0:
-            continue
-        offset = track.positions[:, bone] - track.positions[:, parent]  # (T, 3)
-        local = np.einsum("tba,tb->ta", rotation[:, parent], offset)
-        local = np.einsum("ab,tb->ta", scales[parent], local)
-        moved = np.einsum("tab,tb->ta", rotation[:, parent], local)
-        positions[:, bone] = positions[:, parent] + moved
+    _hang(positions, np.einsum("tjab,tjb->tja", above, local), _links(skeleton))
     feet = _feet(skeleton)
     if feet:
         before = track.positions[:, feet, 1].min(axis=1)
@@ -113,9 +125,31 @@ def shape(skeleton: Skeleton, track: Track, proportions: Proportions) -> Array:
         sole = float(skeleton.bind_position[feet, 1].min()) * (proportions.feet - 1)
         lift = before + max(sole, 0) - positions[:, feet, 1].min(axis=1)
         positions[..., 1] += lift[:, None]
-    out = matrices(Track(track.rotations, positions))
-    out[..., :3, :3] = rotation @ scales
-    return out
+    pose[..., :3, 3] = positions
+    return pose
+
+
+def _hang(positions: Array, offsets: Array, links: Links) -> None:
+    """Set the positions (T, J, 3) of linked bones: their parent's plus their offset (T, J, 3)."""
+    for bones, parents in links:
+        positions[:, bones] = positions[:, parents] + offsets[:, bones]
+
+
+def _tiers(parents: NDArray[np.int32], cut: ArrayLike = ()) -> Links:
+    """Bones that have a parent and are not cut off from it; those of one depth at once."""
+    depth = np.zeros(len(parents), np.int64)
+    free = np.ones(len(parents), bool)
+    free[np.asarray(cut, np.int64)] = False
+    for bone in np.flatnonzero(free & (parents >= 0)):
+        depth[bone] = depth[parents[bone]] + 1
+    tiers = [np.flatnonzero(depth == tier) for tier in range(1, int(depth.max(initial=0)) + 1)]
+    return [(bones, parents[bones].astype(np.int64)) for bones in tiers]
+
+
+@remembered
+def _links(skeleton: Skeleton) -> Links:
+    """All bones that have a parent."""
+    return _tiers(skeleton.parents)
 
 
 def leg_length(skeleton: Skeleton) -> float:
@@ -133,6 +167,7 @@ def leg_length(skeleton: Skeleton) -> float:
     return sum(lengths) / len(lengths) if lengths else 0.0
 
 
+@remembered
 def growth(source: Skeleton, target: Skeleton) -> float:
     """How many times as long the target's legs are; without legs, the whole body."""
     theirs, ours = leg_length(source), leg_length(target)
@@ -145,6 +180,7 @@ def growth(source: Skeleton, target: Skeleton) -> float:
     return ours / theirs if theirs and ours else 1.0
 
 
+@remembered
 def same_body(a: Skeleton, b: Skeleton) -> bool:
     """Whether a track of one skeleton is a track of the other as it stands.
 
@@ -210,51 +246,81 @@ def retarget(track: Track, source: Skeleton, target: Skeleton, align: bool = Tru
             f"cannot retarget {source.name} ({source.body_plan}) to {target.name} "
             f"({target.body_plan}): want one body plan"
         )
+    plan = _plan(source, target, align)
+    source, target = plan.source, plan.target
+    count = len(track.rotations)
+    rotations = np.tile(target.bind_rotation.astype(np.float32), (count, 1, 1))
+    delta = quat_mul(track.rotations[:, plan.leader], quat_conj(source.bind_rotation[plan.leader]))
+    rotations[:, plan.led] = quat_mul(delta, plan.rest)
+    for bones, parents in plan.followers:
+        rotations[:, bones] = quat_mul(rotations[:, parents], plan.lying[bones])
+    positions = np.tile(target.bind_position.astype(np.float32), (count, 1, 1))
+    travel = track.positions[:, plan.origin] - source.bind_position[plan.origin]  # (T, 3)
+    positions[:, plan.root] += plan.longer * travel
+    _hang(positions, quat_apply(rotations[:, target.parents], plan.offsets), plan.hanging)
+    out = Track(rotations, positions)
+    if target.body_plan == "quadruped":
+        out = _level(track, source, out, target, plan.longer)
+    theirs, ours = _soles(source), _soles(target)
+    if theirs and ours:
+        gap = _clearance(track, source, theirs, target, ours, plan.longer)
+        out.positions[..., 1] += (gap - out.positions[:, ours, 1].min(axis=1))[:, None]
+    return out
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How `retarget` carries every motion of one skeleton over to another.
+
+    `lying` and `offsets` mean nothing for a bone without parent.
+    """
+
+    source: Skeleton  # both face forwards
+    target: Skeleton
+    led: Bones  # (n,) bones of the target that turn as those of the source do
+    leader: Bones  # (n,) which these are
+    rest: Array  # (n, 4) rotations of the led bones while the source is in its bind pose
+    followers: Links  # other bones
+    lying: Array  # (J, 4) rotations in the frame of the parent, as bound
+    root: int  # of the target; it travels as the origin does
+    origin: int  # of the source
+    longer: float  # how many times as far it travels
+    hanging: Links  # all bones but the root
+    offsets: Array  # (J, 3) metres in the frame of the parent
+
+
+@remembered
+def _plan(source: Skeleton, target: Skeleton, align: bool) -> _Plan:
     twin = _same_bones(source, target)
     source, target = faced(source), faced(target)
     named = {bone: name for name, bone in target.joints.items() if name in source.joints}
     like = {bone: bone for bone in range(len(target.bones)) if twin}  # target bone -> source bone
     like |= {bone: source.joints[name] for bone, name in named.items()}
     like |= _cannons(source, target)
-    count = len(track.rotations)
-    bind = target.bind_rotation
-    rotations = np.empty((count, len(target.bones), 4), dtype=np.float32)
-    positions = np.empty((count, len(target.bones), 3), dtype=np.float32)
-    longer = growth(source, target)
     root = target.joints.get("pelvis", 0) if "pelvis" in source.joints else 0
     origin = source.joints.get("pelvis", 0)
     like.setdefault(root, origin)
-    travel = track.positions[:, origin] - source.bind_position[origin]  # (T, 3)
-    for bone, parent in enumerate(target.parents):
-        if bone in like:
-            at = like[bone]
-            delta = quat_mul(track.rotations[:, at], quat_conj(source.bind_rotation[at])[None])
-            rest = bind[bone]
-            if align:
-                rest = quat_mul(_align(named.get(bone, ""), source, target), rest)
-            rotations[:, bone] = quat_mul(delta, rest[None])
-        elif parent >= 0:
-            local = quat_mul(quat_conj(bind[parent]), bind[bone])
-            rotations[:, bone] = quat_mul(rotations[:, parent], local[None])
-        else:
-            rotations[:, bone] = bind[bone]
-        if bone == root:
-            positions[:, bone] = target.bind_position[bone] + longer * travel
-        elif parent >= 0:
-            offset = target.bind_position[bone] - target.bind_position[parent]
-            offset = quat_apply(quat_conj(bind[parent]), offset)
-            moved = quat_apply(rotations[:, parent], np.tile(offset, (count, 1)))
-            positions[:, bone] = positions[:, parent] + moved
-        else:
-            positions[:, bone] = target.bind_position[bone]
-    out = Track(rotations, positions)
-    if target.body_plan == "quadruped":
-        out = _level(track, source, out, target, longer)
-    theirs, ours = _soles(source), _soles(target)
-    if theirs and ours:
-        gap = _clearance(track, source, theirs, target, ours, longer)
-        out.positions[..., 1] += (gap - out.positions[:, ours, 1].min(axis=1))[:, None]
-    return out
+    led = np.array(list(like), np.int64)
+    parents, at, bind = target.parents, target.bind_position, target.bind_rotation
+    rest = bind[led]
+    if align:
+        turns = [_align(named.get(bone, ""), source, target) for bone in like]
+        rest = quat_mul(np.stack(turns), rest)
+    unbind = quat_conj(bind[parents])
+    return _Plan(
+        source=source,
+        target=target,
+        led=led,
+        leader=np.array(list(like.values()), np.int64),
+        rest=rest,
+        followers=_tiers(parents, led),
+        lying=quat_mul(unbind, bind),
+        root=root,
+        origin=origin,
+        longer=growth(source, target),
+        hanging=_tiers(parents, [root]),
+        offsets=quat_apply(unbind, at - at[parents]),
+    )
 
 
 def _cannons(source: Skeleton, target: Skeleton) -> dict[int, int]:
@@ -288,8 +354,7 @@ def _level(track: Track, source: Skeleton, out: Track, target: Skeleton, longer:
     One tilt for the clip: joint angles stay, and nothing jitters.
     """
     over, at = [], []
-    for joint in ("wrist", "ankle"):
-        theirs, ours = _below(source, joint), _below(target, joint)
+    for theirs, ours in zip(_fore_and_hind(source), _fore_and_hind(target), strict=True):
         if not theirs or not ours:
             return out
         lowest = out.positions[:, ours, 1].min(axis=1)
@@ -325,12 +390,20 @@ def _below(skeleton: Skeleton, joint: str) -> list[int]:
     return [bone for bone, name in enumerate(names) if _base(name) in wanted]
 
 
+@remembered
+def _fore_and_hind(skeleton: Skeleton) -> tuple[list[int], list[int]]:
+    """Bones of the hands or forefeet, and of the feet."""
+    return _below(skeleton, "wrist"), _below(skeleton, "ankle")
+
+
+@remembered
 def _soles(skeleton: Skeleton) -> list[int]:
     """Bones that may touch the ground when the body stands."""
-    fore = _below(skeleton, "wrist") if skeleton.body_plan == "quadruped" else []
-    return fore + _below(skeleton, "ankle")
+    fore, hind = _fore_and_hind(skeleton)
+    return fore + hind if skeleton.body_plan == "quadruped" else hind
 
 
+@remembered
 def _feet(skeleton: Skeleton) -> list[int]:
     """Bones that a body stands on."""
     names = ("ankle", "toe") if skeleton.body_plan != "quadruped" else ("ankle", "toe", "wrist")
@@ -356,9 +429,9 @@ def _align(joint: str, source: Skeleton, target: Skeleton) -> Array:
 def lowest(cast: Cast, look: Look, pose: Array) -> Array:
     """(T,) metres: height of the lowest point of the body, tail and robes left out."""
     box = bounds(cast, look)
-    feet = np.array([_base(name) in ("wrist", "ankle", "toe") for name in box.joints])
-    chosen = box.body & feet if (box.body & feet).any() else box.body
-    heights = posed_bounds(cast, look, pose)[:, chosen, 1]
+    chosen = box.chosen["lowest"]
+    heights = skinning(cast.skeletons[look.skeleton], pose[:, :, 1:2])[:, box.bones[chosen], 0]
+    heights = np.einsum("tnb,nb->tn", heights[..., :3], box.points[chosen]) + heights[..., 3]
     return np.asarray(heights.min(axis=1), dtype=np.float32)
 
 

@@ -27,6 +27,9 @@ class Bounds:
     bones: NDArray[np.int64]  # (N,) bone of each
     joints: tuple[str, ...]  # (N,) nearest joint at or above that bone
     body: NDArray[np.bool_]  # (N,) part of the body itself, not of what it wears
+    chosen: dict[str, NDArray[np.int64]]
+    """Index of the points of a narrower framing (face, upper; empty if there are none), and of the
+    lowest points of the body: its feet's, or all where no bone is a foot."""
 
 
 _BOUNDS: dict[tuple[str, str], Bounds] = {}
@@ -62,7 +65,21 @@ def bounds(cast: Cast, look: Look) -> Bounds:
         index = np.concatenate(bones)
         names = joint_of_bone(skeleton)
         joints = tuple(names[bone] for bone in index)
-        _BOUNDS[key] = Bounds(np.concatenate(points), index, joints, np.concatenate(own))
+        flesh = np.concatenate(own)
+        base = [name.split("_")[0] for name in joints]
+        feet = flesh & np.isin(base, ("wrist", "ankle", "toe"))
+        chosen = {
+            "face": flesh & np.isin(base, "head"),  # a crest may leave a portrait
+            "upper": np.isin(base, ("head", "neck", "shoulder", "spine", "chest")),
+            "lowest": feet if feet.any() else flesh,
+        }
+        _BOUNDS[key] = Bounds(
+            np.concatenate(points),
+            index,
+            joints,
+            flesh,
+            {name: np.flatnonzero(which) for name, which in chosen.items()},
+        )
     return _BOUNDS[key]
 
 
@@ -72,11 +89,14 @@ def _heaviest(mesh: Mesh) -> NDArray[np.int64]:
     return np.take_along_axis(mesh.bone_indices, strongest, axis=1)[:, 0].astype(np.int64)
 
 
-def posed_bounds(cast: Cast, look: Look, pose: Array) -> Array:
-    """(T, N, 3) the bounding points of a look in a pose (T, J, 4, 4), metres."""
+def posed_bounds(
+    cast: Cast, look: Look, pose: Array, chosen: NDArray[np.int64] | None = None
+) -> Array:
+    """(T, N, 3) the bounding points, or the chosen, of a look in a pose (T, J, 4, 4), metres."""
     box = bounds(cast, look)
-    moves = skinning(cast.skeletons[look.skeleton], pose)[:, box.bones, :3]
-    posed = np.einsum("tnab,nb->tna", moves[..., :3], box.points) + moves[..., 3]
+    which = slice(None) if chosen is None else chosen
+    moves = skinning(cast.skeletons[look.skeleton], pose)[:, box.bones[which], :3]
+    posed = np.einsum("tnab,nb->tna", moves[..., :3], box.points[which]) + moves[..., 3]
     return np.asarray(posed, dtype=np.float32)
 
 
@@ -125,12 +145,12 @@ def frame_camera(
         raise ConfigError(f"size={size}: want 0.05 to 2, such as 0.85")
     group = actors if isinstance(actors, tuple) else (actors,)
     points = np.concatenate([framed_points(cast, a, framing) for a in group], axis=1)
-    frames = len(points)
-    middle = (points.min(axis=1) + points.max(axis=1)) / 2  # (T, 3)
+    points = np.ascontiguousarray(points.transpose(2, 0, 1))  # (3, T, N): numpy is slow along 3
+    frames = points.shape[1]
+    middle = (points.min(axis=2) + points.max(axis=2)).T / 2  # (T, 3)
     path = smooth(middle, frames / 8 + 2) if follow else np.zeros_like(middle)
-    local = points - path[:, None]
-    flat = local.reshape(-1, 3)
-    path = path + (flat.min(axis=0) + flat.max(axis=0)) / 2
+    local = points - path.T[:, :, None]
+    path = path + (local.min(axis=(1, 2)) + local.max(axis=(1, 2))) / 2
     turn = np.radians(np.broadcast_to(np.asarray(azimuth, np.float32) + heading, (frames,)))
     lift = np.radians(np.broadcast_to(np.asarray(elevation, np.float32), (frames,)))
     back = np.stack(
@@ -143,11 +163,14 @@ def frame_camera(
         np.zeros((frames, 2), np.float32),
     )
     # Right, up and back of every point about the target, in metres.
-    place = np.einsum("tab,tnb->tna", seen.basis(), points - path[:, None]).reshape(-1, 3)
-    distance = _distance(place, size, fov, aspect)
+    axes = seen.basis().transpose(1, 2, 0)[..., None]  # (3, 3, T, 1)
+    local = points - path.T[:, :, None]
+    x, y, z = (axis[0] * local[0] + axis[1] * local[1] + axis[2] * local[2] for axis in axes)
+    distance = _distance(x, y, z, size, fov, aspect)
     focal = 1 / np.tan(np.radians(fov) / 2)
-    on_screen = place[:, :2] * focal / (distance - place[:, 2:]) / np.array([aspect, 1])
-    box = (on_screen.min(axis=0) + on_screen.max(axis=0)) / 2
+    on_screen = (x * focal / (distance - z), y * focal / (distance - z))
+    box = [(float(v.min()) + float(v.max())) / 2 for v in on_screen]
+    box[0] /= aspect
     shift = np.tile((np.asarray(centre) - box).astype(np.float32), (frames, 1))
     eye = (path + back * distance).astype(np.float32)
     return Camera(eye, seen.target, seen.fov, shift)
@@ -155,35 +178,27 @@ def frame_camera(
 
 def framed_points(cast: Cast, actor: Actor, framing: Framing) -> Array:
     """(T, N, 3) the points that a framing must hold."""
-    points = posed_bounds(cast, actor.look, actor.pose)
-    if framing == "full":
-        return points
-    box = bounds(cast, actor.look)
-    skeleton = cast.skeletons[actor.look.skeleton]
-    base = [name.split("_")[0] for name in box.joints]
-    wanted = {"head"} if framing == "face" else {"head", "neck", "shoulder", "spine", "chest"}
-    keep = np.array([name in wanted for name in base])
+    chosen = bounds(cast, actor.look).chosen.get(framing)  # none if full
+    if chosen is None or not len(chosen):
+        return posed_bounds(cast, actor.look, actor.pose)
+    points = posed_bounds(cast, actor.look, actor.pose, chosen)
     if framing == "face":
-        keep &= box.body  # a crest may leave a portrait
-    if not keep.any():
         return points
-    kept = points[:, keep]
-    if framing == "face":
-        return kept
-    hips = [b for n, b in skeleton.joints.items() if n.startswith("hip") or n == "pelvis"]
-    return np.concatenate([kept, actor.pose[:, hips][..., :3, 3]], axis=1)
+    joints = cast.skeletons[actor.look.skeleton].joints
+    hips = [b for n, b in joints.items() if n.startswith("hip") or n == "pelvis"]
+    return np.concatenate([points, actor.pose[:, hips][..., :3, 3]], axis=1)
 
 
-def _distance(place: Array, size: float, fov: float, aspect: float) -> float:
-    """Metres from target to eye at which points (N, 3) of camera axes fill `size`."""
+def _distance(x: Array, y: Array, z: Array, size: float, fov: float, aspect: float) -> float:
+    """Metres from target to eye at which points fill `size`; right, up and back of the target."""
     focal = 1 / np.tan(np.radians(fov) / 2)
-    near = max(float(place[:, 2].max()), 0.0) + 0.15
+    near = max(float(z.max()), 0.0) + 0.15
     low, high = near, near + 400.0
+    breadth = min(1.0, size / 0.92)  # a broad figure may fill a little more of the frame's breadth
     for _ in range(40):
         middle = (low + high) / 2
-        scale = focal / (middle - place[:, 2])
-        x, y = place[:, 0] * scale / aspect, place[:, 1] * scale
-        # A figure broader than high may fill a little more of the frame's breadth.
-        filled = max(float(np.ptp(y)), float(np.ptp(x)) * min(1.0, size / 0.92)) / 2
+        scale = focal / (middle - z)
+        across, up = x * scale / aspect, y * scale
+        filled = max(float(up.max() - up.min()), float(across.max() - across.min()) * breadth) / 2
         low, high = (middle, high) if filled > size else (low, middle)
     return high

@@ -10,7 +10,10 @@ by at most REFERENCE_TURN degrees against the target's first frame.
 Everything is drawn from (seed, split, index) alone. A pair of a split uses only characters and
 motions of that split, so a test pair has both unseen.
 
-Legend: T = 16 target frames; the driving clip has T + 1, one frame before the target's first.
+Twins are a pair twice: each of the two drives the other, for hardly more drawing.
+
+Legend: T target frames, 16 unless a sampler is told otherwise; the driving clip has T + 1, one
+frame before the target's first.
 """
 
 from __future__ import annotations
@@ -109,6 +112,18 @@ class Pair:
         return self.spec.caption
 
 
+@dataclass(frozen=True)
+class Twins:
+    """Two identities in one motion, each with what it takes to drive the other or be driven."""
+
+    specs: tuple[PairSpec, PairSpec]
+    """The pair, and the pair with its roles changed."""
+    clips: tuple[NDArray[np.uint8], NDArray[np.uint8]]
+    """(T + 2, H, W, 4) RGBA of each spec's target: its reference, the frame before, T frames."""
+    joints: tuple[Joints, Joints]
+    """On the same T + 2 frames."""
+
+
 class PairSampler:
     """Draws pairs of one split.
 
@@ -117,10 +132,18 @@ class PairSampler:
         split: Which of them may appear.
         size: Pixels of a side.
         device: EGL device, on machines with several GPUs.
+        frames: T. Other lengths draw other pairs.
     """
 
-    def __init__(self, cast: Cast, split: str, size: int = 256, device: int | None = None) -> None:
-        self.cast, self.split, self.size = cast, split, size
+    def __init__(
+        self,
+        cast: Cast,
+        split: str,
+        size: int = 256,
+        device: int | None = None,
+        frames: int = TARGET_FRAMES,
+    ) -> None:
+        self.cast, self.split, self.size, self.frames = cast, split, size, frames
         self.renderer = Renderer(cast, device)
         self._looks = {
             domain: _by_group(
@@ -141,6 +164,23 @@ class PairSampler:
     def pair(self, seed: int, index: int, truth: bool = False) -> Pair:
         """Draw pair `index`; with `truth` its optical flow and joint visibility too."""
         return self.draw(self.spec(seed, index), truth)
+
+    def twins(self, seed: int, index: int) -> Twins:
+        """Draw pair `index` so that it can be used both ways round."""
+        spec = self.spec(seed, index)
+        rng = numpy_generator(seed, f"twins/{self.split}", index)
+        pose = self._motion(rng, spec.driver.look, 0.95)
+        swapped = replace(
+            spec,
+            driver=spec.target,
+            target=spec.driver,
+            reference_motion=pose,
+            reference_time=float(rng.uniform(0, len(pose.positions) / pose.fps)),
+            reference_turn=float(rng.uniform(-REFERENCE_TURN, REFERENCE_TURN)),
+            caption=_caption(spec.driver, spec.motion),
+        )
+        (a, a_joints), (b, b_joints) = self._twin(spec), self._twin(swapped)
+        return Twins((spec, swapped), (a, b), (a_joints, b_joints))
 
     # ---- what is shown --------------------------------------------------------------------
 
@@ -165,9 +205,9 @@ class PairSampler:
         ]
         speed = float(rng.uniform(0.8, 1.25))
         length = len(motion.positions) / motion.fps
-        clip = TARGET_FRAMES / FPS * speed
+        clip = self.frames / FPS * speed
         sweep = 0.0 if rng.random() < 0.7 else float(rng.choice([-1, 1]) * rng.uniform(15, 60))
-        ramp = np.arange(TARGET_FRAMES + 1, dtype=np.float32) / TARGET_FRAMES
+        ramp = np.arange(self.frames + 1, dtype=np.float32) / TARGET_FRAMES
         pose = self._motion(rng, target, 0.95)
         return PairSpec(
             domain=domain,
@@ -183,7 +223,7 @@ class PairSampler:
             elevation=float(rng.uniform(-2, 16)),
             travels=bool(rng.random() < 0.25),
             flip=bool(self.split == "train" and rng.random() < 0.5),
-            caption=f"{describe(sides[1])} {motion.caption}, {where(sides[1])}",
+            caption=_caption(sides[1], motion),
         )
 
     def _identities(self, rng: np.random.Generator, domain: str) -> tuple[Look, Look]:
@@ -203,12 +243,8 @@ class PairSampler:
         self, rng: np.random.Generator, look: Look, redraw_rare: float | None = None
     ) -> Motion:
         """A motion made for this look if the split has one (mostly), else of its family."""
-        groups = self._motions[self._family[look.skeleton]]
-        own = {
-            n: ms
-            for n in sorted(groups)
-            if (ms := [m for m in groups[n] if m.name in look.motions])
-        }
+        groups, made = self._motions[self._family[look.skeleton]], set(look.motions)
+        own = {n: ms for n in sorted(groups) if (ms := [m for m in groups[n] if m.name in made])}
         use = own if own and rng.random() < 0.7 else groups
         motion = _pick(rng, use[_pick(rng, sorted(use))])
         rare = [share for word, share in RARE.items() if word in motion.name]
@@ -224,7 +260,8 @@ class PairSampler:
         track = sample_motion(spec.motion, _times(spec)[1:])
         joints = track.positions[:, sorted(skeleton.joints.values())]  # (T, N, 3)
         moved = np.linalg.norm(np.ptp(joints, axis=0), axis=-1).mean()
-        return bool(moved > STILL * np.ptp(joints, axis=1).max())
+        least = STILL * self.frames / TARGET_FRAMES
+        return bool(moved > least * np.ptp(joints, axis=1).max())
 
     def _sound(self, spec: PairSpec) -> bool:
         """Whether the bodies stay whole, agree in their heading, and fill their pictures."""
@@ -260,7 +297,7 @@ class PairSampler:
 
     def _fills(self, spec: PairSpec, side: Side, pose: Array) -> bool:
         """Whether the figure is large enough in every frame."""
-        scene = self._scene(spec, side, pose)
+        scene = self._scene(spec, side, pose, _views(spec, side))
         points = framed_points(self.cast, scene.actors[0], side.framing)  # (T + 1, N, 3)
         pixels, _ = scene.camera.project(points, 1, 1)
         extent = np.ptp(pixels, axis=1).max(axis=-1)  # (T + 1,)
@@ -270,23 +307,40 @@ class PairSampler:
 
     def draw(self, spec: PairSpec, truth: bool = False) -> Pair:
         """Draw what a spec says."""
-        driver, target = self._poses(spec)
-        driving = self.renderer.render(self._scene(spec, spec.driver, driver))
-        result = self.renderer.render(
-            self._scene(spec, spec.target, target), "all" if truth else "none"
-        )
-        clips = [
-            np.concatenate([r.rgb, np.where(r.mask > 0, 255, 0)[..., None].astype(np.uint8)], -1)
-            for r in (result, driving)
-        ]
-        joints = [result.joints[0], driving.joints[0]]
-        flow = None if result.flow is None else result.flow[1:]
+        poses = dict(zip(("driver", "target"), self._poses(spec), strict=True))
+        scenes = {
+            name: self._scene(spec, side, poses[name], _views(spec, side))
+            for name, side in (("driver", spec.driver), ("target", spec.target))
+        }
+        driving, driving_joints, _ = self._shoot(spec, scenes["driver"])
+        clip, joints, flow = self._shoot(spec, scenes["target"], truth)
+        flow = None if flow is None else flow[1:]
+        return Pair(spec, clip[0], clip[1:], driving, joints, driving_joints, flow)
+
+    def _twin(self, spec: PairSpec) -> tuple[NDArray[np.uint8], Joints]:
+        """(T + 2, H, W, 4) of the target: its reference, the frame before, T frames."""
+        pose = self._pose(spec.target, spec.motion, _times(spec), stay=not spec.travels)
+        pose = np.concatenate([self._reference_pose(spec, pose[1])[None], pose])
+        azimuth = np.concatenate([spec.azimuth[1:2], spec.azimuth])
+        clip, joints, _ = self._shoot(spec, self._scene(spec, spec.target, pose, azimuth))
+        return clip, joints
+
+    def _shoot(
+        self, spec: PairSpec, scene: Scene, truth: bool = False
+    ) -> tuple[NDArray[np.uint8], Joints, Array | None]:
+        """A scene's frames (N, H, W, 4) with the subject as alpha, its joints, and its flow."""
+        drawn = self.renderer.render(scene, "all" if truth else "none")
+        step = -1 if spec.flip else 1
+        clip = np.empty((*drawn.mask.shape, 4), np.uint8)
+        for channel in range(3):  # numpy is slow where it copies three bytes at a time
+            clip[..., channel] = drawn.rgb[:, :, ::step, channel]
+        clip[..., 3] = np.uint8(255) * (drawn.mask[:, :, ::step] > 0)
+        joints, flow = drawn.joints[0], drawn.flow
         if spec.flip:
-            clips = [np.ascontiguousarray(clip[:, :, ::-1]) for clip in clips]
-            joints = [_mirrored(each, self.size) for each in joints]
+            joints = _mirrored(joints, self.size)
             if flow is not None:
                 flow = np.asarray(flow[:, :, ::-1] * np.array([-1, 1]), np.float32)
-        return Pair(spec, clips[0][0], clips[0][1:], clips[1], joints[0], joints[1], flow)
+        return clip, joints, flow
 
     def _poses(self, spec: PairSpec) -> tuple[Array, Array]:
         """(T + 1, J, 4, 4) the driver's, and the target's with the reference as frame 0."""
@@ -316,10 +370,7 @@ class PairSampler:
         turned[:, [0, 2], 3] += shift[[0, 2]]
         return turned
 
-    def _scene(self, spec: PairSpec, side: Side, pose: Array) -> Scene:
-        azimuth = spec.azimuth
-        if side is spec.target:  # the reference is its first view; there the figure is turned
-            azimuth = np.concatenate([azimuth[1:2], azimuth[1:]])
+    def _scene(self, spec: PairSpec, side: Side, pose: Array, azimuth: Array) -> Scene:
         actor = Actor(side.look, pose, side.style, side.drop)
         camera = frame_camera(
             self.cast,
@@ -332,6 +383,17 @@ class PairSampler:
             follow=spec.travels,
         )
         return Scene((actor,), camera, side.light, side.background, self.size, self.size)
+
+
+def _views(spec: PairSpec, side: Side) -> Array:
+    """(T + 1,) azimuths; the reference is seen as the target's first frame is, and turned there."""
+    if side is spec.target:
+        return np.concatenate([spec.azimuth[1:2], spec.azimuth[1:]])
+    return spec.azimuth
+
+
+def _caption(side: Side, motion: Motion) -> str:
+    return f"{describe(side)} {motion.caption}, {where(side)}"
 
 
 def family(skeleton: Skeleton) -> str:
@@ -358,7 +420,7 @@ def _mirrored(joints: Joints, width: int) -> Joints:
 
 def _times(spec: PairSpec) -> Array:
     """(T + 1,) seconds into the motion, one frame before the target's first to its last."""
-    steps = np.arange(TARGET_FRAMES + 1, dtype=np.float32) - 1
+    steps = np.arange(len(spec.azimuth), dtype=np.float32) - 1
     return np.asarray(spec.start + steps * spec.speed / FPS, np.float32)
 
 

@@ -7,8 +7,10 @@ the same without scale. Quaternions are (x, y, z, w). Axes are those of `cast`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache, wraps
+from typing import Literal, TypeVar, TypeVarTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +19,8 @@ from dreamactor.errors import ConfigError
 from dreamactor.world.cast import Array, Motion, Skeleton
 
 End = Literal["auto", "loop", "clamp", "pingpong"]
+Ts = TypeVarTuple("Ts")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,53 @@ class Proportions:
     """Thickness of torso and limbs across the bone."""
 
 
+# ---- what no frame changes ----------------------------------------------------------------
+
+
+class _Same:
+    """Stands for an object in a key: equal to itself only, and alive as long as the key is."""
+
+    def __init__(self, it: object) -> None:
+        self.it = it
+
+    def __hash__(self) -> int:
+        return id(self.it)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.it is other.it
+
+
+def remembered(function: Callable[[*Ts], R]) -> Callable[[*Ts], R]:
+    """Keep the last 1024 results of a function of skeletons or motions, told apart by identity.
+
+    These hold arrays, so they have no hash. Results are shared: do not write to them.
+    """
+
+    @lru_cache(maxsize=1024)
+    def result(*keys: _Same) -> R:
+        return function(*(key.it for key in keys))  # type: ignore[arg-type]
+
+    @wraps(function)
+    def asked(*args: *Ts) -> R:
+        return result(*map(_Same, args))
+
+    return asked
+
+
 # ---- quaternions and matrices -------------------------------------------------------------
+
+
+def cross(a: Array, b: Array) -> Array:
+    """Cross product of (..., 3) vectors; np.cross takes many times as long on short arrays."""
+    ax, ay, az = a[..., 0], a[..., 1], a[..., 2]
+    bx, by, bz = b[..., 0], b[..., 1], b[..., 2]
+    return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=-1)
 
 
 def quat_mul(a: Array, b: Array) -> Array:
     """Hamilton product of (..., 4) quaternions: rotate by b, then by a."""
-    ax, ay, az, aw = np.moveaxis(a, -1, 0)
-    bx, by, bz, bw = np.moveaxis(b, -1, 0)
+    ax, ay, az, aw = a[..., 0], a[..., 1], a[..., 2], a[..., 3]
+    bx, by, bz, bw = b[..., 0], b[..., 1], b[..., 2], b[..., 3]
     product = (
         aw * bx + ax * bw + ay * bz - az * by,
         aw * by - ax * bz + ay * bw + az * bx,
@@ -71,13 +115,13 @@ def quat_conj(q: Array) -> Array:
 def quat_apply(q: Array, v: Array) -> Array:
     """Rotate vectors (..., 3) by unit quaternions (..., 4)."""
     u, w = q[..., :3], q[..., 3:]
-    t = 2 * np.cross(u, v)
-    return np.asarray(v + w * t + np.cross(u, t), dtype=v.dtype)
+    t = 2 * cross(u, v)
+    return np.asarray(v + w * t + cross(u, t), dtype=v.dtype)
 
 
 def quat_matrix(q: Array) -> Array:
     """(..., 4) unit quaternions to (..., 3, 3) rotation matrices."""
-    x, y, z, w = np.moveaxis(q, -1, 0)
+    x, y, z, w = q[..., 0], q[..., 1], q[..., 2], q[..., 3]
     out = np.empty((*q.shape[:-1], 3, 3), dtype=q.dtype)
     out[..., 0, 0] = 1 - 2 * (y * y + z * z)
     out[..., 0, 1] = 2 * (x * y - z * w)
@@ -127,13 +171,21 @@ def matrices(track: Track) -> Array:
 
 
 def skinning(skeleton: Skeleton, pose: Array) -> Array:
-    """(T, J, 4, 4) matrices that move vertices from the bind pose into `pose` (T, J, 4, 4)."""
-    inverse = quat_matrix(quat_conj(skeleton.bind_rotation))  # (J, 3, 3)
+    """(T, J, 4, 4) matrices that move vertices from the bind pose into `pose` (T, J, 4, 4).
+
+    Some of the upper three rows of the pose give the same rows.
+    """
     out = pose.copy()
-    out[..., :3, :3] = pose[..., :3, :3] @ inverse
+    out[..., :3, :3] = pose[..., :3, :3] @ _unbind(skeleton)
     shift = np.einsum("tjab,jb->tja", out[..., :3, :3], skeleton.bind_position)
     out[..., :3, 3] = pose[..., :3, 3] - shift
     return out
+
+
+@remembered
+def _unbind(skeleton: Skeleton) -> Array:
+    """(J, 3, 3) inverse rotations of the bind pose."""
+    return quat_matrix(quat_conj(skeleton.bind_rotation))
 
 
 def bind_pose(skeleton: Skeleton, frames: int = 1) -> Array:
@@ -145,6 +197,7 @@ def bind_pose(skeleton: Skeleton, frames: int = 1) -> Array:
 # ---- motion over time ---------------------------------------------------------------------
 
 
+@remembered
 def period(motion: Motion) -> int:
     """Frames in one round of a looping motion.
 
@@ -281,11 +334,12 @@ def joint_angles(joints: dict[str, Array]) -> dict[str, Array]:
     return angles
 
 
-def joint_of_bone(skeleton: Skeleton) -> list[str]:
+@remembered
+def joint_of_bone(skeleton: Skeleton) -> tuple[str, ...]:
     """For each bone the name of the nearest joint at or above it; '' above all joints."""
     named = {bone: name for name, bone in skeleton.joints.items()}
     out: list[str] = []
     for bone, parent in enumerate(skeleton.parents):
         above = out[parent] if parent >= 0 else ""
         out.append(named.get(bone, above))
-    return out
+    return tuple(out)

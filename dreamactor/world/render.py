@@ -437,5 +437,6 @@ def _skipped(item: str) -> str:
 def _set(program: moderngl.Program, **values: Any) -> None:
     """Set uniforms; drivers drop unused ones, which is no fault."""
     for name, value in values.items():
-        if name in program:
-            program[name] = value
+        uniform = program.get(name, None)  # `in` would search all of them
+        if isinstance(uniform, moderngl.Uniform):
+            uniform.value = value
