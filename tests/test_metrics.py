@@ -1,5 +1,6 @@
 """Clip metrics, intervals and the evaluation: closed forms, foreign references, resume."""
 
+import fcntl
 import math
 
 import cv2
@@ -279,6 +280,15 @@ def test_tables_read_as_markdown():
 # evaluation
 
 SYSTEMS = {"copy": copy_reference, "driving": driving_itself}
+
+
+def test_evaluation_refuses_a_file_that_another_process_writes(tmp_path):
+    path = tmp_path / "r"
+    with path.open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="another process is at work"):
+            evaluate.run([make_case()], SYSTEMS, path)
+    assert evaluate.run([make_case()], SYSTEMS, path)
 
 
 def test_evaluation_resumes_after_a_cut_line_and_measures_nothing_twice(tmp_path):

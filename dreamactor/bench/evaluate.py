@@ -9,16 +9,18 @@ Shapes: T frames of H x W pixels; boxes and flows as in `dreamactor.bench.metric
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import IO, TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -220,19 +222,20 @@ def run(
         All records of the file, those of earlier runs too.
 
     Raises:
-        ConfigError: The file has other settings, or two cases have one name.
+        ConfigError: The file has other settings, another process is writing it, or two cases have
+            one name.
         ShapeError: A system's result has not the truth's shape.
     """
     if TRUTH in systems:
         raise ConfigError(f"a system is named {TRUTH!r}: that row is added by itself")
     path = Path(path)
-    records = _resume(path, _settings(perceptual, options))
-    done = {(r.case, r.system) for r in records}
     met: set[str] = set()
     waiting: deque[_Measuring] = deque()
     total = len(cases) if isinstance(cases, Sized) else None
     bar = tqdm(total=total, unit="case", disable=None, leave=False)
-    with path.open("a", encoding="utf-8") as file, bar:
+    with _alone(path) as file, bar:
+        records = _resume(path, _settings(perceptual, options))
+        done = {(r.case, r.system) for r in records}
 
         def write(most: int) -> None:
             while len(waiting) > most or (waiting and waiting[0].measured.done()):
@@ -252,6 +255,20 @@ def run(
                 write(BACKLOG if pool else 0)
         write(0)
     return records
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[IO[str]]:
+    """The file, open to append to, while no other process is: both would add the same clips."""
+    if path.is_dir():
+        raise MediaError(f"{path}: is a folder, want a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{path}: another process is at work on it; wait for it") from error
+        yield file
 
 
 def missing(path: Path | str, systems: Iterable[str], names: Iterable[str]) -> list[str]:
@@ -347,10 +364,7 @@ def _settings(perceptual: Perceptual | None, options: Options) -> dict[str, Any]
 
 def _resume(path: Path, settings: dict[str, Any]) -> list[Record]:
     """Records of the file so far; a half-written last line is cut off, a new file begun."""
-    if path.is_dir():
-        raise MediaError(f"{path}: is a folder, want a file")
-    if not path.exists() or not path.stat().st_size:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.stat().st_size:
         path.write_text(json.dumps({"settings": settings}) + "\n", encoding="utf-8")
         return []
     whole = path.read_bytes()
