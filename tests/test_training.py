@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -210,8 +211,8 @@ def test_joints_of_twins_both_ways_round() -> None:
     joints = torch.arange(2 * 2 * 6.0).view(2, 2, 6, 1, 1)  # twins, side, frame
     pairs = pair_joints(joints)[..., 0, 0]
     assert pairs[0].tolist() == [0, 2, 3, 4, 5, 7, 8, 9, 10, 11]
-    assert pairs[1].tolist() == [12, 14, 15, 16, 17, 19, 20, 21, 22, 23]
-    assert pairs[2].tolist() == [6, 8, 9, 10, 11, 1, 2, 3, 4, 5]
+    assert pairs[1].tolist() == [6, 8, 9, 10, 11, 1, 2, 3, 4, 5]
+    assert pairs[2].tolist() == [12, 14, 15, 16, 17, 19, 20, 21, 22, 23]
 
 
 def test_halving_averages() -> None:
@@ -443,9 +444,31 @@ def test_held_pairs_stay_and_are_never_drawn(tmp_path: Path) -> None:
     latents = LatentPool(tmp_path, HELD + 8, NanoVAE(TINY_VAE), encoder, CPU, consume=False)
     for start in range(0, HELD + 24, 8):
         latents._put({"text": torch.arange(start, start + 8).float()})
-    assert latents.held(HELD)["text"].tolist() == list(range(HELD))
+    assert latents.held(HELD // 2)["text"].tolist() == list(range(0, HELD, 2))
     drawn = latents.batch(generator(0, "x", 0), 200)["text"]
     assert set(drawn.int().tolist()) == set(range(HELD + 16, HELD + 24))
+
+
+def test_a_pool_keeps_what_belongs_together(pool: Path) -> None:
+    """exact: pair 2 k has the first of twins k as its target, pair 2 k + 1 the second."""
+
+    def names(captions: list[str]) -> torch.Tensor:
+        return torch.tensor([[float(c.split()[1]), float(c.split()[2])] for c in captions])
+
+    torch.manual_seed(0)
+    vae = NanoVAE(TINY_VAE)
+    latents = LatentPool(pool, 80, vae, cast(TextEncoder, names), CPU, consume=False, half=True)
+    latents.wait(4 * SHARD)
+    assert latents.store["text"][:4].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    shard = read_shard(pool, 0)
+    alone = encode_block(vae, halve(torch.from_numpy(shard.pixels[:2])), CPU)
+    for name, value in alone.items():
+        assert_close(latents.store[name][:4].float(), value, atol=2e-3, rtol=2e-3)
+    assert not torch.equal(alone["motion"][0], alone["motion"][1])
+    joints = latents.store["joints"][:2, :, JOINTS.index("pelvis")].float()
+    own = torch.from_numpy(shard.joints[0, :, :, JOINTS.index("pelvis")])
+    assert_close(joints[0, 17:], own[1, 1:], atol=2e-3, rtol=0)
+    assert_close(joints[1, 1:17], own[1, 2:], atol=2e-3, rtol=0)
 
 
 def test_a_pool_that_stays_empty_is_refused(

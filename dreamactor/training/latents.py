@@ -6,6 +6,7 @@ channels, F = T / 4 + 1 latent frames, h x w cells of one half (32 at full size,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,13 +17,16 @@ from torch import Tensor
 from dreamactor.backbones.nano_vae import STRIDE_S, STRIDE_T, NanoVAE
 from dreamactor.conditioning.text import TextEncoder
 from dreamactor.training.loop import Worker
-from dreamactor.training.pool import SHARD, ShardFeed, consume_shard
+from dreamactor.training.pool import SHARD, Shard, ShardFeed, consume_shard
 
 HELD = 2 * SHARD
-"""Pairs of each process that are kept for previews and not trained on: those of its first shard,
-so that none of them is trained on the other way round."""
-AT_ONCE = 8
-"""Twins encoded at once."""
+"""Pairs of each process that are kept and not trained on: those of its first shard, so that none
+is trained on the other way round."""
+PIXELS_AT_ONCE = 8 * 18 * 256**2
+"""Pixels of clips encoded at once: many small clips, or few large ones."""
+SHARDS_AT_ONCE = 8
+AHEAD = 48
+"""Shards read ahead: between two looks many short ones are used up."""
 
 
 @dataclass
@@ -46,21 +50,35 @@ class LatentPool:
     store: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.feed = ShardFeed(self.folder, self.worker.rank, self.worker.count)
+        self.feed = ShardFeed(self.folder, self.worker.rank, self.worker.count, AHEAD)
 
     def refresh(self, pairs: float, seconds: float = 0.0) -> None:
         """Encode new shards, until there are so many more pairs or no shard is ready."""
         wanted = self.count + pairs
         while self.count < wanted:
-            shard = self.feed.take(seconds)
-            if shard is None:
+            missing = math.ceil((wanted - self.count) / (2 * SHARD))
+            shards = self._shards(min(missing, SHARDS_AT_ONCE), seconds)
+            if not shards:
                 return
-            block = torch.from_numpy(shard.pixels).to(self.worker.device)
-            encoded = encode_block(self.vae, halve(block) if self.half else block, self.worker)
-            joints = torch.from_numpy(shard.joints).to(block.device)
-            captions = [text for texts in zip(*shard.captions, strict=True) for text in texts]
-            self._put({**encoded, "joints": pair_joints(joints), "text": self.encoder(captions)})
-            if self.consume:
+            self._encode(shards)
+
+    def _shards(self, most: int, seconds: float) -> list[Shard]:
+        """Those that are ready; the first may be waited for."""
+        shards: list[Shard] = []
+        while len(shards) < most and (shard := self.feed.take(0 if shards else seconds)):
+            shards.append(shard)
+        return shards
+
+    def _encode(self, shards: list[Shard]) -> None:
+        device = self.worker.device
+        block = torch.cat([torch.from_numpy(shard.pixels).to(device) for shard in shards])
+        joints = torch.cat([torch.from_numpy(shard.joints).to(device) for shard in shards])
+        twins = [texts for shard in shards for texts in shard.captions]
+        captions = [text for both in twins for text in both]
+        encoded = encode_block(self.vae, halve(block) if self.half else block, self.worker)
+        self._put({**encoded, "joints": pair_joints(joints), "text": self.encoder(captions)})
+        if self.consume:
+            for shard in shards:
                 consume_shard(self.folder, shard.index)
 
     def wait(self, pairs: int) -> None:
@@ -73,8 +91,8 @@ class LatentPool:
         return self._take(torch.randint(HELD, filled, (count,), generator=draws))
 
     def held(self, count: int) -> dict[str, Tensor]:
-        """The first pairs, which are not trained on, float32; at most HELD."""
-        return self._take(torch.arange(count))
+        """Pairs that are not trained on, one of each of the twins, float32; at most HELD / 2."""
+        return self._take(2 * torch.arange(count))
 
     def _take(self, which: Tensor) -> dict[str, Tensor]:
         return {
@@ -101,7 +119,7 @@ def halve(block: Tensor) -> Tensor:
 
 
 def pair_joints(joints: Tensor) -> Tensor:
-    """Joints of both pairs of each of the twins: first all first ones, as `encode_block` does.
+    """Joints of both pairs of each of the twins, one after the other.
 
     Args:
         joints: (S, 2, T + 2, J, 2) as in the pool.
@@ -109,14 +127,13 @@ def pair_joints(joints: Tensor) -> Tensor:
     Returns:
         (2 S, 2 T + 2, J, 2): reference, target, and the driver from the frame before on.
     """
-    own = torch.cat([joints[:, :, :1], joints[:, :, 2:]], dim=2).transpose(0, 1)
-    others = joints[:, :, 1:].transpose(0, 1).flip(0)  # (2, S, T + 1, J, 2)
-    return torch.cat([own, others], dim=2).flatten(0, 1)
+    own = torch.cat([joints[:, :, :1], joints[:, :, 2:]], dim=2)  # (S, 2, T + 1, J, 2)
+    return torch.cat([own, joints[:, :, 1:].flip(1)], dim=2).flatten(0, 1)
 
 
 @torch.no_grad()
 def encode_block(vae: NanoVAE, block: Tensor, worker: Worker) -> dict[str, Tensor]:
-    """Latents of a shard's pairs: in the first S the first of the twins is the target.
+    """Latents of both pairs of each of the twins, one after the other.
 
     Args:
         vae: Autoencoder.
@@ -127,7 +144,9 @@ def encode_block(vae: NanoVAE, block: Tensor, worker: Worker) -> dict[str, Tenso
         target and motion (2 S, C, F, h, w), subject (2 S, 1, F, h, w) in [0, 1].
     """
     target, motion, subject = [], [], []
-    for clips in torch.split(block.transpose(0, 1).flatten(0, 1), AT_ONCE):
+    frames, height, width = block.shape[2:5]
+    at_once = max(1, PIXELS_AT_ONCE // (frames * height * width))
+    for clips in torch.split(block.flatten(0, 1), at_once):
         x = clips.permute(0, 4, 1, 2, 3).float()  # (n, 4, T + 2, H, W)
         rgb = x[:, :3] / 127.5 - 1
         behind = torch.cat([rgb[:, :, :1], rgb[:, :, 2:]], dim=2)  # the frames behind a reference
@@ -140,6 +159,6 @@ def encode_block(vae: NanoVAE, block: Tensor, worker: Worker) -> dict[str, Tenso
         subject.append(torch.cat([first, rest], dim=2))
     return {
         "target": torch.cat(target),
-        "motion": torch.cat(motion).unflatten(0, (2, -1)).flip(0).flatten(0, 1),
+        "motion": torch.cat(motion).unflatten(0, (-1, 2)).flip(1).flatten(0, 1),
         "subject": torch.cat(subject),
     }

