@@ -31,21 +31,28 @@ if [ -f $vendor ]; then export __EGL_VENDOR_LIBRARY_FILENAMES=$vendor; fi
 vae() { if [ -f "$home/nano-vae/vae.safetensors" ]; then echo "$home/nano-vae/vae.safetensors"; else
   echo "$home/start/vae.safetensors"; fi; }
 
-pools=$home
-if [ "$(df -k --output=avail /dev/shm | tail -1)" -gt 40000000 ]; then pools=/dev/shm; fi
+# where the pools lie is settled once: a run is known by its settings
+mkdir -p "$home"
+if [ ! -f "$home/pools" ]; then
+  if [ "$(df -k --output=avail /dev/shm | tail -1)" -gt 40000000 ]; then echo /dev/shm; else
+    echo "$home"; fi > "$home/pools"
+fi
+pools=$(cat "$home/pools")
 
 # pool NAME PROCESSES MINUTES settings...: fill a pool in the background, unless that is being done
 pool() {
   pgrep -f "out $pools/$1 " > /dev/null && return
-  OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 setsid nohup python3 -m dreamactor.cli world pool --cast "$home/full.castpack" \
+  OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 setsid nohup nice -n 19 \
+    python3 -m dreamactor.cli world pool --cast "$home/full.castpack" \
     --out "$pools/$1" --shards 1000000 --processes "$2" --minutes "$3" --gpus "$gpus" "${@:4}" \
     >> "$home/$1.log" 2>&1 < /dev/null &
+  echo $! > "$home/$1.pid"
 }
 
 # renderers MINUTES: 50 MB a shard of short clips, 150 MB one of whole clips
 renderers() {
   pool short $((cores * 3 / 4)) "$1" --frames 4 --room $((240 * gpus)) --seed 1
-  pool pool $((cores / 2)) "$1" --room $((80 * gpus))
+  pool pool $((cores / 2)) "$1" --room $((110 * gpus))
 }
 
 # train STAGE FILE OUT settings...: one stage, its results copied out whatever happens
@@ -87,6 +94,7 @@ case $verb in
     renderers "$3"
     sleep 20
     tail -n 2 "$home/pool.log" "$home/short.log"
+    echo "pools in $pools"
     for name in pool short; do echo "$name: $(find "$pools/$name" -name '*.json' | wc -l) shards"; done ;;
   vae)
     renderers 20
@@ -97,7 +105,7 @@ case $verb in
     train nano transformer.safetensors "$3" pool="$pools/pool" short="$pools/short" \
       vae="$(vae)" text="$home/text" perceptual="$home/vgg.safetensors" consume=true "${@:4}" ;;
   bench)
-    pkill -f "dreamactor.cli world pool" || true
+    for name in pool short; do kill -- "-$(cat "$home/$name.pid")" || true; done
     python3 -m dreamactor.cli train export --vae "$(vae)" \
       --transformer "$home/nano/transformer.safetensors" --out "$home/weights"
     for file in "$home"/weights/*; do split -b 16000000 "$file" "$3/$(basename "$file").part."; done

@@ -438,6 +438,27 @@ def test_a_feed_reads_each_shard_of_its_share_once(pool: Path) -> None:
     assert feed.take(seconds=0.5) is None
 
 
+def test_a_closed_feed_lets_go(pool: Path) -> None:
+    feed = ShardFeed(pool, rank=0, count=1, ahead=1)
+    assert feed.take(seconds=5.0) is not None
+    feed.close()
+    assert feed.take(seconds=0.5) is None or feed.take(seconds=0.5) is None
+
+
+def test_consuming_leaves_the_held_shard(tmp_path: Path) -> None:
+    """unchanged by: starting again; the pairs of previews are still there, the others are gone."""
+    encoder = cast(TextEncoder, lambda captions: torch.zeros(len(captions), 1))
+    folder, vae = _blobs(tmp_path, 4), NanoVAE(TINY_VAE)
+    held = []
+    for _ in range(2):
+        latents = LatentPool(folder, 80, vae, encoder, CPU, consume=True, half=True)
+        latents.wait(HELD)
+        held.append(latents.held(2)["target"])
+        latents.refresh(1, seconds=1.0)
+    assert torch.equal(*held)
+    assert ready_shards(folder) == [0]
+
+
 def test_held_pairs_stay_and_are_never_drawn(tmp_path: Path) -> None:
     """The ring of newer pairs goes round behind them."""
     encoder = TextEncoder.__new__(TextEncoder)

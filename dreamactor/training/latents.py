@@ -43,7 +43,7 @@ class LatentPool:
     encoder: TextEncoder
     worker: Worker
     consume: bool
-    """Delete shards once encoded."""
+    """Delete shards once encoded, all but the first, so that `held` stays the same on resuming."""
     half: bool = False
     """Encode pictures of half the size."""
     count: int = 0
@@ -76,14 +76,21 @@ class LatentPool:
         twins = [texts for shard in shards for texts in shard.captions]
         captions = [text for both in twins for text in both]
         encoded = encode_block(self.vae, halve(block) if self.half else block, self.worker)
+        spare = shards[1:] if self.count == 0 else shards
         self._put({**encoded, "joints": pair_joints(joints), "text": self.encoder(captions)})
         if self.consume:
-            for shard in shards:
+            for shard in spare:
                 consume_shard(self.folder, shard.index)
 
     def wait(self, pairs: int) -> None:
         """Block until there are enough pairs to start with."""
-        self.feed.wait(lambda: self.count, pairs, "pairs", lambda: self.refresh(1, 1.0))
+        self.feed.wait(
+            lambda: self.count, pairs, "pairs", lambda: self.refresh(pairs - self.count, 1.0)
+        )
+
+    def close(self) -> None:
+        """Read no more."""
+        self.feed.close()
 
     def batch(self, draws: torch.Generator, count: int) -> dict[str, Tensor]:
         """Random pairs, float32; never those that are held back for `held`."""

