@@ -27,7 +27,7 @@ export OMP_NUM_THREADS=4 TOKENIZERS_PARALLELISM=false TORCHINDUCTOR_COMPILE_THRE
 vendor=/usr/local/nvidia/share/glvnd/egl_vendor.d/10_nvidia.json
 if [ -f $vendor ]; then export __EGL_VENDOR_LIBRARY_FILENAMES=$vendor; fi
 
-# the autoencoder: trained in HOME, else brought along as .carry/2/start/vae.safetensors
+# the autoencoder: trained in HOME, else brought along as .carry/3/start/vae.safetensors
 vae() { if [ -f "$home/nano-vae/vae.safetensors" ]; then echo "$home/nano-vae/vae.safetensors"; else
   echo "$home/start/vae.safetensors"; fi; }
 
@@ -124,7 +124,8 @@ case $verb in
       # shellcheck disable=SC2086  # settings are words
       CUDA_VISIBLE_DEVICES=${#pids[@]} timeout -k 5 "$limit" python3 -m dreamactor.cli train nano \
         --out "$home/try/$name" pool="$pools/pool" short="$pools/short" text="$home/text" \
-        half_share=2 single_share=2 perceptual="$home/vgg.safetensors" minutes="$4" ${settings//,/ } > "$home/$name.log" 2>&1 &
+        half_share=2 single_share=2 perceptual="$home/vgg.safetensors" minutes="$4" \
+        ${settings//,/ } > "$home/$name.log" 2>&1 &
       pids+=($!)
     done
     wait "${pids[@]}" || true

@@ -174,9 +174,6 @@ def load_transformer(
     """The transformer of a weight file, and its shape."""
     state, header = load_weights(path, digest)
     check_header(path, header, "nano")
-    found = header.get("predicts", "velocity")
-    if found != PREDICTS:
-        raise WeightsError(f"{path}: weights that predict {found}, want {PREDICTS}; train anew")
     shape = NanoConfig(**header["config"])
     transformer = shape.build()
     transformer.load_state_dict(state)
@@ -217,7 +214,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_header(path: Path, header: dict[str, Any], kind: str) -> None:
-    """Refuse weights of another model or canvas version.
+    """Refuse weights of another model, canvas version or, of a transformer, prediction.
 
     Raises:
         WeightsError: Says what the file holds and what was wanted.
@@ -228,3 +225,6 @@ def check_header(path: Path, header: dict[str, Any], kind: str) -> None:
         raise WeightsError(
             f"{path}: canvas version {header['canvas']}, this program reads {canvas_module.VERSION}"
         )
+    found = header.get("predicts", "velocity")
+    if kind == "nano" and found != PREDICTS:
+        raise WeightsError(f"{path}: weights that predict {found}, want {PREDICTS}; train anew")

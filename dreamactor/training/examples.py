@@ -3,7 +3,7 @@
 Laid out exactly as `backbones.nano.Nano.encode` and the sampler lay out a canvas at inference
 (tests/test_training.py).
 
-Legend: B pairs of a batch, C latent channels, F = 5 latent frames, h x w cells of one half.
+Legend: B pairs of a batch, C latent channels, F latent frames (5, or 2), h x w cells of one half.
 """
 
 from __future__ import annotations

@@ -73,8 +73,7 @@ class LatentPool:
         device = self.worker.device
         block = torch.cat([torch.from_numpy(shard.pixels).to(device) for shard in shards])
         joints = torch.cat([torch.from_numpy(shard.joints).to(device) for shard in shards])
-        twins = [texts for shard in shards for texts in shard.captions]
-        captions = [text for both in twins for text in both]
+        captions = [text for shard in shards for both in shard.captions for text in both]
         encoded = encode_block(self.vae, halve(block) if self.half else block, self.worker)
         spare = shards[1:] if self.count == 0 else shards
         self._put({**encoded, "joints": pair_joints(joints), "text": self.encoder(captions)})

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dreamactor.backbones.nano import PREDICTS, TIMESTEPS, NanoConfig, load_transformer, load_vae
+from dreamactor.backbones.nano_vae import STRIDE_T
 from dreamactor.backbones.weights import save_weights
 from dreamactor.bench.perceptual import Perceptual
 from dreamactor.conditioning.canvas import VERSION, reference_half
@@ -34,11 +35,12 @@ from dreamactor.training.latents import HELD, LatentPool
 from dreamactor.training.loop import LOOK_EVERY, Average, Loop, Worker, identity, workers
 from dreamactor.training.optim import optimisers_for
 from dreamactor.training.pictures import PictureLoss
+from dreamactor.training.pool import TARGET_FRAMES
 from dreamactor.training.poses import PoseReader, pose_loss
 from dreamactor.training.preview import Preview
 
 INSIDE = "transformer."  # names of the transformer's weights within the reader of joints
-FRAMES = 5  # latent frames of a whole clip
+FRAMES = TARGET_FRAMES // STRIDE_T + 1  # latent frames of a whole clip
 PROBED = 16  # pairs whose targets are looked at
 COLUMNS = 6  # pairs on a sheet of samples
 PROBE_EVERY = 300  # steps between looks at how well targets are met; a multiple of LOOK_EVERY

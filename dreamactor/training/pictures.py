@@ -12,9 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dreamactor.backbones.nano_vae import STRIDE_S, STRIDE_T, NanoVAE
+from dreamactor.backbones.nano_vae import NanoVAE
 from dreamactor.bench.perceptual import Perceptual
 from dreamactor.training.nano_vae import contrast_loss, frames_of
+from dreamactor.training.preview import on_pixels
 
 WINDOW = 16
 """Cells of a side of the part that is decoded."""
@@ -52,8 +53,7 @@ class PictureLoss(nn.Module):
         clip = self.vae.frames(window(whole, corners)).float()
         with torch.no_grad():
             truth = self.vae.frames(window(target, corners)).float()
-        mask = window(subject, corners).repeat_interleave(STRIDE_T, dim=2)[:, :, STRIDE_T - 1 :]
-        mask = mask.repeat_interleave(STRIDE_S, 3).repeat_interleave(STRIDE_S, 4)
+        mask = on_pixels(window(subject, corners))
         clip, truth, mask = clip[:, :, 1:], truth[:, :, 1:], mask[:, :, 1:]  # frame 0 is given
         near = ((clip - truth).abs() * (1 + 2 * mask)).mean()
         seen = torch.randint(clip.shape[2], (len(clip), SEEN), generator=draws).to(clip.device)

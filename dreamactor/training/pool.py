@@ -217,8 +217,7 @@ def fill(
     """
     folder.mkdir(parents=True, exist_ok=True)
     known = folder / "pool.json"
-    kind = {"split": config.split, "seed": config.seed, "size": config.size}
-    text = json.dumps({**kind, "frames": config.frames})
+    text = json.dumps({name: getattr(config, name) for name in ("split", "seed", "size", "frames")})
     if known.is_file() and known.read_text() != text:
         raise ConfigError(f"{folder}: holds a pool of {known.read_text()}, not {text}")
     known.write_text(text)

@@ -1,6 +1,6 @@
 """What the transformer can do so far: numbers and pictures written while it trains.
 
-Legend: B pairs, C latent channels, F = 5 latent frames, h x w cells of one half.
+Legend: B pairs, C latent channels, F latent frames (5, or 2), h x w cells of one half.
 """
 
 from __future__ import annotations

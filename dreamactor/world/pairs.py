@@ -307,13 +307,10 @@ class PairSampler:
 
     def draw(self, spec: PairSpec, truth: bool = False) -> Pair:
         """Draw what a spec says."""
-        poses = dict(zip(("driver", "target"), self._poses(spec), strict=True))
-        scenes = {
-            name: self._scene(spec, side, poses[name], _views(spec, side))
-            for name, side in (("driver", spec.driver), ("target", spec.target))
-        }
-        driving, driving_joints, _ = self._shoot(spec, scenes["driver"])
-        clip, joints, flow = self._shoot(spec, scenes["target"], truth)
+        sides = zip((spec.driver, spec.target), self._poses(spec), strict=True)
+        driver, target = (self._scene(spec, s, pose, _views(spec, s)) for s, pose in sides)
+        driving, driving_joints, _ = self._shoot(spec, driver)
+        clip, joints, flow = self._shoot(spec, target, truth)
         flow = None if flow is None else flow[1:]
         return Pair(spec, clip[0], clip[1:], driving, joints, driving_joints, flow)
 
