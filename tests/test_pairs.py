@@ -16,6 +16,7 @@ import dreamactor
 from dreamactor.errors import AssetError
 from dreamactor.world.cast import Cast, load_cast
 from dreamactor.world.pairs import (
+    CELL,
     LIKE_HEADINGS,
     REFERENCE_TURN,
     STILL,
@@ -270,6 +271,11 @@ def test_twins_are_a_pair_both_ways_round(drawn: list[Pair], frames: int) -> Non
         assert len(joints.pixels) == frames + 2
         assert spec.reference_motion is not spec.motion or spec.reference_time != spec.start
         assert (clip[..., 3] > 0).any(axis=(1, 2)).all()
+    for clip, surface in zip(twins.clips, twins.surfaces, strict=True):
+        assert surface.shape == (frames + 2, SIZE // CELL, SIZE // CELL, 3)
+        shown = clip[:, CELL // 2 :: CELL, CELL // 2 :: CELL, 3] > 0
+        agree = shown == np.isfinite(surface).all(axis=-1)
+        assert agree.mean() > 0.95  # outlines, and borders between two pixels
     again = PairSampler(cast(), "train", SIZE, frames=frames).twins(SEED, 1)
     assert_array_equal(twins.clips[1], again.clips[1])
 

@@ -1,4 +1,4 @@
-"""The loss of joints: labels stand where joints are; the reader leaves the network alone."""
+"""The loss of joints: labels stand where joints are."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from dreamactor.backbones.nano import NanoConfig
-from dreamactor.training.poses import PoseReader, pose_loss
+from dreamactor.training.poses import pose_loss
 from dreamactor.world.anatomy import JOINTS
 
 NECK = JOINTS.index("neck")
@@ -44,27 +43,3 @@ def test_knowing_nothing_costs_the_logarithm_of_the_tokens() -> None:
 def test_no_joint_no_loss() -> None:
     nothing = torch.full((2, 34, len(JOINTS), 2), math.nan)
     assert pose_loss(torch.randn(2, 5, 4, 8, 4 * len(JOINTS)), nothing).item() == 0
-
-
-@pytest.mark.filterwarnings("default")  # Dynamo looks at .grad of what it traces
-@pytest.mark.parametrize("compiled", [False, True])
-def test_reader_leaves_the_prediction_as_it_is(compiled: bool) -> None:
-    """unchanged by: the reader; and its gradient reaches the blocks below it, compiled or not."""
-    torch.manual_seed(0)
-    transformer = NanoConfig(3, 1, 16, 32, 4).build()
-    torch.nn.init.normal_(transformer.proj_out.weight)
-    x, text = torch.randn(1, 12, 5, 4, 8), torch.zeros(1, 2, 384)
-    sigma = torch.tensor([500.0])
-    expected = transformer(
-        hidden_states=x, timestep=sigma, encoder_hidden_states=text, return_dict=False
-    )[0]
-    reader = PoseReader(transformer, 16)
-    if compiled:
-        for block in transformer.blocks:
-            block.compile(backend="eager", dynamic=False)
-    predicted, scores = reader(x, sigma, text)
-    assert_close(predicted, expected)
-    assert scores.shape == (1, 5, 2, 4, 4 * len(JOINTS))
-    scores.square().mean().backward()
-    moved = [block.ffn.net[2].weight.grad is not None for block in transformer.blocks]
-    assert moved == [True, True, False]

@@ -121,6 +121,25 @@ def test_exact_flow_follows_points_of_the_surface(renderer):
     assert_array_equal(out.flow[out.depth[:-1] == 0], 0)
 
 
+def test_exact_surface_names_the_spot_that_is_seen(renderer):
+    """exact: a spot, posed and projected, is the pixel that named it; the same in any style."""
+    scene = _scene(side=160, azimuth=orbit(10, 30, FRAMES))
+    surface = renderer.surface(scene)
+    mesh, actor = CAST.meshes["box"], scene.actors[0]
+    moves = skinning(CAST.skeletons["box"], actor.pose)
+    y, x = np.mgrid[:160, :160]
+    for t in range(FRAMES):
+        shown = np.isfinite(surface[t]).all(axis=-1)
+        assert_array_equal(shown, renderer.render(scene, truth="all").depth[t] > 0)
+        spots = surface[t][shown]
+        apart = np.linalg.norm(spots[:, None] - mesh.positions[None], axis=-1)
+        bone = mesh.bone_indices[apart.argmin(axis=1), 0]
+        points = np.einsum("nab,nb->na", moves[t, bone, :3, :3], spots) + moves[t, bone, :3, 3]
+        pixels, _ = scene.camera.project(points[None].repeat(FRAMES, 0), 160, 160)
+        off = np.abs(pixels[t] - np.stack([x[shown], y[shown]], -1) - 0.5).max(axis=-1)
+        assert np.median(off) < 1e-3  # the nearest vertex of some is another box's
+
+
 @pytest.mark.parametrize("background", [Background("bokeh"), Background("terrain", texture="soil")])
 def test_unchanged_by_the_clip_a_frame_is_drawn_in(renderer, background):
     scene = _scene(background=background, azimuth=orbit(0, 40, FRAMES))

@@ -25,6 +25,7 @@ from dreamactor.training.export import export_nano
 from dreamactor.training.extent import Extent, set_positions
 from dreamactor.training.latents import HELD, LatentPool, encode_block, halve, pair_joints
 from dreamactor.training.loop import Average, Loop, Worker, learning_rate
+from dreamactor.training.matches import matching_cells
 from dreamactor.training.nano import (
     NanoTrainConfig,
     draw,
@@ -67,6 +68,7 @@ def _blobs(folder: Path, frames: int) -> Path:
         shape = (SHARD, 2, frames + 2, 64, 64, 4)
         pixels = np.empty(shape, np.uint8)
         joints = np.full((*shape[:3], len(JOINTS), 2), np.nan, np.float32)
+        surface = np.full((*shape[:3], 8, 8, 3), np.nan, np.float16)
         for twins in range(SHARD):
             speed = rng.uniform(-1, 1, 2)
             for side in range(2):
@@ -78,8 +80,10 @@ def _blobs(folder: Path, frames: int) -> Path:
                     picture[..., :3] = np.where(blob[..., None], colour, 128)
                     picture[..., 3] = 255 * blob
                     joints[twins, side, frame, JOINTS.index("pelvis")] = (at[::-1] + 0.5) / 64
+                    spot = np.stack([y - at[0], x - at[1], 0 * x], -1)[4::8, 4::8]
+                    surface[twins, side, frame][blob[4::8, 4::8]] = spot[blob[4::8, 4::8]]
         captions = [[f"blob {twins} {side}" for side in range(2)] for twins in range(SHARD)]
-        write_shard(folder, Shard(shard, pixels, joints, captions))
+        write_shard(folder, Shard(shard, pixels, joints, surface, captions))
     return folder
 
 
@@ -93,12 +97,14 @@ def test_pool_round_trip(pool: Path) -> None:
     shard = read_shard(pool, 1)
     assert shard.pixels.shape == (SHARD, 2, 18, 64, 64, 4)
     assert shard.joints.shape == (SHARD, 2, 18, 17, 2)
+    assert shard.surface.shape == (SHARD, 2, 18, 8, 8, 3)
     assert shard.captions[3] == ["blob 3 0", "blob 3 1"]
 
 
 def test_a_pool_of_another_layout_is_refused(tmp_path: Path) -> None:
     pixels = np.zeros((2, 34, 8, 8, 4), np.uint8)
-    write_shard(tmp_path, Shard(0, pixels, np.zeros((2, 34, 17, 2), np.float32), []))
+    nothing = np.zeros(0, np.float32), np.zeros(0, np.float16)
+    write_shard(tmp_path, Shard(0, pixels, *nothing, []))
     with pytest.raises(ConfigError, match="want twins"):
         read_shard(tmp_path, 0)
     with pytest.raises(ConfigError, match="frames=5: want 4, 8, 12 or 16"):
@@ -490,6 +496,10 @@ def test_a_pool_keeps_what_belongs_together(pool: Path) -> None:
     own = torch.from_numpy(shard.joints[0, :, :, JOINTS.index("pelvis")])
     assert_close(joints[0, 17:], own[1, 1:], atol=2e-3, rtol=0)
     assert_close(joints[1, 1:17], own[1, 2:], atol=2e-3, rtol=0)
+    spots = torch.from_numpy(shard.surface[0, 1][..., ::2, ::2, :])
+    found = matching_cells(torch.cat([spots[:1], spots[2:]])[None])
+    assert (found >= 0).any()
+    assert torch.equal(latents.store["match"][1].long(), found[0])
 
 
 def test_a_pool_that_stays_empty_is_refused(

@@ -17,6 +17,7 @@ from torch import Tensor
 from dreamactor.backbones.nano_vae import STRIDE_S, STRIDE_T, NanoVAE
 from dreamactor.conditioning.text import TextEncoder
 from dreamactor.training.loop import Worker
+from dreamactor.training.matches import matching_cells
 from dreamactor.training.pool import SHARD, Shard, ShardFeed, consume_shard
 
 HELD = 2 * SHARD
@@ -34,7 +35,8 @@ class LatentPool:
     """Pairs of this process's share of the shards, the oldest giving way to new ones.
 
     It holds target and motion (N, C, F, h, w), subject (N, 1, F, h, w) in [0, 1], joints
-    (N, 2 T + 2, 17, 2) of reference, target and driver, and text (N, L, D), in half precision.
+    (N, 2 T + 2, 17, 2) of reference, target and driver, match (N, T, h, w) as in
+    `training.matches`, and text (N, L, D), in half precision.
     """
 
     folder: Path
@@ -73,10 +75,21 @@ class LatentPool:
         device = self.worker.device
         block = torch.cat([torch.from_numpy(shard.pixels).to(device) for shard in shards])
         joints = torch.cat([torch.from_numpy(shard.joints).to(device) for shard in shards])
+        surface = torch.cat([torch.from_numpy(shard.surface).to(device) for shard in shards])
         captions = [text for shard in shards for both in shard.captions for text in both]
-        encoded = encode_block(self.vae, halve(block) if self.half else block, self.worker)
+        if self.half:
+            block, surface = halve(block), surface[..., ::2, ::2, :]
+        encoded = encode_block(self.vae, block, self.worker)
         spare = shards[1:] if self.count == 0 else shards
-        self._put({**encoded, "joints": pair_joints(joints), "text": self.encoder(captions)})
+        own = torch.cat([surface[:, :, :1], surface[:, :, 2:]], dim=2).flatten(0, 1)
+        self._put(
+            {
+                **encoded,
+                "joints": pair_joints(joints),
+                "match": matching_cells(own),  # half precision holds integers up to 2048
+                "text": self.encoder(captions),
+            }
+        )
         if self.consume:
             for shard in spare:
                 consume_shard(self.folder, shard.index)

@@ -33,13 +33,15 @@ from dreamactor.training.examples import Draws, example
 from dreamactor.training.extent import Extent, set_positions
 from dreamactor.training.latents import HELD, LatentPool
 from dreamactor.training.loop import LOOK_EVERY, Average, Loop, Worker, identity, workers
+from dreamactor.training.matches import match_loss
 from dreamactor.training.optim import optimisers_for
 from dreamactor.training.pictures import PictureLoss
 from dreamactor.training.pool import TARGET_FRAMES
-from dreamactor.training.poses import PoseReader, pose_loss
+from dreamactor.training.poses import pose_loss
 from dreamactor.training.preview import Preview
+from dreamactor.training.reader import Reader
 
-INSIDE = "transformer."  # names of the transformer's weights within the reader of joints
+INSIDE = "transformer."  # names of the transformer's weights within the reader
 FRAMES = TARGET_FRAMES // STRIDE_T + 1  # latent frames of a whole clip
 PROBED = 16  # pairs whose targets are looked at
 COLUMNS = 6  # pairs on a sheet of samples
@@ -89,6 +91,8 @@ class NanoTrainConfig:
     """Share of samples without text."""
     poses: float = 0.1
     """Weight of the loss of joints at the start, falling to 0 at the end (`training.poses`)."""
+    matches: float = 0.1
+    """Weight of the loss of matches, falling to 0 likewise (`training.matches`)."""
     subject_weight: float = 3.0
     """Extra weight of cells that the subject covers."""
     pictures: int = 24
@@ -163,7 +167,7 @@ class _Run:
         else:
             model, self.shape = load_transformer(config.start)
         self.model = model.to(worker.device)
-        reader = PoseReader(self.model, self.shape.heads * self.shape.head_dim).to(worker.device)
+        reader = Reader(self.model, self.shape.heads * self.shape.head_dim).to(worker.device)
         self.loop = Loop(
             self.folder,
             worker,
@@ -256,17 +260,18 @@ class _Run:
         drawn = draw(config, draws, batch["target"])
         x, latents, _, text, shown = example(batch, drawn, config.motion)
         with self.worker.autocast():
-            predicted, scores = self.trainee(x, drawn.sigma * TIMESTEPS, text)
+            read = self.trainee(x, drawn.sigma * TIMESTEPS, text)
         weight = (1 + config.subject_weight * batch["subject"]) * (1 - 0.9 * shown)
-        flow = flow_loss(predicted, latents, drawn.sigma, weight, config.motion).mean()
-        poses = pose_loss(scores, batch["joints"])
-        losses = {"flow": flow, "poses": poses}
-        total = flow + config.poses * (1 - fraction) * poses
+        flow = flow_loss(read.latents, latents, drawn.sigma, weight, config.motion).mean()
+        poses = pose_loss(read.joints, batch["joints"])
+        matches = match_loss(read.seek, read.offer, batch["match"].long(), draws)
+        losses = {"flow": flow, "poses": poses, "matches": matches}
+        total = flow + (1 - fraction) * (config.poses * poses + config.matches * matches)
         if fraction >= config.pictures_from and config.pictures:
             few = slice(config.pictures)
             with self.worker.autocast():
                 losses["pictures"] = self.picture_loss(
-                    reference_half(predicted)[few],
+                    reference_half(read.latents)[few],
                     batch["target"][few],
                     batch["subject"][few],
                     draws,

@@ -7,6 +7,8 @@ two identities in one motion, each shown by T + 2 frames: a reference, the frame
     NNNNNN.joints  float32 (SHARD, 2, T + 2, 17, 2), an array file too: where the joints of
                    `world.anatomy.JOINTS` are on these frames, x right and y down in parts of the
                    side; NaN for joints that are not in the picture or that the body lacks
+    NNNNNN.surface float16 (SHARD, 2, T + 2, H / 8, W / 8, 3), likewise: the spot of the body that
+                   each cell of 8 x 8 pixels shows at its centre (`Renderer.surface`)
     NNNNNN.json    for each of the twins a caption of either as the target
 
 T is 16, one whole segment, or less: short pools hold more motions and people in the same space.
@@ -65,6 +67,8 @@ class Shard:
     """(SHARD, 2, T + 2, H, W, 4)."""
     joints: NDArray[np.float32]
     """(SHARD, 2, T + 2, 17, 2)."""
+    surface: NDArray[np.float16]
+    """(SHARD, 2, T + 2, H / 8, W / 8, 3), NaN where there is no subject."""
     captions: list[list[str]]
     """Two for each of the twins."""
 
@@ -84,11 +88,13 @@ def read_shard(folder: Path, index: int) -> Shard:
     path = shard_path(folder, index)
     with path.with_suffix(".joints").open("rb") as file:
         joints: NDArray[np.float32] = np.load(file)
+    with path.with_suffix(".surface").open("rb") as file:
+        surface: NDArray[np.float16] = np.load(file)
     captions: list[list[str]] = json.loads(path.with_suffix(".json").read_text())
     pixels = np.load(path)
     if pixels.ndim != 6:
         raise ConfigError(f"{path}: holds {pixels.shape}, want twins (S, 2, T + 2, H, W, 4)")
-    return Shard(index, pixels, joints, captions)
+    return Shard(index, pixels, joints, surface, captions)
 
 
 def write_shard(folder: Path, shard: Shard) -> None:
@@ -99,6 +105,8 @@ def write_shard(folder: Path, shard: Shard) -> None:
         np.save(file, shard.pixels)
     with path.with_suffix(".joints").open("wb") as file:
         np.save(file, shard.joints)
+    with path.with_suffix(".surface").open("wb") as file:
+        np.save(file, shard.surface)
     path.with_suffix(".json").write_text(json.dumps(shard.captions))
     os.replace(beside, path)
 
@@ -121,8 +129,10 @@ def joint_array(joints: Joints, side: int) -> NDArray[np.float32]:
 
 
 def consume_shard(folder: Path, index: int) -> None:
-    """Delete a shard's pixels; its captions stay and tell that it was made."""
-    shard_path(folder, index).unlink(missing_ok=True)
+    """Delete a shard's arrays; its captions stay and tell that it was made."""
+    path = shard_path(folder, index)
+    for part in (path, path.with_suffix(".joints"), path.with_suffix(".surface")):
+        part.unlink(missing_ok=True)
 
 
 class ShardFeed:
@@ -242,7 +252,7 @@ def _work(
     folder: Path, config: PoolConfig, shards: range, stop: float, device: int, room: int
 ) -> None:
     from dreamactor.world.cast import load_cast
-    from dreamactor.world.pairs import PairSampler
+    from dreamactor.world.pairs import CELL, PairSampler
 
     cast = load_cast(config.cast)
     sampler = PairSampler(cast, config.split, config.size, device, config.frames)
@@ -256,11 +266,14 @@ def _work(
         shape = (SHARD, 2, config.frames + 2, config.size, config.size, 4)
         pixels = np.empty(shape, np.uint8)
         joints = np.empty((*shape[:3], len(JOINTS), 2), np.float32)
+        cells = config.size // CELL
+        surface = np.empty((*shape[:3], cells, cells, 3), np.float16)
         captions = []
         for k in range(SHARD):
             twins = sampler.twins(config.seed, index * SHARD + k)
             for side in range(2):
                 pixels[k, side] = twins.clips[side]
                 joints[k, side] = joint_array(twins.joints[side], config.size)
+                surface[k, side] = twins.surfaces[side]
             captions.append([spec.caption for spec in twins.specs])
-        write_shard(folder, Shard(index, pixels, joints, captions))
+        write_shard(folder, Shard(index, pixels, joints, surface, captions))

@@ -63,6 +63,8 @@ KEEP_STILL = 0.1
 SMALLEST = 0.6
 """Least part of its wanted size that a figure may have in any frame."""
 ATTEMPTS = 60
+CELL = 8
+"""Pixels of a side of the cells in which surfaces are given."""
 
 T = TypeVar("T", Look, Motion, str)
 
@@ -122,6 +124,9 @@ class Twins:
     """(T + 2, H, W, 4) RGBA of each spec's target: its reference, the frame before, T frames."""
     joints: tuple[Joints, Joints]
     """On the same T + 2 frames."""
+    surfaces: tuple[Array, Array]
+    """(T + 2, H / CELL, W / CELL, 3) the spot of the body at each cell's centre, on the same
+    frames (see `Renderer.surface`)."""
 
 
 class PairSampler:
@@ -179,8 +184,8 @@ class PairSampler:
             reference_turn=float(rng.uniform(-REFERENCE_TURN, REFERENCE_TURN)),
             caption=_caption(spec.driver, spec.motion),
         )
-        (a, a_joints), (b, b_joints) = self._twin(spec), self._twin(swapped)
-        return Twins((spec, swapped), (a, b), (a_joints, b_joints))
+        a, b = self._twin(spec), self._twin(swapped)
+        return Twins((spec, swapped), (a[0], b[0]), (a[1], b[1]), (a[2], b[2]))
 
     # ---- what is shown --------------------------------------------------------------------
 
@@ -314,13 +319,16 @@ class PairSampler:
         flow = None if flow is None else flow[1:]
         return Pair(spec, clip[0], clip[1:], driving, joints, driving_joints, flow)
 
-    def _twin(self, spec: PairSpec) -> tuple[NDArray[np.uint8], Joints]:
-        """(T + 2, H, W, 4) of the target: its reference, the frame before, T frames."""
+    def _twin(self, spec: PairSpec) -> tuple[NDArray[np.uint8], Joints, Array]:
+        """The target's part of `Twins`: its reference, the frame before, T frames."""
         pose = self._pose(spec.target, spec.motion, _times(spec), stay=not spec.travels)
         pose = np.concatenate([self._reference_pose(spec, pose[1])[None], pose])
         azimuth = np.concatenate([spec.azimuth[1:2], spec.azimuth])
-        clip, joints, _ = self._shoot(spec, self._scene(spec, spec.target, pose, azimuth))
-        return clip, joints
+        scene = self._scene(spec, spec.target, pose, azimuth)
+        clip, joints, _ = self._shoot(spec, scene)
+        cells = self.size // CELL
+        surface = self.renderer.surface(replace(scene, height=cells, width=cells))
+        return clip, joints, surface[:, :, ::-1] if spec.flip else surface
 
     def _shoot(
         self, spec: PairSpec, scene: Scene, truth: bool = False

@@ -36,6 +36,7 @@ class _Drawable:
     shade: moderngl.VertexArray
     hull: moderngl.VertexArray
     truth: moderngl.VertexArray
+    surface: moderngl.VertexArray
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Renderer:
         self._drawables: dict[str, _Drawable] = {}
         self._textures: dict[str, moderngl.Texture] = {}
         self._strips: dict[tuple[int, int], _Strip] = {}
-        self._truths: dict[tuple[int, int], moderngl.Framebuffer] = {}
+        self._exacts: dict[tuple[int, int], moderngl.Framebuffer] = {}
         self._backdrops: dict[Any, moderngl.Texture] = {}
         self._depths: dict[str, Array] = {}
 
@@ -101,9 +102,10 @@ class Renderer:
             self._shade = program(shaders.SHADE_VERTEX, shaders.SHADE_FRAGMENT)
             self._hull = program(shaders.HULL_VERTEX, shaders.HULL_FRAGMENT)
             self._truth = program(shaders.TRUTH_VERTEX, shaders.TRUTH_FRAGMENT)
+            self._surface = program(shaders.SURFACE_VERTEX, shaders.SURFACE_FRAGMENT)
             self._resolve = program(shaders.RESOLVE_VERTEX, shaders.RESOLVE_FRAGMENT)
             self._screen = ctx.vertex_array(self._resolve, [])
-            for drawing in (self._shade, self._hull, self._truth):
+            for drawing in (self._shade, self._hull, self._truth, self._surface):
                 _set(drawing, bones=0, frames=1, albedo=2)
             _set(self._resolve, strip=0, frames=1, backdrop=2, terrain=3)
         return self._context
@@ -128,6 +130,28 @@ class Renderer:
         """
         with self.context:  # another renderer of this process may have been the last to draw
             return self._render(scene, truth)
+
+    def surface(self, scene: Scene) -> Array:
+        """Which spot of its body every pixel shows, the same whatever the pose and the style.
+
+        Returns:
+            (T, H, W, 3) metres in the bind pose, of the surface at pixel centres; NaN on the
+            background. Outlines of toon actors are not drawn.
+        """
+        height, width, count = scene.height, scene.width, scene.frames
+        tiles = max(1, min(count, STRIP_ROWS // height))
+        out = np.empty((count, height, width, 4), dtype=np.float32)
+        with self.context:
+            bones, frames = self._upload(scene)
+            bones.use(0)
+            frames.use(1)
+            for first in range(0, count, tiles):
+                number = min(tiles, count - first)
+                part = out[first : first + number]
+                self._draw_exact("surface", self._surface, scene, first, number, part)
+            bones.release()
+            frames.release()
+        return np.where(out[..., 3:] > 0, out[..., :3], np.float32(np.nan))
 
     def _render(self, scene: Scene, truth: str) -> Rendered:
         ctx = self.context
@@ -237,25 +261,38 @@ class Renderer:
 
     def _draw_truth(self, scene: Scene, first: int, number: int, out: Array) -> None:
         """Draw flow, depth and actor at pixel centres; read them into (number, H, W, 4)."""
+        half = (scene.width / 2, scene.height / 2)
+        _set(self._truth, last=scene.frames - 1, half_size=half)
+        self._draw_exact("truth", self._truth, scene, first, number, out)
+
+    def _draw_exact(
+        self,
+        kind: Literal["truth", "surface"],
+        program: moderngl.Program,
+        scene: Scene,
+        first: int,
+        number: int,
+        out: Array,
+    ) -> None:
+        """Draw what a program says of pixel centres; read it into (number, H, W, 4)."""
         ctx = self.context
-        height, width = scene.height, scene.width
-        view = (0, 0, width, number * height)
-        target = self._truth_target(width, number * height)
+        view = (0, 0, scene.width, number * scene.height)
+        target = self._exact_target(scene.width, number * scene.height)
         target.use()
         ctx.viewport = view
         ctx.enable(moderngl.DEPTH_TEST)
         target.clear(0, 0, 0, 0)
-        half = (width / 2, height / 2)
-        _set(self._truth, first=first, count=number, last=scene.frames - 1, half_size=half)
+        _set(program, first=first, count=number)
         for index, actor in enumerate(scene.actors):
-            _set(self._truth, row=index * scene.frames, id=float(index + 1))
+            _set(program, row=index * scene.frames, id=float(index + 1))
             for part in actor.look.parts:
                 if part.role in actor.drop:
                     continue
                 self._cull(part)
                 self._texture(part.texture).use(2)
-                _set(self._truth, cutout=part.cutout)
-                self._drawable(part.mesh).truth.render(instances=number)
+                _set(program, cutout=part.cutout)
+                drawable = self._drawable(part.mesh)
+                (drawable.truth if kind == "truth" else drawable.surface).render(instances=number)
         target.read_into(out, view, components=4, dtype="f4")
 
     def _cull(self, part: Part) -> None:
@@ -321,7 +358,7 @@ class Renderer:
                 return ctx.vertex_array(program, [(points, text, *used)], index)
 
             self._drawables[name] = _Drawable(
-                array(self._shade), array(self._hull), array(self._truth)
+                array(self._shade), array(self._hull), array(self._truth), array(self._surface)
             )
         return self._drawables[name]
 
@@ -370,13 +407,13 @@ class Renderer:
         self._strips[size] = _Strip(rows, samples, drawn, resolved)
         return self._strips[size]
 
-    def _truth_target(self, width: int, rows: int) -> moderngl.Framebuffer:
-        for (w, r), target in self._truths.items():
+    def _exact_target(self, width: int, rows: int) -> moderngl.Framebuffer:
+        for (w, r), target in self._exacts.items():
             if w == width and r >= rows:
                 return target
         ctx, size = self.context, (width, rows)
         target = ctx.framebuffer([ctx.texture(size, 4, dtype="f4")], ctx.depth_renderbuffer(size))
-        self._truths[size] = target
+        self._exacts[size] = target
         return target
 
     # ---- what comes out -------------------------------------------------------------------

@@ -235,6 +235,37 @@ void main() {
 """
 
 # Resolve: average the samples of a pixel over the background, vote for its actor.
+SURFACE_VERTEX = (
+    SKIN
+    + """
+out vec2 uv;
+out vec3 spot;
+
+void main() {
+    int frame = first + gl_InstanceID;
+    vec4 a, b, c;
+    vec4 p = vec4(in_position, 1);
+    skin(row + frame, a, b, c);
+    uv = in_uv;
+    spot = in_position;
+    into_tile(project(frame, vec3(dot(a, p), dot(b, p), dot(c, p))));
+}
+"""
+)
+
+SURFACE_FRAGMENT = """
+#version 330
+uniform sampler2D albedo;
+uniform bool cutout;
+in vec2 uv;
+in vec3 spot;
+out vec4 surface;
+void main() {
+    if (cutout && texture(albedo, uv).a < 0.5) discard;
+    surface = vec4(spot, 1);
+}
+"""
+
 RESOLVE_VERTEX = """
 #version 330
 uniform sampler2D frames;
