@@ -23,7 +23,14 @@ from dreamactor.runs import RunFolder, generator
 from dreamactor.training.examples import Draws, example
 from dreamactor.training.export import export_nano
 from dreamactor.training.extent import Extent, set_positions
-from dreamactor.training.latents import HELD, LatentPool, encode_block, halve, pair_joints
+from dreamactor.training.latents import (
+    HELD,
+    LatentPool,
+    encode_block,
+    from_nearby,
+    halve,
+    pair_joints,
+)
 from dreamactor.training.loop import Average, Loop, Worker, learning_rate
 from dreamactor.training.matches import matching_cells
 from dreamactor.training.nano import (
@@ -210,6 +217,23 @@ def test_positions_keep_distances_at_half_size() -> None:
     set_positions(rope, tables, Extent(half=False, single=False), frame=3)
     assert torch.equal(rope.freqs_cos, tables[0])
     assert torch.equal(rope.freqs_sin, tables[1])
+
+
+def test_the_frame_before_can_be_the_reference() -> None:
+    """exact: what drives the twin is this pair's own clip, from the frame before on."""
+    pairs = {
+        "target": torch.tensor([[0.0, 2, 3], [10, 12, 13]]),  # reference, then two frames
+        "motion": torch.tensor([[11.0, 12, 13], [1, 2, 3]]),  # the frame before, then two
+        "match": torch.tensor([[5], [6]]),
+        "near_match": torch.tensor([[7], [8]]),
+    }
+    pairs["joints"] = torch.cat([pairs["target"], pairs["motion"]], dim=1)
+    twins = {name: value.flip(0) for name, value in pairs.items()}
+    out = from_nearby(pairs, twins, torch.tensor([True, False]))
+    assert out["target"].tolist() == [[1, 2, 3], [10, 12, 13]]
+    assert out["motion"] is pairs["motion"]
+    assert out["joints"].tolist() == [[1, 2, 3, 11, 12, 13], [10, 12, 13, 1, 2, 3]]
+    assert out["match"].tolist() == [[7], [6]]
 
 
 def test_joints_of_twins_both_ways_round() -> None:

