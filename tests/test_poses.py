@@ -9,8 +9,8 @@ import torch
 from torch.testing import assert_close
 
 from dreamactor.backbones.nano import NanoConfig
+from dreamactor.conditioning.skeleton import JOINTS
 from dreamactor.training.poses import PoseReader, pose_loss
-from dreamactor.world.anatomy import JOINTS
 
 NECK = JOINTS.index("neck")
 
