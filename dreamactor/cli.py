@@ -104,6 +104,18 @@ def train_nano(
     print(train_nano(from_words(NanoTrainConfig, settings or []), out))
 
 
+@train.command("keypoints")
+def train_keypoints(
+    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    settings: Settings = None,
+) -> None:
+    """Train the pose estimator of humans and animals on a pool of pairs."""
+    from dreamactor.config import from_words
+    from dreamactor.training.keypoints import KeypointTrainConfig, train_keypoints
+
+    print(train_keypoints(from_words(KeypointTrainConfig, settings or []), out))
+
+
 @train.command("export")
 def train_export(
     vae: Annotated[Path, typer.Option(help="vae.safetensors of a run.")],
