@@ -34,7 +34,7 @@ from dreamactor.training.keypoints import (
     train_keypoints,
 )
 from dreamactor.training.loop import Worker
-from dreamactor.training.pool import SHARD, Shard, write_shard
+from dreamactor.training.pool import SHARD, Shard, read_shard, ready_shards, write_shard
 from dreamactor.training.views import MIRRORED, cover, views, warp
 
 TINY = KeypointsConfig((8, 8, 8, 8), (1, 1, 1, 1), 8)
@@ -233,6 +233,19 @@ def test_held_frames_are_never_drawn(pool: Path) -> None:
     known = {tuple(p) for p in frames.joints[128:228, PELVIS].tolist()}
     assert {tuple(p) for p in joints[:, PELVIS].tolist()} <= known
     assert torch.equal(held, frames.joints[:128, PELVIS])
+
+
+def test_consuming_leaves_the_held_shard(pool: Path, tmp_path: Path) -> None:
+    """unchanged by: starting again; the frames that are measured are still there."""
+    for index in range(2):
+        write_shard(tmp_path, read_shard(pool, index))
+    config = KeypointTrainConfig(tmp_path, frames=100, least=64, consume=True)
+    frames = FramePool(config, CPU)
+    frames.wait()
+    assert ready_shards(tmp_path) == [0]
+    again = FramePool(config, CPU)
+    again.refresh(1, seconds=5.0)
+    assert torch.equal(again.joints[:128, PELVIS], frames.joints[:128, PELVIS])
 
 
 def test_a_dot_is_learnt(pool: Path) -> None:

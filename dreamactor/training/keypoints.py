@@ -33,7 +33,7 @@ from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.loop import Average, Loop, Worker, identity, workers
 from dreamactor.training.nano_vae import load_stills
-from dreamactor.training.pool import SHARD, ShardFeed
+from dreamactor.training.pool import SHARD, ShardFeed, consume_shard
 from dreamactor.training.views import views
 
 BELL = 1.0
@@ -67,6 +67,8 @@ class KeypointTrainConfig:
     average: float = 0.998
     there_weight: float = 0.2
     """Of the loss of being in the picture."""
+    consume: bool = False
+    """Delete shards once taken in, all but the first, so that renderers go on."""
     pause_minutes: float = math.inf
     """Stop after so many minutes, to be resumed by the same command."""
     compile: bool = True
@@ -110,6 +112,8 @@ class FramePool:
             ring = (slots - self.held) % self.config.frames + self.held
             slots = torch.where(slots < self.held, slots, ring).to(device)
             self.pictures[slots], self.joints[slots] = frames, places
+            if self.config.consume and self.count:
+                consume_shard(self.config.pool, shard.index)
             self.count += len(frames)
 
     def wait(self) -> None:
