@@ -20,11 +20,13 @@ from dreamactor.backbones.keypoints import (
     header_of,
     load_network,
     locate,
+    nearer,
 )
 from dreamactor.backbones.load import load_estimator
 from dreamactor.backbones.weights import save_weights
 from dreamactor.conditioning.skeleton import JOINTS
 from dreamactor.errors import ConfigError, WeightsError
+from dreamactor.image import Box
 from dreamactor.runs import generator
 from dreamactor.training.keypoints import (
     FramePool,
@@ -108,18 +110,20 @@ def _stirred(network: KeypointNet) -> KeypointNet:
 
 
 class _Told(nn.Module):
-    """Says that the joints are at one place of the square, the tail in none."""
+    """Says that the head is at one place of the square, the tail in none, the rest about."""
 
     def __init__(self, place: tuple[float, float]) -> None:
         super().__init__()
-        self.place = torch.tensor(place)
+        x = torch.linspace(0.05, 0.95, len(JOINTS))
+        self.places = torch.stack([x, torch.full_like(x, 0.5)], dim=-1)
+        self.places[0] = torch.tensor(place)
         self.seen = torch.empty(0)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         self.seen = x
         there = torch.full((len(x), len(JOINTS)), 9.0)
         there[:, JOINTS.index("tail")] = -9
-        return bells(self.place.expand(len(x), len(JOINTS), 2)), there
+        return bells(self.places.expand(len(x), len(JOINTS), 2)), there
 
 
 @pytest.mark.parametrize(("size", "at"), [((90, 160), (40, 45)), ((256, 256), (64, 128))])
@@ -134,7 +138,42 @@ def test_places_are_told_in_the_pictures_pixels(
     assert track.confidence[0, 0, 0] > 0.99
     assert track.confidence[0, 0, JOINTS.index("tail")] < 0.01
     outside = Keypoints(_Told((0.5, 0.05)))(np.zeros((1, 90, 160, 3), np.uint8), 12.0)  # type: ignore[arg-type]
-    assert not outside.confidence.any()  # in the bar above the picture
+    assert outside.confidence[0, 0, 0] == 0  # in the bar above the picture
+    assert outside.confidence[0, 0, 1] > 0.99
+
+
+class _Bright(nn.Module):
+    """Finds all joints at the brightest of its cells."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        light = 50 * nn.functional.avg_pool2d(x.mean(dim=1, keepdim=True), 4)
+        return light.expand(-1, len(JOINTS), -1, -1), torch.full((len(x), len(JOINTS)), 9.0)
+
+
+def test_small_subjects_are_looked_at_again() -> None:
+    """exact: a dot of 4 x 4 in 800 x 800, which one look places to some 12 pixels, to one."""
+    frames = np.zeros((3, 800, 800, 3), np.uint8)
+    for t in range(3):
+        frames[t, 98 + 7 * t : 102 + 7 * t, 698:702] = 255
+    estimator = Keypoints(_Bright())  # type: ignore[arg-type]
+    track = estimator(frames, 12.0)
+    np.testing.assert_allclose(track.positions[:, 0, 0, 0], 700, atol=0.5)
+    np.testing.assert_allclose(track.positions[:, 0, 0, 1], [100, 107, 114], atol=0.5)
+
+
+def test_only_what_is_small_is_looked_at_again() -> None:
+    """exact: the square is 1.6 times the joints' extent, and stays in the picture."""
+    sure = np.ones((60, 3), np.float32)
+    at = np.array([[[500, 300], [600, 300], [580, 380]]], np.float32).repeat(60, 0)
+    assert nearer(at, sure, (600, 800)) == Box(260, 470, 160, 160)
+    assert nearer(3 * at, sure, (600, 800)) is None
+    assert nearer(at, 0.4 * sure, (600, 800)) is None
+    corner = nearer(at - at[:, :1], sure, (600, 800))
+    assert corner is not None
+    assert (corner.left, corner.top) == (0, 0)
+    flat = nearer(at, sure, (100, 800))
+    assert flat is not None
+    assert (flat.top, flat.height, flat.width) == (0, 100, 160)
 
 
 def test_weights_round_trip_and_are_small(tmp_path: Path) -> None:

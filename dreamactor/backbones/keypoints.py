@@ -34,6 +34,12 @@ REACH = 3
 """Cells around the best one that share in the place of a joint."""
 AT_ONCE = 16
 """Frames that go through the network together."""
+ROOM = 1.6
+"""Side of the square around a subject against the extent of its joints."""
+SMALL = 0.6
+"""Part of the picture's longer side below which that square is looked at again."""
+SMALLEST = 64
+"""Pixels that are looked at, at least."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,10 @@ def locate(scores: Tensor) -> Tensor:
 
 
 class Keypoints:
-    """The estimator: one subject, any plan of limbs, each frame by itself.
+    """The estimator: one subject, any plan of limbs.
+
+    Each frame is looked at by itself; a subject that is small in all of the clip is then looked
+    at again from nearer by, in one box for all frames.
 
     Args:
         network: Trained.
@@ -153,29 +162,55 @@ class Keypoints:
         self.device = torch.device(device)
         self.network = channels_last(network.eval().requires_grad_(False).to(self.device))
 
-    @torch.inference_mode()
     def __call__(self, frames: Frames, fps: float) -> PoseTrack:
         """Joints of JOINTS of the subject; confidence is the probability of being there."""
         height, width = check_frames(frames)
+        positions, sure = self._look(frames)
+        box = nearer(positions, sure, (height, width))
+        if box is not None:
+            positions, sure = self._look(box.cut(frames))
+            positions = positions + np.array([box.left, box.top], np.float32)
+        inside = ((positions >= 0) & (positions <= (width, height))).all(axis=-1)
+        confidence = (sure * inside)[:, None]
+        return PoseTrack(JOINTS, positions[:, None], confidence, height, width, fps)
+
+    @torch.inference_mode()
+    def _look(self, frames: Frames) -> tuple[Array, Array]:
+        """(T, J, 2) pixels and (T, J) probabilities."""
         fitted = [fit(frame, (SIZE, SIZE), "letterbox", BACKGROUND) for frame in frames]
-        box = fitted[0][1]
         places, sure = [], []
         for start in range(0, len(frames), AT_ONCE):
             batch = torch.stack([to_half(picture) for picture, _ in fitted[start:][:AT_ONCE]])
             scores, there = self.network(batch.to(self.device))
             places.append(locate(scores).cpu())
             sure.append(there.sigmoid().cpu())
-        positions = _out_of(box, torch.cat(places).numpy(), (height, width))
-        inside = ((positions >= 0) & (positions <= (width, height))).all(axis=-1)
-        confidence = torch.cat(sure).numpy() * inside
-        return PoseTrack(JOINTS, positions[:, None], confidence[:, None], height, width, fps)
+        box, (height, width) = fitted[0][1], frames.shape[1:3]
+        scale = np.array([width / box.width, height / box.height])
+        positions = (torch.cat(places).numpy() * SIZE - (box.left, box.top)) * scale
+        return positions.astype(np.float32), torch.cat(sure).numpy()
 
 
-def _out_of(box: Box, places: Array, size: tuple[int, int]) -> Array:
-    """(T, J, 2) pixels of a picture of `size` from parts of the square that shows it in `box`."""
-    corner = np.array([box.left, box.top])
-    scale = np.array([size[1] / box.width, size[0] / box.height])
-    return np.asarray((places * SIZE - corner) * scale, np.float32)
+def nearer(positions: Array, sure: Array, size: tuple[int, int]) -> Box | None:
+    """Where to look again: a square around all joints of the clip, if it is small.
+
+    Args:
+        positions: (T, J, 2) pixels.
+        sure: (T, J) probabilities; below one half does not count, nor do the outermost 2 %.
+        size: (height, width) of the picture.
+    """
+    found = positions[sure >= 0.5]  # (N, 2)
+    if not len(found):
+        return None
+    low, high = np.quantile(found, (0.02, 0.98), axis=0)
+    side = max(SMALLEST, round(ROOM * float((high - low).max())))
+    if side > SMALL * max(size):
+        return None
+    high_wide = min(side, size[0]), min(side, size[1])
+    left, top = (
+        int(np.clip((low + high)[axis] / 2 - extent / 2, 0, limit - extent))
+        for axis, extent, limit in zip((0, 1), high_wide[::-1], size[::-1], strict=True)
+    )
+    return Box(top, left, *high_wide)
 
 
 def header_of(network: KeypointNet, steps: int) -> dict[str, object]:
