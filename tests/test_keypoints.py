@@ -166,7 +166,7 @@ def test_only_what_is_small_is_looked_at_again() -> None:
     sure = np.ones((60, 3), np.float32)
     at = np.array([[[500, 300], [600, 300], [580, 380]]], np.float32).repeat(60, 0)
     assert nearer(at, sure, (600, 800)) == Box(260, 470, 160, 160)
-    assert nearer(3 * at, sure, (600, 800)) is None
+    assert nearer(4 * at, sure, (600, 800)) is None
     assert nearer(at, 0.4 * sure, (600, 800)) is None
     corner = nearer(at - at[:, :1], sure, (600, 800))
     assert corner is not None
