@@ -184,6 +184,14 @@ def test_weights_round_trip_and_are_small(tmp_path: Path) -> None:
     assert loaded.name == "keypoints"
 
 
+def test_weights_that_do_not_ship_yet_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dreamactor.backbones.keypoints.DATA", tmp_path / "keypoints.safetensors")
+    with pytest.raises(WeightsError, match="make them with `dreamactor train keypoints`"):
+        load_estimator("keypoints")
+
+
 def test_weights_of_others_are_refused(tmp_path: Path) -> None:
     network, path = KeypointNet(TINY), tmp_path / "k.safetensors"
     header = header_of(network, 0)

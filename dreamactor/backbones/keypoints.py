@@ -225,6 +225,11 @@ def load_network(path: Path = DATA) -> KeypointNet:
     Raises:
         WeightsError: It is missing, damaged, or of another model or other joints.
     """
+    if path == DATA and not path.is_file():
+        raise WeightsError(
+            f"{path.name}: the weights of keypoints are missing; reinstall dreamactor, or make "
+            "them with `dreamactor train keypoints`"
+        )
     state, header = load_weights(path)
     check_model(path, header, Keypoints.name)
     if header.get("joints") != list(JOINTS):

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamactor import __version__
+from dreamactor.backbones.keypoints import DATA
 from dreamactor.backbones.load import ESTIMATORS, load_estimator
 from dreamactor.bench import stats
 from dreamactor.bench.cases import SPLIT, Source
@@ -234,9 +235,8 @@ def _about(config: PoseBenchConfig, digest: str) -> dict[str, str | int]:
     """What the numbers depend on; the number of clips and the list of estimators may grow."""
     about: dict[str, str | int] = {"version": __version__, "cast": digest, "split": SPLIT}
     about |= {"seed": config.seed, "size": config.size, "device": config.device}
-    if config.weights is not None and config.weights.is_file():
-        about["weights"] = sha256(config.weights)
-    return about
+    weights = config.weights or DATA
+    return {**about, "weights": sha256(weights)} if weights.is_file() else about
 
 
 def _shown(frames: Frames, truth: PoseTrack, found: dict[str, PoseTrack]) -> Sequence[Frames]:

@@ -121,17 +121,15 @@ def _bones() -> dict[str, Bone]:
             ("eye", "nose head", "face", 13 + 2 * k),
             ("ear", f"eye_{side}", "face", 14 + 2 * k),
         )
-        for joint, parents, group, colour in limbs:
+        for joint, parents, group, step in limbs:
             name = f"{joint}_{side}"
-            bones[name] = Bone(
-                tuple(parents.split()), group, shade(hue(colour)), hue(BODY.index(name))
-            )
+            colours = shade(hue(step)), hue(BODY.index(name))
+            bones[name] = Bone(tuple(parents.split()), group, *colours)
         bones[f"palm_{side}"] = Bone((f"wrist_{side}",), "hands", None, hue(12), 0.5)
-        for k, finger in enumerate(FINGERS):
-            parent = "palm" if finger.endswith("1") else FINGERS[k - 1]
-            bones[f"{finger}_{side}"] = Bone(
-                (f"{parent}_{side}",), "hands", hue(k, len(FINGERS)), hue(12), 0.5
-            )
+        for step, finger in enumerate(FINGERS):
+            parent = "palm" if finger.endswith("1") else FINGERS[step - 1]
+            colour = hue(step, len(FINGERS))
+            bones[f"{finger}_{side}"] = Bone((f"{parent}_{side}",), "hands", colour, hue(12), 0.5)
     face = Bone(("nose", "head"), "face", None, grey(255), 0.5)
     return {**bones, **dict.fromkeys(FACE, face)}
 
