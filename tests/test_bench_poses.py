@@ -55,6 +55,8 @@ def test_swaps_are_told_from_misses() -> None:
     found = score(sure(truth(), positions), truth(), SIZE)
     assert found["swaps"] == pytest.approx(2 / 24, abs=1e-4)
     assert found["pck10"] == pytest.approx(1 - 4 / 48, abs=1e-4)
+    positions[:, :, left] = positions[:, :, right]  # both on one leg: a miss, no swap
+    assert score(sure(truth(), positions), truth(), SIZE)["swaps"] == 0
     near = score(sure(truth(), positions), truth(), 10 * SIZE)  # now 0.06 of the size apart
     assert near["swaps"] is None
 

@@ -212,6 +212,8 @@ def test_weights_of_others_are_refused(tmp_path: Path) -> None:
 def test_estimators_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ConfigError, match="pose='keypoint': no such estimator, nearest is keyp"):
         load_estimator("keypoint")
+    with pytest.raises(ConfigError, match="weights=w: mediapipe brings its own"):
+        load_estimator("mediapipe", Path("w"))
 
 
 def test_joints_stay_on_the_picture_that_is_turned() -> None:

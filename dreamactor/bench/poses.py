@@ -64,8 +64,9 @@ COLUMNS = {
 LEGEND = f"""PCK@p: share of joints found within p times the longer side of the subject's box, over
 the 12 joints of the limbs that are in the picture; seen and hidden ones (behind a surface) apart,
 and head, neck, spine, pelvis and tail of estimators that know them as "trunk". Lost: confidence
-below {SEEN:g}. Swaps: pairs of a left and a right joint, {APART:g} of the size or more apart, whose
-places fit better the other way round. Where an estimator finds several people the best one counts.
+below {SEEN:g}. Swaps: of the pairs of a left and a right joint that are {APART:g} of the size or
+more apart, those of which each is found at the other's place, nearer to it than half the way
+between. Where an estimator finds several people the best one counts.
 A figure that is not defined on a clip, such as one of hidden joints where none is, is left out."""
 
 
@@ -212,15 +213,15 @@ def score(found: PoseTrack, truth: PoseTrack, size: Array) -> dict[str, float | 
 def _swaps(
     found: Array, place: Array, counted: NDArray[np.bool_], size: Array
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(T, 6) whether a pair of joints fits better the other way round, and whether it is told."""
+    """(T, 6) whether a left and a right joint lie in each other's place, and whether it is told."""
     left, right = ([JOINTS.index(n) for n in LIMBS[k : k + 6]] for k in (0, 6))
-    ways = [
-        np.linalg.norm(found[:, a] - place[:, b], axis=-1)
-        for a, b in ((left, left), (right, right), (left, right), (right, left))
+    apart = np.linalg.norm(place[:, left] - place[:, right], axis=-1)
+    crossed = [
+        np.linalg.norm(found[:, a] - place[:, b], axis=-1) < apart / 2
+        for a, b in ((left, right), (right, left))
     ]
-    apart = np.linalg.norm(place[:, left] - place[:, right], axis=-1) >= APART * size[:, None]
-    told = counted[:, left] & counted[:, right] & apart
-    return ways[2] + ways[3] < ways[0] + ways[1], told
+    told = counted[:, left] & counted[:, right] & (apart >= APART * size[:, None])
+    return crossed[0] & crossed[1], told
 
 
 def _load(name: str, config: PoseBenchConfig) -> PoseEstimator | None:

@@ -38,7 +38,7 @@ class PoseEstimator(Protocol):
 
     @property
     def name(self) -> str:
-        """As `--pose` names it."""
+        """As `backbones.load.load_estimator` names it."""
         ...
 
     def __call__(self, frames: Frames, fps: float) -> PoseTrack:
