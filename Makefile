@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format extras clean
 
 demo: $(STAMP)
 	$(BIN)/dreamactor demo --out demo_out
@@ -21,6 +21,13 @@ check: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Pose estimators of others, for their tests; without the second OpenCV that both of them name.
+extras: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  onnxruntime absl-py attrs flatbuffers 'protobuf<5'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  mediapipe==0.10.21 rtmlib==0.0.16
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -104,6 +104,18 @@ def train_nano(
     print(train_nano(from_words(NanoTrainConfig, settings or []), out))
 
 
+@train.command("keypoints")
+def train_keypoints(
+    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    settings: Settings = None,
+) -> None:
+    """Train the pose estimator of humans and animals on a pool of pairs."""
+    from dreamactor.config import from_words
+    from dreamactor.training.keypoints import KeypointTrainConfig, train_keypoints
+
+    print(train_keypoints(from_words(KeypointTrainConfig, settings or []), out))
+
+
 @train.command("export")
 def train_export(
     vae: Annotated[Path, typer.Option(help="vae.safetensors of a run.")],
@@ -221,16 +233,31 @@ def bench_vae(
     print(bench_vae(cast, out, from_words(VAEBenchConfig, settings or [])))
 
 
+@bench.command("pose")
+def bench_pose(
+    cast: Annotated[Path, typer.Option(help="Cast pack with a test split.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results; the same command goes on.")],
+    settings: Settings = None,
+) -> None:
+    """How well pose estimators find the joints of held-out characters."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.bench.poses import PoseBenchConfig, bench_pose
+    from dreamactor.config import from_words
+
+    print(bench_pose(cast, out, from_words(PoseBenchConfig, settings or [])))
+
+
 @bench.command("report")
 def bench_report(
     out: Annotated[Path, typer.Option(help="Page to write, such as docs/results.md.")],
     nano: Annotated[Path | None, typer.Option(help="Folder of a `bench nano`.")] = None,
     vae: Annotated[Path | None, typer.Option(help="Folder of a `bench vae`.")] = None,
+    pose: Annotated[Path | None, typer.Option(help="Folder of a `bench pose`.")] = None,
 ) -> None:
     """Put the reports of finished runs on one page."""
     from dreamactor.bench.page import results_page
 
-    print(results_page(out, {"nano": nano, "vae": vae}))
+    print(results_page(out, {"nano": nano, "vae": vae, "pose": pose}))
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ class RunFolder:
         write_text(known, text)
         return cls(path)
 
-    def log(self, **values: float | int | str) -> None:
+    def log(self, **values: float | int | str | None) -> None:
         """Append one line to metrics.jsonl."""
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(values) + "\n")

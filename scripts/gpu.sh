@@ -5,6 +5,8 @@
 #   scripts/gpu.sh render HOME MINUTES        start rendering pairs in the background
 #   scripts/gpu.sh vae HOME OUT key=value...  train the autoencoder in the foreground
 #   scripts/gpu.sh nano HOME OUT key=value... train the transformer in the foreground
+#   scripts/gpu.sh keypoints HOME OUT key=value...
+#                                             train the pose estimator in the foreground
 #   scripts/gpu.sh bench HOME OUT key=value...
 #                                             export what is trained and measure it on held-out pairs
 #   scripts/gpu.sh compare HOME OUT MINUTES NAME:key=value,key=value ...
@@ -104,6 +106,10 @@ case $verb in
     renderers 20
     train nano transformer.safetensors "$3" pool="$pools/pool" short="$pools/short" \
       vae="$(vae)" text="$home/text" perceptual="$home/vgg.safetensors" consume=true "${@:4}" ;;
+  keypoints)
+    renderers 20
+    train keypoints keypoints.safetensors "$3" pool="$pools/short" consume=true \
+      $([ ! -d "$home/stills" ] || echo "stills=$home/stills") "${@:4}" ;;
   bench)
     for name in pool short; do kill -- "-$(cat "$home/$name.pid")" || true; done
     python3 -m dreamactor.cli train export --vae "$(vae)" \

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from dreamactor.conditioning.skeleton import JOINTS
 from dreamactor.training.poses import pose_loss
-from dreamactor.world.anatomy import JOINTS
 
 NECK = JOINTS.index("neck")
 

@@ -7,8 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from dreamactor.backbones.nano import NanoConfig
+from dreamactor.conditioning.skeleton import JOINTS
 from dreamactor.training.reader import CELLS, FEATURES, Reader
-from dreamactor.world.anatomy import JOINTS
 
 
 @pytest.mark.filterwarnings("default")  # Dynamo looks at .grad of what it traces

@@ -17,6 +17,7 @@ from dreamactor.backbones.nano import Nano, NanoConfig, load_nano, transformer_i
 from dreamactor.backbones.nano_vae import BLOCK, NanoVAE, NanoVAEConfig, blocks, unblocks
 from dreamactor.backbones.weights import load_weights
 from dreamactor.conditioning.canvas import build_canvas
+from dreamactor.conditioning.skeleton import JOINTS
 from dreamactor.conditioning.text import TextEncoder
 from dreamactor.errors import ConfigError
 from dreamactor.runs import RunFolder, generator
@@ -60,7 +61,6 @@ from dreamactor.training.pool import (
     ready_shards,
     write_shard,
 )
-from dreamactor.world.anatomy import JOINTS
 from dreamactor.world.scene import Joints
 
 TINY_VAE = NanoVAEConfig(4, (8, 8, 8), (1, 1, 1), (8, 8, 8, 8), (1, 1, 1, 1))

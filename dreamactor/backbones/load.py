@@ -1,4 +1,4 @@
-"""Backbones by name; nothing heavy is imported before one is asked for."""
+"""Backbones and pose estimators by name; nothing heavy is imported before one is asked for."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from dreamactor.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
     from dreamactor.backbones.base import Backbone
+    from dreamactor.conditioning.pose import PoseEstimator
 
 BACKBONES = ("nano",)
 """Names that `load_backbone` knows."""
+ESTIMATORS = ("keypoints", "mediapipe", "rtmlib")
+"""Names that `load_estimator` knows."""
 
 
 def check_backbone(name: str) -> str:
@@ -21,10 +24,14 @@ def check_backbone(name: str) -> str:
     Raises:
         ConfigError: There is no backbone of that name.
     """
-    if name not in BACKBONES:
-        near = difflib.get_close_matches(name, BACKBONES, 1, 0.0)[0]
+    return _known("backbone", "backbone", name, BACKBONES)
+
+
+def _known(setting: str, noun: str, name: str, names: tuple[str, ...]) -> str:
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1, 0.0)[0]
         raise ConfigError(
-            f"backbone={name!r}: no such backbone, nearest is {near}; known: {', '.join(BACKBONES)}"
+            f"{setting}={name!r}: no such {noun}, nearest is {near}; known: {', '.join(names)}"
         )
     return name
 
@@ -42,10 +49,7 @@ def load_backbone(name: str, weights: Path | None = None, device: str = "cpu") -
         WeightsError: Weights are missing, damaged, or belong to another model.
     """
     check_backbone(name)
-    import torch
-
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device={device}: torch sees no CUDA device here; want cpu")
+    _check_device(device)
     from dreamactor.backbones.nano import DATA, load_nano
 
     folder = weights or DATA
@@ -54,3 +58,40 @@ def load_backbone(name: str, weights: Path | None = None, device: str = "cpu") -
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{folder}: weights do not fit {name}: {first}") from error
+
+
+def load_estimator(name: str, weights: Path | None = None, device: str = "cpu") -> PoseEstimator:
+    """A pose estimator with its weights.
+
+    Args:
+        name: One of ESTIMATORS.
+        weights: A file for keypoints, a folder of two for rtmlib; None takes those that ship
+            with the package, or that rtmlib fetches. mediapipe brings its own.
+        device: Where it runs, but for mediapipe: "cpu", "cuda" or "cuda:1".
+
+    Raises:
+        ConfigError: An unknown name, an extra that is not installed, or no such device.
+        WeightsError: Weights are missing, damaged, or belong to another model.
+    """
+    _known("pose", "estimator", name, ESTIMATORS)
+    if name == "mediapipe":
+        from dreamactor.conditioning.pose import MediaPipe
+
+        if weights is not None:
+            raise ConfigError(f"weights={weights}: mediapipe brings its own; leave weights out")
+        return MediaPipe()
+    if name == "rtmlib":
+        from dreamactor.conditioning.pose import RTMLib
+
+        return RTMLib(weights, device)
+    _check_device(device)
+    from dreamactor.backbones.keypoints import DATA, Keypoints, load_network
+
+    return Keypoints(load_network(weights or DATA), device)
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={device}: torch sees no CUDA device here; want cpu")

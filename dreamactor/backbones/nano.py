@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from dreamactor.backbones.base import Cond, Native
 from dreamactor.backbones.nano_vae import STRIDE_S, STRIDE_T, NanoVAE, NanoVAEConfig
-from dreamactor.backbones.weights import load_weights
+from dreamactor.backbones.weights import check_model, load_weights
 from dreamactor.conditioning import canvas as canvas_module
 from dreamactor.conditioning.canvas import (
     Canvas,
@@ -219,8 +219,7 @@ def check_header(path: Path, header: dict[str, Any], kind: str) -> None:
     Raises:
         WeightsError: Says what the file holds and what was wanted.
     """
-    if header.get("model") != kind:
-        raise WeightsError(f"{path}: weights of {header.get('model')!r}, want {kind!r}")
+    check_model(path, header, kind)
     if header.get("canvas", canvas_module.VERSION) != canvas_module.VERSION:
         raise WeightsError(
             f"{path}: canvas version {header['canvas']}, this program reads {canvas_module.VERSION}"

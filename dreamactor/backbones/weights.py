@@ -104,3 +104,13 @@ def load_weights(path: Path, digest: str | None = None) -> tuple[dict[str, Tenso
         else:
             state[name] = value.float() if value.is_floating_point() else value
     return state, json.loads(metadata["dreamactor"])
+
+
+def check_model(path: Path, header: Mapping[str, Any], kind: str) -> None:
+    """Refuse weights of another model.
+
+    Raises:
+        WeightsError: Says what the file holds and what was wanted.
+    """
+    if header.get("model") != kind:
+        raise WeightsError(f"{path}: weights of {header.get('model')!r}, want {kind!r}")

@@ -37,6 +37,7 @@ independent, so true intervals are somewhat wider.
 SECTIONS = (
     ("Motion transfer", "nano"),
     ("Autoencoder", "vae"),
+    ("Pose estimators", "pose"),
 )
 
 
@@ -45,7 +46,7 @@ def results_page(out: Path, runs: dict[str, Path | None]) -> Path:
 
     Args:
         out: The page, such as docs/results.md; replaced if it is there.
-        runs: Folder of the run by the name of its command, "nano" or "vae"; None leaves the
+        runs: Folder of the run by the name of its command, "nano", "vae" or "pose"; None leaves the
             section with a note that nothing was measured.
 
     Returns:

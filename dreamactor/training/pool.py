@@ -5,8 +5,8 @@ two identities in one motion, each shown by T + 2 frames: a reference, the frame
 
     NNNNNN.npy     uint8 (SHARD, 2, T + 2, H, W, 4); channel 3 is the subject mask
     NNNNNN.joints  float32 (SHARD, 2, T + 2, 17, 2), an array file too: where the joints of
-                   `world.anatomy.JOINTS` are on these frames, x right and y down in parts of the
-                   side; NaN for joints that are not in the picture or that the body lacks
+                   `conditioning.skeleton.JOINTS` are on these frames, x right and y down in parts
+                   of the side; NaN for joints that are not in the picture or that the body lacks
     NNNNNN.surface float16 (SHARD, 2, T + 2, H / 8, W / 8, 3), likewise: the spot of the body that
                    each cell of 8 x 8 pixels shows at its centre (`Renderer.surface`)
     NNNNNN.json    for each of the twins a caption of either as the target
@@ -30,8 +30,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dreamactor.conditioning.skeleton import JOINTS
 from dreamactor.errors import ConfigError
-from dreamactor.world.anatomy import JOINTS
 from dreamactor.world.scene import Joints
 
 SHARD = 16

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamactor.backbones.nano_vae import STRIDE_T
-from dreamactor.world.anatomy import JOINTS
+from dreamactor.conditioning.skeleton import JOINTS
 
 MATCHED, POSED = 1 / 2, 2 / 3
 """How far up the network matches and joints are read."""

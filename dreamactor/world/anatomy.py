@@ -16,14 +16,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dreamactor.conditioning.skeleton import FORE, HIND, MIDDLE
 from dreamactor.world.cast import Array
 
 BodyPlan = Literal["biped", "quadruped", "bird", "fish", "other"]
-FORE = ("shoulder_l", "elbow_l", "wrist_l")
-HIND = ("hip_l", "knee_l", "ankle_l")
-MIDDLE = ("head", "neck", "spine", "pelvis", "tail")
-JOINTS = (*MIDDLE, *(f"{joint[:-1]}{side}" for side in "lr" for joint in FORE + HIND))
-"""All names of joints, in the order of arrays that hold them for any skeleton."""
 
 
 @dataclass(frozen=True)
