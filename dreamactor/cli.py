@@ -36,7 +36,6 @@ def animate(
     prompt: Annotated[
         str | None, typer.Option(help='What the result shows; "" none, default described.')
     ] = None,
-    describer: Annotated[str, typer.Option(help="auto or offline; see `describe`.")] = "auto",
     steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Pull of the prompt; 1 = off.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,

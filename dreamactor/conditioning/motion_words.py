@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,6 +32,7 @@ RUN, TROT = 3.2, 2.0  # torsos a second of the feet from which a biped runs, an 
 SLOW, FAST = 0.9, 4.0  # torsos a second of a hand
 SIDE = 96  # pixels of the longer side at which flow is measured
 QUIET = 0.004  # of the longer side, a frame: slower pixels do not count as moving
+MOVING = 0.004  # of the picture: less is noise
 
 
 @dataclass(frozen=True)
@@ -286,37 +288,61 @@ def from_flow(frames: Sequence[Rgb], fps: float) -> str:
     Returns:
         A verb phrase, such as "moves the upper body up and down twice".
     """
-    grey = [_small(frame) for frame in frames]
-    if len(grey) < 2 or min(grey[0].shape) < 16:  # DIS works on patches of 8 at half size
+    seen = [
+        flow for before, after in pairwise(map(_small, frames)) if (flow := _Flow.of(before, after))
+    ]
+    moved = float(np.mean([flow.share for flow in seen])) if seen else 0.0
+    if moved < MOVING:
         return STILL
-    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    flow = np.stack([method.calc(a, b, None) for a, b in pairwise(grey)])  # (T - 1, h, w, 2)
-    rim = np.ones(grey[0].shape, bool)
-    rim[4:-4, 4:-4] = False
-    camera = np.median(flow[:, rim], axis=1)  # (T - 1, 2)
-    own = (flow - camera[:, None, None]).astype(np.float64)
-    speed = np.hypot(own[..., 0], own[..., 1])
-    moving = speed > QUIET * max(rim.shape)  # (T - 1, h, w)
-    if moving.mean() < 0.004:
-        return STILL
-    energy = np.where(moving, speed, 0).mean(axis=0)  # (h, w)
+    energy = np.mean([flow.energy for flow in seen], axis=0)  # (h, w)
     rows, columns = _extent(energy.sum(axis=1)), _extent(energy.sum(axis=0))
     tall = float(rows[1] - rows[0])
-    weight = np.where(moving, speed, 0)[..., None]
-    mean = (own * weight).sum(axis=(1, 2)) / np.maximum(weight.sum(axis=(1, 2)), 1e-9) / tall
-    share = np.minimum(moving.mean(axis=(1, 2)) / moving.mean(), 1)[:, None]
-    path = np.concatenate([np.zeros((1, 2)), np.cumsum(mean * share, axis=0)])  # (T, 2) heights
-    pace = float(np.percentile(speed[moving], 90)) * fps / tall
+    drift = [flow.drift * min(flow.share / moved, 1) / tall for flow in seen]
+    path = np.concatenate([np.zeros((1, 2)), np.cumsum(drift, axis=0)])  # (T, 2) heights
+    pace = float(np.percentile([flow.pace for flow in seen], 75)) * fps / tall
     how = " slowly" if pace < 0.25 else " fast" if pace > 1.5 else ""
     if np.hypot(*path[-1]) > 0.8 * np.hypot(*np.ptp(path, axis=0)) > 0.35:
         return "moves" + _direction(2 * TRAVEL * path / np.hypot(*path[-1])) + how
     main = _along(path)
     number = round(_times(main, _span(main)))
-    sideways = float(np.abs(own[..., 0][moving]).mean()) > float(np.abs(own[..., 1][moving]).mean())
-    way = " from side to side" if sideways else " up and down"
+    across, along = np.sum([flow.ways for flow in seen], axis=0)
+    way = " from side to side" if across > along else " up and down"
     often = "" if number < 2 else " twice" if number == 2 else f" {number} times"
     where = _region(energy, rows, columns) + (way if number else "")
     return f"moves{where or ' on the spot'}{how}{often}"
+
+
+@dataclass(frozen=True)
+class _Flow:
+    """What is kept of the flow between two frames, the camera's taken away."""
+
+    energy: NDArray[np.float32]
+    """(h, w) pixels a frame; 0 where nothing moves."""
+    share: float
+    """Of the picture that moves."""
+    drift: Floats
+    """(2,) pixels: mean over what moves, faster pixels counting more."""
+    ways: Floats
+    """(2,) pixels: sums of the motion across and along, whatever its sign."""
+    pace: float
+    """Pixels a frame of the faster pixels."""
+
+    @classmethod
+    def of(cls, before: NDArray[np.uint8], after: NDArray[np.uint8]) -> _Flow | None:
+        """None for pictures too small for DIS, which works on patches of 8 at half size."""
+        if min(before.shape) < 16:
+            return None
+        method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        flow = np.asarray(method.calc(before, after, None), np.float32)  # (h, w, 2)
+        rim = np.ones(before.shape, bool)
+        rim[4:-4, 4:-4] = False
+        own = flow - np.median(flow[rim], axis=0)
+        speed = np.hypot(own[..., 0], own[..., 1])
+        moving = speed > QUIET * max(before.shape)
+        energy = np.where(moving, speed, 0)
+        drift = (own * energy[..., None]).sum(axis=(0, 1)) / max(float(energy.sum()), 1e-9)
+        pace = float(np.percentile(speed[moving], 90)) if moving.any() else 0.0
+        return cls(energy, float(moving.mean()), drift, np.abs(own[moving]).sum(axis=0), pace)
 
 
 def _small(frame: Rgb) -> NDArray[np.uint8]:
@@ -326,14 +352,16 @@ def _small(frame: Rgb) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(resize(frame, size), cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-def _extent(profile: Floats) -> tuple[int, int]:
+def _extent(profile: NDArray[np.floating[Any]]) -> tuple[int, int]:
     """Where a profile has all but 2 % of its sum on either side."""
     share = np.cumsum(profile) / profile.sum()
     first, last = int(np.searchsorted(share, 0.02)), int(np.searchsorted(share, 0.98))
     return first, max(last, first + 8)
 
 
-def _region(energy: Floats, rows: tuple[int, int], columns: tuple[int, int]) -> str:
+def _region(
+    energy: NDArray[np.floating[Any]], rows: tuple[int, int], columns: tuple[int, int]
+) -> str:
     """The part of the moving region that moves most, empty where all of it does."""
     inside = energy[slice(*rows), slice(*columns)]
     height, width = inside.shape
