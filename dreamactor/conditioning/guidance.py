@@ -185,7 +185,7 @@ def _asked(scene: Scene, client: Client) -> Texts:
             sources[kind] = OFFLINE
             notes.append(f"{kind}: {error}; the offline describer steps in")
             log.warning("text guidance, %s", notes[-1])
-    return Texts(**texts, sources=sources, notes=notes)
+    return Texts(**texts, sources=sources, notes=tuple(notes))
 
 
 class _UnusableError(AnswerError):

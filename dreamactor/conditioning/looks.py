@@ -94,10 +94,11 @@ def find_subject(picture: Rgb) -> Mask:
     apart = np.stack([np.linalg.norm(lab - colour, axis=2) for colour in colours]).min(axis=0)
     level = np.clip(apart * 2, 0, 255).astype(np.uint8)
     threshold, _ = cv2.threshold(level, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    if threshold < 16:  # 8 levels of Lab: texture, no subject
+    differs = level > threshold
+    if not differs.any() or level[differs].mean() < 24:  # 12 levels of Lab: texture, no subject
         return np.zeros((height, width), bool)
     kernel = np.ones((3, 3), np.uint8)
-    rough = cv2.morphologyEx((level > threshold).astype(np.uint8), cv2.MORPH_CLOSE, kernel)
+    rough = cv2.morphologyEx(differs.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(rough)
     if count < 2:
         return np.zeros((height, width), bool)

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dreamactor.conditioning.looks import find_subject
 from dreamactor.conditioning.skeleton import PoseTrack
 from dreamactor.image import Rgb, resize
 
@@ -32,6 +33,7 @@ RUN, TROT = 3.2, 2.0  # torsos a second of the feet from which a biped runs, an 
 SLOW, FAST = 0.9, 4.0  # torsos a second of a hand
 SIDE = 96  # pixels of the longer side at which flow is measured
 QUIET = 0.004  # of the longer side, a frame: slower pixels do not count as moving
+TORSOS = 2.2  # that count as the height of a figure: a person has 3.3, flow falls short of it
 MOVING = 0.004  # of the picture: less is noise
 
 
@@ -264,7 +266,7 @@ def _arm(swing: _Swing, walking: bool) -> str:
 def _manner(swing: _Swing, seconds: float) -> str:
     """How fast, and how often."""
     pace = " slowly" if swing.speed < SLOW else " fast" if swing.speed > FAST else ""
-    number = round(swing.times)
+    number = _rounded(swing.times)
     if number < 2:
         return pace
     often = "twice" if number == 2 else f"{number} times"
@@ -289,26 +291,27 @@ def from_flow(frames: Sequence[Rgb], fps: float) -> str:
         A verb phrase, such as "moves the upper body up and down twice".
     """
     seen = [
-        flow for before, after in pairwise(map(_small, frames)) if (flow := _Flow.of(before, after))
+        flow for before, after in pairwise(map(_grey, frames)) if (flow := _Flow.of(before, after))
     ]
     moved = float(np.mean([flow.share for flow in seen])) if seen else 0.0
     if moved < MOVING:
         return STILL
     energy = np.mean([flow.energy for flow in seen], axis=0)  # (h, w)
-    rows, columns = _extent(energy.sum(axis=1)), _extent(energy.sum(axis=0))
+    rows, columns = _box(_colour(frames[len(frames) // 2]), energy)
     tall = float(rows[1] - rows[0])
-    drift = [flow.drift * min(flow.share / moved, 1) / tall for flow in seen]
-    path = np.concatenate([np.zeros((1, 2)), np.cumsum(drift, axis=0)])  # (T, 2) heights
     pace = float(np.percentile([flow.pace for flow in seen], 75)) * fps / tall
     how = " slowly" if pace < 0.25 else " fast" if pace > 1.5 else ""
-    if np.hypot(*path[-1]) > 0.8 * np.hypot(*np.ptp(path, axis=0)) > 0.35:
-        return "moves" + _direction(2 * TRAVEL * path / np.hypot(*path[-1])) + how
+    drift = [flow.drift * min(flow.share / moved, 1) / tall for flow in seen]
+    path = np.concatenate([np.zeros((1, 2)), np.cumsum(drift, axis=0)])  # (T, 2) heights
+    far = np.hypot(*path[-1])
+    if far > TRAVEL / TORSOS and far > 0.8 * np.hypot(*np.ptp(path, axis=0)):
+        return "moves" + _direction(TORSOS * path) + how
     main = _along(path)
-    number = round(_times(main, _span(main)))
+    number = _rounded(_times(main, _span(main)))
     across, along = np.sum([flow.ways for flow in seen], axis=0)
-    way = " from side to side" if across > along else " up and down"
+    sway = " from side to side" if across > along else " up and down"
     often = "" if number < 2 else " twice" if number == 2 else f" {number} times"
-    where = _region(energy, rows, columns) + (way if number else "")
+    where = _region(energy, rows, columns) + (sway if number else "")
     return f"moves{where or ' on the spot'}{how}{often}"
 
 
@@ -321,7 +324,7 @@ class _Flow:
     share: float
     """Of the picture that moves."""
     drift: Floats
-    """(2,) pixels: mean over what moves, faster pixels counting more."""
+    """(2,) pixels: mean motion, faster pixels counting more."""
     ways: Floats
     """(2,) pixels: sums of the motion across and along, whatever its sign."""
     pace: float
@@ -332,7 +335,7 @@ class _Flow:
         """None for pictures too small for DIS, which works on patches of 8 at half size."""
         if min(before.shape) < 16:
             return None
-        method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         flow = np.asarray(method.calc(before, after, None), np.float32)  # (h, w, 2)
         rim = np.ones(before.shape, bool)
         rim[4:-4, 4:-4] = False
@@ -342,14 +345,30 @@ class _Flow:
         energy = np.where(moving, speed, 0)
         drift = (own * energy[..., None]).sum(axis=(0, 1)) / max(float(energy.sum()), 1e-9)
         pace = float(np.percentile(speed[moving], 90)) if moving.any() else 0.0
-        return cls(energy, float(moving.mean()), drift, np.abs(own[moving]).sum(axis=0), pace)
+        ways = np.abs(own[moving]).sum(axis=0)
+        return cls(energy, float(moving.mean()), drift, ways, pace)
 
 
-def _small(frame: Rgb) -> NDArray[np.uint8]:
-    """Grey, with a longer side of `SIDE`."""
+def _colour(frame: Rgb) -> Rgb:
+    """With a longer side of `SIDE`."""
     scale = SIDE / max(frame.shape[:2])
     size = (max(1, round(frame.shape[0] * scale)), max(1, round(frame.shape[1] * scale)))
-    return np.asarray(cv2.cvtColor(resize(frame, size), cv2.COLOR_RGB2GRAY), np.uint8)
+    return resize(frame, size)
+
+
+def _grey(frame: Rgb) -> NDArray[np.uint8]:
+    return np.asarray(cv2.cvtColor(_colour(frame), cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def _box(frame: Rgb, energy: NDArray[np.floating[Any]]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows and columns of the subject, if one is found where the motion is; else of the motion."""
+    subject = find_subject(frame)
+    shown = subject if energy[subject].sum() > energy.sum() / 4 else energy
+    return _extent(shown.sum(axis=1)), _extent(shown.sum(axis=0))
+
+
+def _rounded(times: float) -> int:
+    return int(times + 0.5)
 
 
 def _extent(profile: NDArray[np.floating[Any]]) -> tuple[int, int]:
