@@ -316,6 +316,7 @@ class Local:
                 model: Any = AutoModelForImageTextToText.from_pretrained(
                     source, dtype="auto", use_safetensors=True, **safe
                 )
+                model = model.to(self._device).eval()
                 tokenizer = AutoTokenizer.from_pretrained(source, **safe)
                 pictures = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
                     source, backend="pil", **safe
@@ -325,7 +326,7 @@ class Local:
                 raise WeightsError(
                     f"{source}: want a folder or hub name of a Qwen-VL model: {reason}"
                 ) from error
-            self._loaded = (model.to(self._device).eval(), tokenizer, pictures)
+            self._loaded = (model, tokenizer, pictures)
         return self._loaded
 
 

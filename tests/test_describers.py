@@ -58,11 +58,14 @@ def steps(pixels, hertz, names=("ankle_l", "ankle_r"), together=False):
     ("moved", "words"),
     [
         ({}, "stands still"),
-        ({"wrist_l": (sine(35, 2), -90)}, "stands and waves the left arm fast 4 times, 2 a second"),
-        ({"wrist_r": (sine(25, 1), -90)}, "stands and waves the right arm twice, 1 a second"),
+        (
+            {"wrist_l": (sine(35, 2), -90)},
+            "stands and waves the left arm fast 4 times, twice a second",
+        ),
+        ({"wrist_r": (sine(25, 1), -90)}, "stands and waves the right arm twice, once a second"),
         (
             {"wrist_l": (sine(25, 1), -90), "wrist_r": (sine(25, 1), -90)},
-            "stands and waves both arms twice, 1 a second",
+            "stands and waves both arms twice, once a second",
         ),
         ({"wrist_l": (0, ramp(-110))}, "stands and raises the left arm"),
         (
@@ -127,7 +130,7 @@ def test_joints_that_are_not_found_are_bridged_or_left_out():
     confidence[:, 0, wave.names.index("wrist_r")] = 0
     positions = np.where(confidence[..., None] > 0, wave.positions, 9999).astype(np.float32)
     seen = PoseTrack(wave.names, positions, confidence, 300, 300, FPS)
-    assert from_track(seen) == "stands and waves the left arm fast 4 times, 2 a second"
+    assert from_track(seen) == "stands and waves the left arm fast 4 times, twice a second"
 
 
 def test_the_best_seen_subject_counts():
@@ -188,6 +191,7 @@ def paste(frame, patch, x, y):
         ({"body": (0, sine(5, 1.5))}, "moves up and down 3 times"),
         ({"body": (ramp(-90), 0)}, "moves to the left"),
         ({"body": (ramp(90), 0)}, "moves to the right"),
+        ({"body": (ramp(55), ramp(-50))}, "moves to the right"),
         ({"scene": (ramp(70), 0)}, "moves to the left"),
     ],
 )

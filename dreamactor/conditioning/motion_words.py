@@ -269,9 +269,8 @@ def _manner(swing: _Swing, seconds: float) -> str:
     number = _rounded(swing.times)
     if number < 2:
         return pace
-    often = "twice" if number == 2 else f"{number} times"
-    rate = number / seconds
-    return f"{pace} {often}" if rate < 1 else f"{pace} {often}, {rate:.0f} a second"
+    rate = _rounded(number / seconds)
+    return f"{pace} {_often(number)}" + (f", {_often(rate)} a second" if rate else "")
 
 
 # ---- without a track ------------------------------------------------------------------------
@@ -305,12 +304,12 @@ def from_flow(frames: Sequence[Rgb], fps: float) -> str:
     path = np.concatenate([np.zeros((1, 2)), np.cumsum(drift, axis=0)])  # (T, 2) heights
     far = np.hypot(*path[-1])
     if far > TRAVEL / TORSOS and far > 0.8 * np.hypot(*np.ptp(path, axis=0)):
-        return "moves" + _direction(TORSOS * path) + how
+        return "moves" + _direction(path * 2 * TRAVEL / far) + how
     main = _along(path)
     number = _rounded(_times(main, _span(main)))
     across, along = np.sum([flow.ways for flow in seen], axis=0)
     sway = " from side to side" if across > along else " up and down"
-    often = "" if number < 2 else " twice" if number == 2 else f" {number} times"
+    often = f" {_often(number)}" if number > 1 else ""
     where = _region(energy, rows, columns) + (sway if number else "")
     return f"moves{where or ' on the spot'}{how}{often}"
 
@@ -371,6 +370,10 @@ def _rounded(times: float) -> int:
     return int(times + 0.5)
 
 
+def _often(number: int) -> str:
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")
+
+
 def _extent(profile: NDArray[np.floating[Any]]) -> tuple[int, int]:
     """Where a profile has all but 2 % of its sum on either side."""
     share = np.cumsum(profile) / profile.sum()
@@ -384,8 +387,11 @@ def _region(
     """The part of the moving region that moves most, empty where all of it does."""
     inside = energy[slice(*rows), slice(*columns)]
     height, width = inside.shape
-    upper = float(inside[: height // 2].sum() / inside.sum())
-    left = float(inside[:, : width // 2].sum() / inside.sum())
+    whole = float(inside.sum())
+    if whole <= 0:
+        return ""
+    upper, left = float(inside[: height // 2].sum()), float(inside[:, : width // 2].sum())
+    upper, left = upper / whole, left / whole
     if max(left, 1 - left) > max(upper, 1 - upper, 0.7):
         return " on the left" if left > 0.5 else " on the right"
     if max(upper, 1 - upper) > 0.7:
