@@ -380,3 +380,11 @@ def test_a_clip_that_cannot_be_read(files, tmp_path):
     (tmp_path / "text.mp4").write_text("not a clip")
     with pytest.raises(MediaError, match=r"text\.mp4: not a video"):
         describe_files(files[0], tmp_path / "text.mp4")
+
+
+def test_loading_the_text_encoder_says_nothing(capfd):
+    pytest.importorskip("torch")
+    from dreamactor.conditioning.text import TextEncoder
+
+    TextEncoder()
+    assert capfd.readouterr() == ("", "")
