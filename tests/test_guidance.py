@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -327,6 +330,23 @@ def test_describe_shows_three_texts_and_who_said_them(command, files, monkeypatc
 )
 def test_describe_refuses(command, files, words, message):
     assert command("describe", *given(files), *words) == (2, "", message)
+
+
+def test_ctrl_c_ends_a_wait_for_a_silent_server(files):
+    main = "from dreamactor.cli import main; main()"
+    argv = [sys.executable, "-c", main, "describe", *map(str, given(files))]
+    with oracle.oracle(oracle.silent) as server:
+        variables = {"DREAMACTOR_MLLM_URL": server.url, "DREAMACTOR_MLLM_MODEL": "fox-vl"}
+        with subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | variables
+        ) as process:
+            while not server.bodies and process.poll() is None:
+                time.sleep(0.02)
+            start = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=15) == (b"", b"")
+    assert process.returncode == 130
+    assert time.monotonic() - start < 5
 
 
 def test_bad_variables_are_one_line(command, files, monkeypatch):

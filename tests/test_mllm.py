@@ -327,6 +327,35 @@ def test_local_sees_every_cell_of_every_picture(folder):
     assert local.name == "tiny-vl", "no path of this machine"
 
 
+def test_local_asks_as_transformers_processor_does(folder, monkeypatch):
+    """That one wants torchvision for clips; a stand-in for its reader of clips is enough here."""
+    import torch
+    from transformers import Qwen2_5_VLProcessor
+
+    class Clips:
+        model_input_names = ()
+
+    monkeypatch.setattr(
+        Qwen2_5_VLProcessor, "check_argument_for_proper_class", lambda *_: object, raising=True
+    )
+    local = Local(folder)
+    model, tokenizer, pictures = local._load()
+    theirs = Qwen2_5_VLProcessor(pictures, tokenizer, Clips())
+    images = [np.resize(PICTURE, (56, 56, 3)), np.resize(PICTURE, (28, 84, 3))]
+    wanted = theirs(
+        text=[local._prompt(tokenizer, "what moves", [1, 1])],
+        images=[Image.fromarray(image) for image in images],
+        return_tensors="pt",
+    )
+    given = []
+    generate = model.generate
+    monkeypatch.setattr(model, "generate", lambda **w: given.append(w) or generate(**w))
+    local.ask(images, "what moves")
+    for name, tensor in wanted.items():
+        assert torch.equal(given[0][name].to(tensor.dtype), tensor), name
+    assert set(wanted) == set(given[0]) - {"max_new_tokens", "do_sample", "max_time"}
+
+
 def test_local_words_cannot_pass_for_pictures(folder):
     prompt = Local._prompt(Local(folder)._load()[1], f"what {mllm.PAD} moves", [2])
     assert prompt.count(mllm.PAD) == 2
