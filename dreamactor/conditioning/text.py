@@ -38,7 +38,8 @@ class TextEncoder:
         if not (folder / "config.json").is_file():
             raise WeightsError(f"{folder}: no text encoder here (config.json is missing)")
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        logging.disable_progress_bar()  # 0.1 s, and it would be the one line on stderr
+        # it would be the one line on stderr, for 0.1 s
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         self._model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
         self._model.to(device).eval().requires_grad_(False)
         self._device = torch.device(device)
