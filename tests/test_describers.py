@@ -133,6 +133,12 @@ def test_joints_that_are_not_found_are_bridged_or_left_out():
     assert from_track(seen) == "stands and waves the left arm fast 4 times, twice a second"
 
 
+def test_joints_that_an_estimator_does_not_name_are_told_from_others():
+    """Dots of OpenPose have no pelvis, and a nose for a head."""
+    names = {"nose" if n == "head" else n: at for n, at in BEAST.items() if n != "pelvis"}
+    assert from_track(track(names, nose=(0, ramp(60)))) == "stands and lowers its head"
+
+
 def test_the_best_seen_subject_counts():
     wave, still = track(wrist_l=(sine(35, 2), -90)), track()
     two = PoseTrack(

@@ -73,8 +73,8 @@ class _Body:
 def from_track(track: PoseTrack) -> str:
     """What the best-seen subject of a track does.
 
-    Joints are looked up by name: neck, pelvis, head, and with _l and _r shoulder, wrist, hip,
-    ankle; those missing are left out. Of one frame only a stance is told.
+    Joints are looked up by name: neck, pelvis, head (else nose), and with _l and _r shoulder,
+    wrist, hip, ankle; those missing are left out. Of one frame only a stance is told.
 
     Args:
         track: At least one frame; any subjects.
@@ -132,8 +132,13 @@ def _joints(track: PoseTrack) -> dict[str, Floats]:
             found[name] = np.stack(
                 [np.interp(frames, frames[seen], where[seen, axis]) for axis in (0, 1)], axis=1
             )
-    for name, parts in (("pelvis", "hip"), ("neck", "shoulder")):
-        both = [found[f"{parts}_{side}"] for side in "lr" if f"{parts}_{side}" in found]
+    stand_ins = {
+        "pelvis": ("hip_l", "hip_r"),
+        "neck": ("shoulder_l", "shoulder_r"),
+        "head": ("nose",),
+    }
+    for name, others in stand_ins.items():
+        both = [found[other] for other in others if other in found]
         if name not in found and both:
             found[name] = np.mean(both, axis=0)
     return found
