@@ -33,7 +33,9 @@ def animate(
     out: Annotated[Path, typer.Option(help="Clip to write: mp4, mov, mkv, webm or gif.")],
     backbone: Annotated[str, typer.Option(help="Which model.")] = "nano",
     weights: Annotated[Path | None, typer.Option(help="Folder of other weights.")] = None,
-    prompt: Annotated[str, typer.Option(help="What the result shows, in words.")] = "",
+    prompt: Annotated[
+        str | None, typer.Option(help='What the result shows; "" none, default described.')
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Pull of the prompt; 1 = off.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
@@ -64,6 +66,29 @@ def animate(
     result = pipeline.run(prepared)
     height, width = result.size
     print(f"{result.out}: {result.frames} frames of {width} x {height}, {result.seconds:.0f} s")
+
+
+@app.command()
+def describe(
+    reference: Annotated[Path, typer.Option(help="Picture of the subject.")],
+    driving: Annotated[Path, typer.Option(help="Clip whose motion the subject shall do.")],
+    describer: Annotated[
+        str, typer.Option(help="auto: the model named by DREAMACTOR_MLLM_*, if any; or offline.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="Of a local model: cpu, cuda or cuda:N.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="All that is known, as JSON.")] = False,
+) -> None:
+    """Say what moves, who shall move, and both in the prompt that `animate` takes."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.conditioning.guidance import describe_files
+    from dreamactor.mllm import choose
+
+    texts = describe_files(reference, driving, choose(describer, device))
+    if as_json:
+        print(json.dumps(texts.plain(), indent=1, ensure_ascii=False))
+        return
+    for kind, source in texts.sources.items():
+        print(f"{kind:12}{getattr(texts, kind)}  ({source})")
 
 
 @app.command()

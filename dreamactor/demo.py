@@ -141,7 +141,10 @@ def _moments(path: Path) -> list[Rgb]:
 
 
 def _config(example: Example, clip: Path, overwrite: bool) -> AnimateConfig:
-    return AnimateConfig(example.reference, example.driving, clip, overwrite=overwrite)
+    """The defaults, but no model of the user's is asked: the same examples for everyone."""
+    return AnimateConfig(
+        example.reference, example.driving, clip, describer="offline", overwrite=overwrite
+    )
 
 
 def _finished(example: Example, clip: Path, model: Backbone) -> bool:

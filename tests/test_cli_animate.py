@@ -147,6 +147,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(command, tmp_path):
     assert (code, error) == (0, "")
     plan = json.loads(shown)
     assert plan["settings"]["steps"] == 5
+    assert plan["text"] == {"prompt": "described when it runs", "source": "offline"}
     assert [segment["new"] for segment in plan["segments"]] == [15]
     assert not list(tmp_path.iterdir())
 

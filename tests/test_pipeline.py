@@ -118,9 +118,22 @@ def test_prompt_and_guidance_reach_the_model(run):
     facts = run(backbone=guided, prompt="a fox", guidance=4, steps=3, overwrite=True).facts
     assert facts["settings"]["guidance"] == 4
     assert guided.passes == 2 * backbone.passes
-    facts = run(backbone=silent, steps=3, overwrite=True).facts
+    facts = run(backbone=silent, prompt="", steps=3, overwrite=True).facts
     assert facts["settings"]["guidance"] == 2.5
     assert silent.passes == backbone.passes  # without a prompt guidance changes nothing
+    assert facts["text"]["sources"] == {"prompt": "given"}
+
+
+def test_without_a_prompt_the_inputs_are_described(run):
+    backbone = Copycat()
+    facts = run(backbone=backbone).facts
+    text = facts["text"]
+    assert facts["settings"]["prompt"] is None
+    assert set(text["sources"].values()) == {"offline"}
+    assert text["prompt"].startswith(text["appearance"].split(",")[0])
+    assert text["motion"] in text["prompt"]
+    assert (backbone.canvases[0][1] == len(text["prompt"])).all()
+    assert facts["seconds"]["describe"] > 0
 
 
 def test_ticks_once_a_step(tmp_path, reference):

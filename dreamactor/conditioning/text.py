@@ -32,11 +32,14 @@ class TextEncoder:
 
     def __init__(self, folder: Path | None = None, device: str | torch.device = "cpu") -> None:
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
 
         folder = folder or _package_folder()
         if not (folder / "config.json").is_file():
             raise WeightsError(f"{folder}: no text encoder here (config.json is missing)")
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # it would be the one line on stderr, for 0.1 s
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         self._model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
         self._model.to(device).eval().requires_grad_(False)
         self._device = torch.device(device)

@@ -11,13 +11,17 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from dreamactor.backbones.load import check_backbone
 from dreamactor.errors import ConfigError, MediaError
 from dreamactor.image import Rgb, check_input, check_output, read_image
 from dreamactor.interpolate import Interpolation
+from dreamactor.mllm import Client, Describer, choose
 from dreamactor.video import CLIP_SUFFIXES, ClipInfo, ClipWriter, probe
+
+if TYPE_CHECKING:
+    from dreamactor.conditioning.guidance import Texts
 
 Fit = Literal["letterbox", "crop"]
 MAX_STEPS = 1000
@@ -39,8 +43,11 @@ class AnimateConfig:
     """Which model."""
     weights: Path | None = None
     """Folder of the model's weights; None takes those that ship with the package."""
-    prompt: str = ""
-    """What the result should show, in words; empty means none."""
+    prompt: str | None = None
+    """What the result should show, in words; empty means none, None has it described."""
+    describer: Describer = "auto"
+    """Who finds the prompt: auto is the model that the environment names (see `mllm.py`), and the
+    offline describer where it names none; offline is always that one."""
     steps: int | None = None
     """Sampling steps; None takes the backbone's default."""
     guidance: float | None = None
@@ -79,7 +86,8 @@ class AnimateConfig:
             raise ConfigError(f"guidance={self.guidance}: want 0 to {MAX_GUIDANCE:.0f}, 1 is off")
         if self.fps is not None and not (math.isfinite(self.fps) and 0.1 <= self.fps <= 240):
             raise ConfigError(f"fps={self.fps}: want 0.1 to 240")
-        for name, words in (("fit", get_args(Fit)), ("interpolate", get_args(Interpolation))):
+        choices = {"fit": Fit, "interpolate": Interpolation, "describer": Describer}
+        for name, words in ((name, get_args(choice)) for name, choice in choices.items()):
             if getattr(self, name) not in words:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: want {' or '.join(words)}")
         if not 1 <= self.threads <= MAX_THREADS:
@@ -110,6 +118,15 @@ class Job:
     """Frames a second of the output."""
     count: int
     """Frames of the output; frame k stands at k / fps."""
+    client: Client | None = None
+    """Who is asked for the prompt; None is the offline describer."""
+
+    @property
+    def describer(self) -> str:
+        """Where the prompt comes from: given, offline, or a model's name."""
+        if self.config.prompt is not None:
+            return "given"
+        return self.client.name if self.client else "offline"
 
 
 def prepare(config: AnimateConfig) -> Job:
@@ -138,4 +155,22 @@ def prepare(config: AnimateConfig) -> Job:
     # made only to be asked: it refuses rates and sizes that its container cannot hold
     ClipWriter(config.out, fps, (2, 2), overwrite=config.overwrite)
     count = max(1, int(clip.duration * fps + Fraction(1, 2)))
-    return Job(config, reference, clip, fps, count)
+    client = None if config.prompt is not None else choose(config.describer, config.device)
+    return Job(config, reference, clip, fps, count, client)
+
+
+def describe(job: Job) -> Texts:
+    """The prompt of a job and where it comes from: given, or described.
+
+    Raises:
+        ConfigError: The settings of the model that is asked are wrong.
+        MediaError: The driving clip cannot be read.
+        WeightsError: A local model that is asked is missing or of the wrong kind.
+    """
+    from dreamactor.conditioning import guidance
+
+    config = job.config
+    if config.prompt is not None:
+        return guidance.given(config.prompt)
+    seconds = float(job.clip.duration)
+    return guidance.describe(guidance.look(job.reference, config.driving, seconds), job.client)

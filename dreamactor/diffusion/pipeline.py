@@ -29,11 +29,12 @@ from dreamactor.backbones.load import load_backbone
 from dreamactor.conditioning.canvas import build_canvas, motion_half, reference_half
 from dreamactor.conditioning.framing import fit_soft, to_half, to_picture
 from dreamactor.diffusion.flow import schedule
-from dreamactor.diffusion.job import AnimateConfig, Fit, Job, prepare
+from dreamactor.diffusion.job import AnimateConfig, Fit, Job, describe, prepare
 from dreamactor.diffusion.sampler import Velocity, beside, guided, sample_euler
 from dreamactor.diffusion.segments import Segment, plan
 from dreamactor.image import Box, Rgb
 from dreamactor.interpolate import Interpolation, at_rate, frames_needed
+from dreamactor.mllm import Describer
 from dreamactor.provenance import Stages, both_or_neither, write_record
 from dreamactor.runs import generator
 from dreamactor.video import ClipWriter, iter_frames, resample
@@ -53,7 +54,8 @@ class Settings(TypedDict, total=False):
     driving: Required[str | Path]
     out: Required[str | Path]
     weights: str | Path | None
-    prompt: str
+    prompt: str | None
+    describer: Describer
     steps: int | None
     guidance: float | None
     seed: int
@@ -121,15 +123,17 @@ def run(job: Job, backbone: Backbone | None = None) -> Result:
         As `animate`, which see for errors.
     """
     stages = Stages()
+    with stages("describe"):
+        texts = describe(job)
     with stages("load weights"):
         model = backbone or load_backbone(
             job.config.backbone, job.config.weights, job.config.device
         )
-    task = resolve(job, model)
+    task = resolve(job, model, texts.prompt)
     with both_or_neither(job.config.out, job.config.record) as (clip, record):
         with _quiet_torch(job.config.threads):
             frames = _written(task, model, clip, stages)
-        facts = _facts(task, model, clip, frames, stages)
+        facts = {**_facts(task, model, clip, frames, stages), "text": texts.plain()}
         write_record(record, facts)
     return Result(
         job.config.out, job.config.record, frames, job.fps, task.box.size, stages.total, facts
@@ -151,11 +155,13 @@ class Task:
     native_frames: int
     """Frames to generate, at the backbone's rate."""
     segments: list[Segment]
+    prompt: str
+    """What the result shows; empty means none, and guidance would change nothing then."""
 
     @property
     def silent(self) -> bool:
-        """Whether there is no prompt; guidance would change nothing then."""
-        return not self.job.config.prompt.strip()
+        """Whether there is no prompt."""
+        return not self.prompt.strip()
 
     def plain(self) -> dict[str, Any]:
         """The resolved settings, for JSON."""
@@ -165,8 +171,14 @@ class Task:
         return {**settings.plain(), "backbone": self.backbone}
 
 
-def resolve(job: Job, backbone: Backbone) -> Task:
-    """Settle what depends on the backbone: sizes, rates, defaults and the plan."""
+def resolve(job: Job, backbone: Backbone, prompt: str | None = None) -> Task:
+    """Settle what depends on the backbone: sizes, rates, defaults and the plan.
+
+    Args:
+        job: From `prepare`.
+        backbone: The model.
+        prompt: From `describe`; None takes the one that was given, or none.
+    """
     native, config = backbone.native, job.config
     reference, box = fit_soft(job.reference, (native.height, native.width), config.fit)
     count = frames_needed(job.count, job.fps, _rate(native.fps))
@@ -179,6 +191,7 @@ def resolve(job: Job, backbone: Backbone) -> Task:
         box=_even(box, (native.height, native.width)),
         native_frames=count,
         segments=plan(count, native, backbone.grid),
+        prompt=(job.config.prompt or "") if prompt is None else prompt,
     )
 
 
@@ -196,7 +209,7 @@ def generate(task: Task, backbone: Backbone, stages: Stages, tick: Tick) -> Iter
     """
     device, overlap = task.job.config.device, backbone.native.overlap
     reference = to_half(task.reference)[None].to(device)  # (1, 3, H, W)
-    text = backbone.encode_text([task.job.config.prompt])  # (1, L, D)
+    text = backbone.encode_text([task.prompt])  # (1, L, D)
     window = _Window(_driving(task, backbone, stages))
     past: Tensor | None = None  # (1, 3, overlap, H, W)
     for segment in task.segments:
@@ -314,7 +327,7 @@ def preview(job: Job, backbone: Backbone | None = None) -> dict[str, Any]:
     timed here and now; reading, interpolating and writing come on top.
     """
     backbone = backbone or load_backbone(job.config.backbone, job.config.weights, job.config.device)
-    task = resolve(job, backbone)
+    task = resolve(job, backbone, "described when it runs" if job.config.prompt is None else None)
     native, device = backbone.native, task.job.config.device
     stages = Stages()
     half = torch.zeros(1, 3, native.frames, native.height, native.width, device=device)
@@ -332,6 +345,7 @@ def preview(job: Job, backbone: Backbone | None = None) -> dict[str, Any]:
     share = sum(segment.frames for segment in task.segments) / native.frames
     return {
         "settings": task.plain(),
+        "text": {"prompt": task.prompt, "source": job.describer},
         "output": {
             "frames": task.job.count,
             "fps": str(task.job.fps),
