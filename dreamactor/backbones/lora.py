@@ -1,0 +1,138 @@
+"""Low-rank adapters on a frozen transformer: attach, save, load, merge; peft, through diffusers.
+
+An adapter file is safetensors in the key layout of diffusers and peft, so that either loads it;
+its header says which backbone it was trained on, as what, and on which canvas. The scale is one
+(alpha = rank), which is what loaders assume that know no alpha.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from diffusers import ModelMixin
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor
+
+from dreamactor.backbones.weights import check_model, load_weights, save_weights
+from dreamactor.conditioning.canvas import VERSION
+from dreamactor.errors import ConfigError, WeightsError
+
+Variant = Literal["pose", "rgb"]
+"""What drives: drawn skeletons, or the driving clip itself."""
+Targets = Literal["ff", "attention"]
+NAME = "dreamactor"  # of the adapter within the transformer
+MODULES: dict[Targets, str] = {
+    "ff": r"blocks\.\d+\.ffn\.net\.(0\.proj|2)",
+    "attention": r"blocks\.\d+\.attn1\.to_(q|k|v|out\.0)",
+}
+"""Which layers get an adapter: the paper's feed-forward layers, or self-attention to compare with.
+Nothing of the text branch: cross-attention stays as it is."""
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """What an adapter is and what it belongs to."""
+
+    variant: Variant
+    backbone: str
+    """Name of the backbone, such as nano."""
+    weights: str
+    """sha256 of the transformer file it was trained on."""
+    rank: int = 256
+    targets: Targets = "ff"
+    canvas: int = VERSION
+    """Layout of the canvas (`conditioning.canvas.VERSION`)."""
+    config: str = ""
+    """Hash of the training settings."""
+
+    def __post_init__(self) -> None:
+        """Check every value by itself.
+
+        Raises:
+            ConfigError: One that cannot work.
+        """
+        if self.rank < 1:
+            raise ConfigError(f"rank={self.rank}: want 1 or more; the paper has 256")
+        for name, words in (("variant", get_args(Variant)), ("targets", get_args(Targets))):
+            if getattr(self, name) not in words:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: want {' or '.join(words)}")
+
+
+def attach(transformer: ModelMixin, info: AdapterInfo) -> list[Tensor]:
+    """Freeze a transformer and give it a fresh adapter, which changes nothing yet.
+
+    Returns:
+        The adapter's parameters, which are all that may be trained.
+    """
+    transformer.requires_grad_(False)
+    transformer.add_adapter(
+        LoraConfig(r=info.rank, lora_alpha=info.rank, target_modules=MODULES[info.targets]), NAME
+    )
+    return [p for p in transformer.parameters() if p.requires_grad]
+
+
+def adapter_state(transformer: ModelMixin) -> dict[str, Tensor]:
+    """The adapter's weights by the names they have in its file."""
+    state: dict[str, Tensor] = get_peft_model_state_dict(transformer, adapter_name=NAME)
+    return state
+
+
+def save_adapter(path: Path, state: dict[str, Tensor], info: AdapterInfo) -> str:
+    """Write an adapter in half precision, whole or not at all; returns its sha256."""
+    return save_weights(path, state, {"model": "adapter", **asdict(info)})
+
+
+def read_info(path: Path) -> AdapterInfo:
+    """What an adapter file says of itself.
+
+    Raises:
+        WeightsError: It is missing, damaged, or no adapter.
+    """
+    return _info(path, load_weights(path)[1])
+
+
+def load_adapter(transformer: ModelMixin, path: Path, backbone: str, weights: str) -> AdapterInfo:
+    """Attach the adapter of a file.
+
+    Args:
+        transformer: The backbone's.
+        path: As from `save_adapter`.
+        backbone: Name of the backbone at hand.
+        weights: sha256 of its transformer file.
+
+    Raises:
+        WeightsError: The file is missing or damaged, or belongs to another backbone or canvas.
+    """
+    state, header = load_weights(path)
+    info = _info(path, header)
+    if (info.backbone, info.weights) != (backbone, weights):
+        raise WeightsError(
+            f"{path}: an adapter of {info.backbone} {info.weights[:12]}..., here is {backbone} "
+            f"{weights[:12]}...; want the backbone it was trained on"
+        )
+    if info.canvas != VERSION:
+        raise WeightsError(f"{path}: canvas version {info.canvas}, this program reads {VERSION}")
+    attach(transformer, info)
+    device = next(transformer.parameters()).device
+    placed = {name: value.to(device) for name, value in state.items()}
+    set_peft_model_state_dict(transformer, placed, adapter_name=NAME)
+    if set(placed) != set(adapter_state(transformer)):
+        raise WeightsError(f"{path}: its layers are not those of {backbone}; is it damaged?")
+    return info
+
+
+def merge(transformer: ModelMixin) -> None:
+    """Add the adapter to the weights it stands beside, and take it away: faster, and for good."""
+    transformer.fuse_lora(adapter_names=[NAME])
+    transformer.unload_lora()
+
+
+def _info(path: Path, header: dict[str, Any]) -> AdapterInfo:
+    check_model(path, header, "adapter")
+    try:
+        return AdapterInfo(**{k: v for k, v in header.items() if k != "model"})
+    except (TypeError, ConfigError) as error:
+        raise WeightsError(f"{path}: not an adapter header this program reads ({error})") from error
