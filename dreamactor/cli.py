@@ -18,9 +18,13 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 train = typer.Typer(no_args_is_help=True, help="Train a stage: time-boxed, repeat to resume.")
 world = typer.Typer(no_args_is_help=True, help="The synthetic world: characters with truth.")
 bench = typer.Typer(no_args_is_help=True, help="Measure: tables with intervals, goals, pictures.")
+bootstrap = typer.Typer(
+    no_args_is_help=True, help="Pseudo cross-identity pairs: make, gate, review, use."
+)
 app.add_typer(train, name="train")
 app.add_typer(world, name="world")
 app.add_typer(bench, name="bench")
+app.add_typer(bootstrap, name="bootstrap")
 
 MINI = Path(__file__).parent / "data" / "mini.castpack"  # ships with the package
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings that differ: key=value ...")]
@@ -231,6 +235,24 @@ def bench_report(
     from dreamactor.bench.page import results_page
 
     print(results_page(out, {"nano": nano, "vae": vae}))
+
+
+@bootstrap.command("pairs")
+def bootstrap_pairs(
+    out: Annotated[Path, typer.Option(help="Data set; the same command goes on.")],
+    sources: Annotated[
+        Path | None, typer.Option(help="Folder of clips, with --references.")
+    ] = None,
+    references: Annotated[Path | None, typer.Option(help="Folder of pictures of others.")] = None,
+    cast: Annotated[Path | None, typer.Option(help="Or a cast pack: pairs of the world.")] = None,
+    settings: Settings = None,
+) -> None:
+    """Put the motion of every source clip onto new identities."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.bootstrap.pairs import PairsConfig, run_pairs
+    from dreamactor.config import from_words
+
+    print(run_pairs(out, sources, references, cast, from_words(PairsConfig, settings or [])))
 
 
 def main() -> None:
