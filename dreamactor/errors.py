@@ -5,6 +5,7 @@
     |-- MediaError           a picture or clip that cannot be read or written
     |-- WeightsError         weights that are missing, damaged or of the wrong kind
     |-- AssetError           game art or a cast pack that cannot be read
+    |-- AnswerError          a vision-language model gave no answer that can be used
     `-- ShapeError           a tensor of the wrong shape reached a public function
 
 A message names the value, what was wanted and the nearest thing that works. Our own
@@ -30,6 +31,10 @@ class WeightsError(DreamActorError):
 
 class AssetError(DreamActorError):
     """Game art or a cast pack cannot be read."""
+
+
+class AnswerError(DreamActorError):
+    """A vision-language model gave no answer that can be used."""
 
 
 class ShapeError(DreamActorError):

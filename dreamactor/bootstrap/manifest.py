@@ -240,6 +240,21 @@ class DataSet:
             if verdict and not why_refused(verdict, decisions, reviewers):
                 yield Triplet(Accepted(self.synthesis(item), verdict, decisions))
 
+    def write_triplets(self, judge: str, reviewers: int = 1) -> tuple[Path, int]:
+        """Put the training samples on one line each, paths from the data set on; how many."""
+        path, count = self.root / "triplets.jsonl", 0
+        with atomic(path) as hidden, hidden.open("w", encoding="utf-8") as file:
+            for triplet in self.triplets(judge, reviewers):
+                target = triplet.reference.clip.path.relative_to(self.root).as_posix()
+                line = {
+                    "driving": triplet.driving.path.relative_to(self.root).as_posix(),
+                    "reference": {"clip": target, "frame": 0},
+                    "target": triplet.target.path.relative_to(self.root).as_posix(),
+                }
+                file.write(json.dumps(line) + "\n")
+                count += 1
+        return path, count
+
     def write_manifest(self) -> Path:
         """Put everything that is known on one line an item."""
         path = self.root / "manifest.jsonl"
