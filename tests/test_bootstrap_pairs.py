@@ -112,6 +112,25 @@ def test_exact_a_worker_killed_in_the_middle_costs_nothing(folders, tmp_path):
     assert left_behind(out) == []
 
 
+def test_refuses_to_call_it_done_when_all_workers_died(folders, tmp_path):
+    out, diary, fault = tmp_path / "out", tmp_path / "diary", []
+
+    def make():
+        try:
+            make_pairs(out, folders, Tint(diary, seconds=0.5), workers=1)
+        except MediaError as error:
+            fault.append(str(error))
+
+    parent = threading.Thread(target=make)
+    parent.start()
+    wait_for(lambda: diary.exists() and len(standin.diary_of(diary)) >= 3)
+    os.kill(int(standin.diary_of(diary)[0][2]), signal.SIGTERM)
+    parent.join(60)
+    assert "items are missing since all workers died" in fault[0]
+    assert [p.name for p in (out / "items").glob(".*")] == []  # it cleaned up behind itself
+    assert len(make_pairs(out, folders, Tint(diary)).data.items()) == 6
+
+
 def test_same_command_after_all_was_killed(folders, tmp_path):
     out, diary = tmp_path / "out", tmp_path / "diary"
     context = multiprocessing.get_context("spawn")

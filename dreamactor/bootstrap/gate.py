@@ -3,9 +3,9 @@
     faults (measured) or an MLLM's answer  ->  Scores  ->  Verdict: average > 4.5
 
 A measured score is 5 where a fault is as small as in 95 % of faultless clips and 1 at `bad`, on a
-straight line between; the worst fault of a dimension counts. 3 lies where truth says that a
+straight line between; the worst fault of a dimension counts. 3 lies where the truth says that a
 fault turns bad: the other three scores being 5, that is where the average falls to 4.5. The scales
-are `data/gate.json`, made by `bootstrap calibrate`.
+are `data/gate.json`, made by `bootstrap calibrate` (`calibrate.fit_scales` says how).
 """
 
 from __future__ import annotations

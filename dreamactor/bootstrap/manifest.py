@@ -91,8 +91,8 @@ class DataSet:
             )
         if about.get("format") != FORMAT:
             raise ConfigError(f"{root}: format {about.get('format')}, want {FORMAT}")
-        self.root, self.generator = root, dict(about["generator"])
-        self.claims = Claims(root / "claims", expiry)
+        self.root, self.generator = root.absolute(), dict(about["generator"])
+        self.claims = Claims(self.root / "claims", expiry)
 
     @classmethod
     def begin(cls, root: Path, generator: Mapping[str, Any], expiry: float = EXPIRY) -> DataSet:

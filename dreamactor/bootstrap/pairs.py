@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import platform
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -127,6 +128,13 @@ def make_pairs(
             work(data, requests, generator, tick=bar.update)
     data.write_manifest()
     failed = {r.item: why for r in requests if (why := _failure(data, r.item)) is not None}
+    missing = len({r.item for r in requests} - set(data.items()) - failed.keys())
+    if missing:
+        raise MediaError(
+            f"{out}: {missing} of {len(requests)} items are missing since all workers died, "
+            "perhaps for want of memory; the same command goes on, with fewer of them by "
+            f"workers={max(1, workers // 2)}"
+        )
     return Made(data, len(requests), len(requests) - before - len(failed), failed)
 
 
@@ -290,11 +298,6 @@ def _share(
             if process.is_alive():
                 process.terminate()
             process.join()
-    if all(process.exitcode for process in processes):
-        raise MediaError(
-            f"all {workers} workers died, perhaps for want of memory; the same command goes on "
-            f"where they stopped, with fewer of them by workers={max(1, workers // 2)}"
-        )
 
 
 def _serve(
@@ -302,8 +305,11 @@ def _serve(
 ) -> None:
     """A local worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's
-    with _interruptible():
-        work(DataSet(root, expiry), requests, generator, first)
+    try:
+        with _interruptible():
+            work(DataSet(root, expiry), requests, generator, first)
+    except KeyboardInterrupt:  # no traceback among the parent's words
+        sys.exit(130)
 
 
 class _Actor:
@@ -335,7 +341,7 @@ def _spread(
     todo = [{"item": r} for r in requests if not data.is_whole(r.item)]
     rows = ray.data.from_items(todo, override_num_blocks=max(1, len(todo))).map(
         _Actor,
-        fn_constructor_args=(data.root.absolute(), data.claims.expiry, generator),
+        fn_constructor_args=(data.root, data.claims.expiry, generator),
         concurrency=actors,
         num_gpus=1 if str(data.generator.get("device")) == "cuda" else 0,
     )
