@@ -7,8 +7,10 @@ import threading
 import time
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import standin
+from PIL import Image
 from standin import Tint
 
 from dreamactor.bootstrap import review
@@ -18,6 +20,7 @@ from dreamactor.bootstrap.review import agreement, agreement_lines, decide, queu
 from dreamactor.bootstrap.sources import Folders
 from dreamactor.bootstrap.triplets import Decision, Scores
 from dreamactor.errors import ConfigError, MediaError
+from dreamactor.video import probe, write_clip
 
 page = pytest.importorskip(
     "dreamactor.bootstrap.page", reason="no web framework: pip install 'dreamactor[review]'"
@@ -102,6 +105,23 @@ def test_exact_media_are_the_files_of_the_item(data):
         for what, path in wanted.items():
             code, content = ask(port, "GET", f"/media/{item}/{what}", raw=True)
             assert (code, content) == (200, path.read_bytes())
+
+
+def test_exact_what_browsers_cannot_show_is_copied(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    frames = [np.full((32, 32, 3), 40 * k, np.uint8) for k in range(5)]
+    write_clip(tmp_path / "a" / "clip.gif", frames, 10)
+    Image.fromarray(frames[2]).save(tmp_path / "b" / "who.tiff")
+    found = make_pairs(tmp_path / "out", Folders(tmp_path / "a", tmp_path / "b"), Tint()).data
+    (item,) = found.items()
+    with served(found, None) as port:
+        code, clip = ask(port, "GET", f"/media/{item}/source", raw=True)
+        (tmp_path / "shown.mp4").write_bytes(clip)
+        assert (code, probe(tmp_path / "shown.mp4").codec) == (200, "h264")
+        assert probe(tmp_path / "shown.mp4").frames == 5
+        code, picture = ask(port, "GET", f"/media/{item}/identity", raw=True)
+        assert (code, picture[:4]) == (200, b"\x89PNG")
 
 
 def test_refuses_by_http(data):

@@ -77,8 +77,8 @@ class Folders:
 class World:
     """Pairs of the synthetic world: the driver's clip, the target's reference, and the truth.
 
-    The first identity of clip i is its pair's target, for whom the truth is drawn too, so the
-    gate can be held against it (`calibrate.errors`). Further ones are the targets of the pairs
+    The first identity of clip i is its pair's target, for whom the truth is drawn too and kept
+    with the inputs (`notes` of the item name it, and the subject's boxes). Further ones are the targets of the pairs
     behind it: other bodies and kinds, whose truth nobody knows.
     """
 
