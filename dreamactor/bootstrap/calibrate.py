@@ -32,7 +32,7 @@ from dreamactor.bench.stats import markdown_table
 from dreamactor.bootstrap.faults import Faults, Watched, find_faults
 from dreamactor.bootstrap.gate import Measured, Scale
 from dreamactor.bootstrap.planted import plant, true_errors, worst
-from dreamactor.bootstrap.triplets import THRESHOLD
+from dreamactor.bootstrap.triplets import DIMENSIONS, THRESHOLD
 from dreamactor.errors import ConfigError
 from dreamactor.image import atomic
 from dreamactor.runs import numpy_generator, write_text
@@ -194,39 +194,48 @@ def report(rows: Sequence[Row], judge: Measured, command: str) -> str:
 def draw(path: Path, rows: Sequence[Row], judge: Measured) -> None:
     """ROC of the whole gate and of each score alone; average score against true error."""
     try:
+        from matplotlib import colormaps
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError("the plot needs matplotlib: pip install 'dreamactor[bench]'") from error
     planted = [row for row in rows if not row.kind.startswith("nano")]
-    bad = [row.bad for row in planted]
-    scores = [judge.scores(Faults(**row.faults)) for row in planted]
-    figure = Figure(figsize=(10, 4.4), dpi=110, layout="constrained")
+    sure = [row for row in planted if row.bad or row.kind == "clean"]
+    figure = Figure(figsize=(10.5, 4.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    for name in scores[0].plain():
-        _curve(left, roc([-s.plain()[name] for s in scores], bad), name.replace("_", " "), 1.0)
-    _curve(left, roc([-s.average for s in scores], bad), "average of four", 2.4)
-    left.plot([0, 1], [0, 1], color="0.8", linewidth=1, zorder=0)
+    scores = [judge.scores(Faults(**row.faults)) for row in sure]
+    bad = [row.bad for row in sure]
+    for name in DIMENSIONS:
+        _curve(left, roc([-s.plain()[name] for s in scores], bad), name.replace("_", " "))
+    marks = [s.average for s in scores]
+    _curve(left, roc([-x for x in marks], bad), "average of four", color="black", linewidth=2.2)
+    every = [-judge.scores(Faults(**row.faults)).average for row in planted]
+    curve = roc(every, [row.bad for row in planted])
+    _curve(left, curve, "with faults too small to be bad", color="black", linestyle=":")
+    found = count_found([x <= THRESHOLD for x in marks], bad)
+    left.plot(found.false_alarms, found.recall, "o", color="black")
+    left.annotate(f"average {THRESHOLD}", (found.false_alarms + 0.03, found.recall - 0.09))
     left.set(xlabel="good clips rejected", ylabel="bad clips rejected", title="Finding bad pairs")
     left.legend(loc="lower right", fontsize=8, frameon=False)
+    right.set_prop_cycle(color=colormaps["tab20"].colors)
     for kind in dict.fromkeys(row.kind for row in rows):
         own = [row for row in rows if row.kind == kind]
         marks = [judge.scores(Faults(**row.faults)).average for row in own]
         errors = np.clip([row.error for row in own], 0.02, 50)
-        star = kind.startswith("nano")
-        right.scatter(errors, marks, s=40 if star else 9, marker="*" if star else "o", label=kind)
+        shape = "k*" if kind.startswith("nano") else "o"
+        right.plot(errors, marks, shape, ms=5, lw=0, label=kind)
     right.set(xscale="log", xlabel="true error, parts of its limit", ylabel="average score")
     right.axhline(THRESHOLD, color="0.3", linewidth=1)
     right.axvline(1, color="0.3", linewidth=1)
     right.set_title("Upper right: bad and let through")
-    right.legend(fontsize=7, ncols=1, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    right.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     with atomic(path) as hidden:
         figure.savefig(hidden, format="png")
 
 
-def _curve(axes: Any, curve: Roc, label: str, width: float) -> None:
-    axes.plot(curve.alarms, curve.found, linewidth=width, label=f"{label}: {curve.area:.2f}")
+def _curve(axes: Any, curve: Roc, label: str, **style: Any) -> None:
+    axes.plot(curve.alarms, curve.found, label=f"{label}: {curve.area:.2f}", **style)
 
 
 # ---- measuring ---------------------------------------------------------------------------------

@@ -78,8 +78,8 @@ class World:
     """Pairs of the synthetic world: the driver's clip, the target's reference, and the truth.
 
     The first identity of clip i is its pair's target, for whom the truth is drawn too and kept
-    with the inputs (`notes` of the item name it, and the subject's boxes). Further ones are the targets of the pairs
-    behind it: other bodies and kinds, whose truth nobody knows.
+    with the inputs (an item's `notes` name it, and the subject's boxes). Further ones are the
+    targets of the pairs behind it: other bodies and kinds, whose truth nobody knows.
     """
 
     sampler: PairSampler
