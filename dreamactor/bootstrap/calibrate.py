@@ -218,7 +218,7 @@ def draw(path: Path, rows: Sequence[Row], judge: Measured) -> None:
     left.annotate(f"average {THRESHOLD}", (found.false_alarms + 0.03, found.recall - 0.09))
     left.set(xlabel="good clips rejected", ylabel="bad clips rejected", title="Finding bad pairs")
     left.legend(loc="lower right", fontsize=8, frameon=False)
-    right.set_prop_cycle(color=colormaps["tab20"].colors)
+    right.set_prop_cycle(color=[colormaps["tab20"](k) for k in range(20)])
     for kind in dict.fromkeys(row.kind for row in rows):
         own = [row for row in rows if row.kind == kind]
         marks = [judge.scores(Faults(**row.faults)).average for row in own]
