@@ -18,9 +18,13 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 train = typer.Typer(no_args_is_help=True, help="Train a stage: time-boxed, repeat to resume.")
 world = typer.Typer(no_args_is_help=True, help="The synthetic world: characters with truth.")
 bench = typer.Typer(no_args_is_help=True, help="Measure: tables with intervals, goals, pictures.")
+bootstrap = typer.Typer(
+    no_args_is_help=True, help="Pseudo cross-identity pairs: make, gate, review, use."
+)
 app.add_typer(train, name="train")
 app.add_typer(world, name="world")
 app.add_typer(bench, name="bench")
+app.add_typer(bootstrap, name="bootstrap")
 
 MINI = Path(__file__).parent / "data" / "mini.castpack"  # ships with the package
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings that differ: key=value ...")]
@@ -283,6 +287,90 @@ def bench_report(
     from dreamactor.bench.page import results_page
 
     print(results_page(out, {"nano": nano, "vae": vae, "pose": pose}))
+
+
+@bootstrap.command("pairs")
+def bootstrap_pairs(
+    out: Annotated[Path, typer.Option(help="Data set; the same command goes on.")],
+    sources: Annotated[
+        Path | None, typer.Option(help="Folder of clips, with --references.")
+    ] = None,
+    references: Annotated[Path | None, typer.Option(help="Folder of pictures of others.")] = None,
+    cast: Annotated[Path | None, typer.Option(help="Or a cast pack: pairs of the world.")] = None,
+    settings: Settings = None,
+) -> None:
+    """Put the motion of every source clip onto new identities."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.bootstrap.pairs import PairsConfig, run_pairs
+    from dreamactor.config import from_words
+
+    print(run_pairs(out, sources, references, cast, from_words(PairsConfig, settings or [])))
+
+
+@bootstrap.command("filter")
+def bootstrap_filter(
+    data: Annotated[Path, typer.Option(help="Data set of `bootstrap pairs`.")],
+    scales: Annotated[Path | None, typer.Option(help="gate.json of `bootstrap calibrate`.")] = None,
+    threshold: Annotated[float, typer.Option(help="What the average has to exceed.")] = 4.5,
+) -> None:
+    """Score every item by what can be measured, 1 to 5 four times, and gate it."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.bootstrap.gate import Measured, gate, load_scales
+    from dreamactor.bootstrap.manifest import DataSet
+
+    judge = Measured(load_scales(scales) if scales else None)
+    found = gate(DataSet(data), judge, threshold)
+    print(f"{data}: {found.passed} of {found.items} items pass, {found.fresh} of them judged now")
+
+
+@bootstrap.command("review")
+def bootstrap_review(
+    data: Annotated[Path, typer.Option(help="Data set, gated.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 = any that is free.")] = 8765,
+    judge: Annotated[str, typer.Option(help="Whose gate counts.")] = "measured",
+    everything: Annotated[bool, typer.Option("--all", help="Also what the gate refused.")] = False,
+) -> None:
+    """Serve the review page: source, reference and result side by side, by keyboard."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.bootstrap.manifest import DataSet
+    from dreamactor.bootstrap.review import agreement_lines, serve
+
+    found = DataSet(data)
+    serve(found, None if everything else judge, host, port, lambda line: print(line, flush=True))
+    for line in agreement_lines(found):
+        print(line)
+
+
+@bootstrap.command("triplets")
+def bootstrap_triplets(
+    data: Annotated[Path, typer.Option(help="Data set, gated and reviewed.")],
+    judge: Annotated[str, typer.Option(help="Whose gate counts.")] = "measured",
+    reviewers: Annotated[int, typer.Option(min=1, help="People who must have accepted.")] = 1,
+) -> None:
+    """List the training samples: V_o drives, V_src[0] is the reference, V_src the target."""
+    from dreamactor.bootstrap.manifest import DataSet
+    from dreamactor.bootstrap.review import agreement_lines
+
+    found = DataSet(data)
+    path, count = found.write_triplets(judge, reviewers)
+    for line in agreement_lines(found):
+        print(line)
+    print(f"{path}: {count} triplets of {len(found.items())} items")
+
+
+@bootstrap.command("calibrate")
+def bootstrap_calibrate(
+    cast: Annotated[Path, typer.Option(help="Cast pack with validation and test splits.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results; the same command goes on.")],
+    settings: Settings = None,
+) -> None:
+    """Set the gate's scales on pairs with known faults, and hold it against the truth."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.bootstrap.calibrate import CalibrateConfig, calibrate
+    from dreamactor.config import from_words
+
+    print(calibrate(cast, out, from_words(CalibrateConfig, settings or [])))
 
 
 def main() -> None:

@@ -1,0 +1,113 @@
+"""How well verdicts agree: a number with the truth, and two people with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dreamactor.errors import ShapeError
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Roc:
+    """Finding what is bad by a suspicion: everything from a bar upwards is reported."""
+
+    bars: Floats
+    """Falling, the first above all suspicions; equal suspicions share one bar."""
+    found: Floats
+    """Share of the bad that is reported at each bar: recall."""
+    alarms: Floats
+    """Share of the good that is reported."""
+
+    @property
+    def area(self) -> float:
+        """Chance that a bad one is more suspicious than a good one, ties counting half."""
+        steps, heights = np.diff(self.alarms), (self.found[1:] + self.found[:-1]) / 2
+        return float((steps * heights).sum())
+
+
+def roc(suspicion: Sequence[float], bad: Sequence[bool]) -> Roc:
+    """Receiver operating characteristic.
+
+    Args:
+        suspicion: Larger is worse; one for each clip.
+        bad: What the truth says.
+
+    Raises:
+        ShapeError: Not as many, or not both good and bad ones.
+    """
+    x, y = np.asarray(suspicion, np.float64), np.asarray(bad, bool)
+    if x.shape != y.shape or not 0 < y.sum() < len(y):
+        raise ShapeError(f"{x.shape} suspicions, {y.sum()} bad of {y.shape}: want some of both")
+    order = np.argsort(-x, kind="stable")
+    x, y = x[order], y[order]
+    ends = np.append(np.flatnonzero(np.diff(x)), len(x) - 1)
+    found, alarms = (np.append(0.0, np.cumsum(k)[ends] / k.sum()) for k in (y, ~y))
+    return Roc(np.append(np.inf, x[ends]), found, alarms)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Counts of reports against the truth; what is looked for is bad clips."""
+
+    hits: int
+    """Bad and reported."""
+    misses: int
+    """Bad and not reported."""
+    alarms: int
+    """Good and reported."""
+    rest: int
+    """Good and not reported."""
+
+    @property
+    def precision(self) -> float:
+        """Share of the reports that are bad; NaN without reports."""
+        return _share(self.hits, self.hits + self.alarms)
+
+    @property
+    def recall(self) -> float:
+        """Share of the bad that is reported; NaN if nothing is bad."""
+        return _share(self.hits, self.hits + self.misses)
+
+    @property
+    def false_alarms(self) -> float:
+        """Share of the good that is reported; NaN if nothing is good."""
+        return _share(self.alarms, self.alarms + self.rest)
+
+
+def count_found(reported: Sequence[bool], bad: Sequence[bool]) -> Found:
+    """Counts of reports against the truth."""
+    pairs = list(zip(map(bool, reported), map(bool, bad), strict=True))
+    cells = [(True, True), (False, True), (True, False), (False, False)]
+    return Found(*(pairs.count(cell) for cell in cells))
+
+
+def cohen_kappa(a: Sequence[bool], b: Sequence[bool]) -> float:
+    """Agreement of two people beyond chance: 1 = always, 0 = as by chance, below = less.
+
+    (p_o - p_e) / (1 - p_e), p_o the share of equal answers, p_e that of two who answer yes as
+    often as they do, but independently.
+
+    Returns:
+        NaN without answers, and where both gave one and the same answer throughout (p_e = 1).
+
+    Source:
+        Cohen 1960.
+    """
+    x, y = np.asarray(a, bool), np.asarray(b, bool)
+    if x.shape != y.shape:
+        raise ShapeError(f"{len(x)} and {len(y)} answers: want the same items")
+    if not len(x):
+        return float("nan")
+    observed = float((x == y).mean())
+    chance = float(x.mean() * y.mean() + (1 - x.mean()) * (1 - y.mean()))
+    return (observed - chance) / (1 - chance) if chance < 1 else float("nan")
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")

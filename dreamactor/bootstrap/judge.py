@@ -1,0 +1,137 @@
+"""The judge that asks a multimodal language model, through any `ask(images, text) -> str`.
+
+Prompts are our own (the paper publishes none) and part of what a score is stored with. Frames are
+laid out as Video-Bench does: two a second and the last, in rows, so that one picture is a clip.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dreamactor.bootstrap.gate import Evidence
+from dreamactor.bootstrap.manifest import check_name
+from dreamactor.bootstrap.triplets import DIMENSIONS, Scores
+from dreamactor.errors import AnswerError, ConfigError
+from dreamactor.image import Rgb, contact_sheet
+
+Ask = Callable[[Sequence[Rgb], str], str]
+"""Pictures (H, W, 3) and a text to an answer."""
+
+PER_SECOND = 2.0
+"""Key frames, as in Video-Bench."""
+ROW, HEIGHT = 8, 192
+"""Key frames in a row, and pixels of their height."""
+PROMPT = """\
+You are shown three pictures.
+1. A reference picture of a subject.
+2. Key frames of a driving clip, in reading order, {rate:g} a second.
+3. Key frames of a generated clip at the same moments. It should show the subject of picture 1, on \
+its background, doing what the driving clip does.
+
+Rate the generated clip. Whole or half points from 1 to 5; 5 is a clip in which you find no fault.
+- imaging_quality: Is each frame sharp, free of noise, smears, blocks and broken parts? \
+1: hardly recognisable. 3: clearly soft or with visible artefacts. 5: like the reference picture.
+- motion_smoothness: Does it move as fluently as the driving clip, without stalling, jumping or \
+standing still where the driving clip moves? 1: frozen or jumping. 3: halting or partly still. \
+5: as fluent as the driving clip.
+- temporal_consistency: Do light, colours, background and the subject's parts stay the same from \
+frame to frame? 1: flickers or turns into something else. 3: visible changes. 5: none.
+- appearance_consistency: Is it the subject of the reference picture, not of the driving clip: \
+face, clothes, colours, body, things held, background? 1: somebody else. 3: alike, with wrong \
+parts. 5: the same.
+
+First judge each point in a few words, then end with one line of JSON and nothing behind it:
+{{"imaging_quality": x, "motion_smoothness": x, "temporal_consistency": x, \
+"appearance_consistency": x}}"""
+
+
+class Asked:
+    """An MLLM as a judge of the gate.
+
+    Args:
+        ask: The model.
+        model: What it is, for the record; part of the judge's name.
+        fps: Frames a second of the clips, for the choice of key frames.
+        tries: Times that an answer without scores is asked for again.
+    """
+
+    def __init__(self, ask: Ask, model: str, fps: float = 12.0, tries: int = 2) -> None:
+        self.ask, self.model, self.fps, self.tries = ask, model, fps, max(1, tries)
+        self.name = check_name(re.sub(r"[^a-z0-9_-]+", "-", model.lower()).strip("-_")[:32])
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """Model, prompt and choice of frames."""
+        prompt = hashlib.sha256(PROMPT.encode()).hexdigest()
+        return {"model": self.model, "prompt": prompt, "per_second": PER_SECOND, "row": ROW}
+
+    def __call__(self, evidence: Evidence) -> tuple[Scores, Mapping[str, Any]]:
+        """Scores and the answer.
+
+        Raises:
+            AnswerError: No answer of `tries` had scores.
+        """
+        images = [
+            contact_sheet([("reference", [evidence.identity])], HEIGHT),
+            key_frames("driving clip", evidence.source, self.fps),
+            key_frames("generated clip", evidence.result, self.fps),
+        ]
+        for left in reversed(range(self.tries)):
+            answer = self.ask(images, PROMPT.format(rate=PER_SECOND))
+            try:
+                return parse_scores(answer), {"answer": answer}
+            except AnswerError:
+                if not left:
+                    raise
+        raise AssertionError  # there is at least one try
+
+
+def parse_scores(answer: str) -> Scores:
+    """The scores in an answer: one JSON object, at its end, with exactly the four names.
+
+    Raises:
+        AnswerError: Anything else: guessing at scores would gate by accident.
+    """
+    shown = json.dumps(answer[-120:])
+    text = re.sub(r"\s*```\s*$", "", answer.strip())
+    found = re.findall(r"\{[^{}]*\}", text)
+    if len(found) != 1 or not text.endswith(found[0]):
+        raise AnswerError(f"answer ends in {shown}: want one JSON object at the end, no other")
+    try:
+        values = json.loads(found[0], object_pairs_hook=_unique)
+    except ValueError as error:
+        raise AnswerError(f"answer ends in {shown}: no JSON: {error}") from error
+    if sorted(values) != sorted(DIMENSIONS):
+        raise AnswerError(f"scores for {sorted(values)}: want {', '.join(DIMENSIONS)}")
+    bad = [
+        name for name, x in values.items() if isinstance(x, bool) or not isinstance(x, int | float)
+    ]
+    if bad:
+        raise AnswerError(f"score {bad[0]}={values[bad[0]]!r}: want a number")
+    try:
+        return Scores(**values)
+    except ConfigError as error:
+        raise AnswerError(str(error)) from error
+
+
+def key_frames(label: str, clip: NDArray[np.uint8], fps: float) -> Rgb:
+    """Frames of a clip (T, H, W, 3) at `PER_SECOND` and the last one, in rows of `ROW`."""
+    count = int((len(clip) - 1) / fps * PER_SECOND) + 1
+    chosen = sorted({*(round(k * fps / PER_SECOND) for k in range(count)), len(clip) - 1})
+    frames = [clip[min(k, len(clip) - 1)] for k in chosen]
+    rows = [frames[k : k + ROW] for k in range(0, len(frames), ROW)]
+    return contact_sheet([(label if not k else "", row) for k, row in enumerate(rows)], HEIGHT)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError("a score is given twice")
+    return dict(pairs)
