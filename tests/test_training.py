@@ -42,6 +42,7 @@ from dreamactor.training.nano import (
 from dreamactor.training.nano_vae import (
     ClipPool,
     VAETrainConfig,
+    channel_weights,
     contrast_loss,
     frames_of,
     latent_statistics,
@@ -284,6 +285,10 @@ def test_visible_energy_of_a_linear_decoder() -> None:
     energy = visible_energy(vae, torch.zeros(4, 4, 9, 16, 16), std)
     expected = std.square() * columns.square().mean(dim=0).flatten()
     assert_close(energy, expected, rtol=0.1, atol=0)
+    vae.latent_mean.copy_(torch.randn(4))
+    vae.latent_std.copy_(std)  # a unit of a normalised channel is its deviation
+    weights = channel_weights(vae, torch.zeros(2, 4, 9, 16, 16))
+    assert_close(weights, expected / expected.mean(), rtol=0.1, atol=0)
 
 
 def test_channels_that_show_more_keep_more_variance(pool: Path) -> None:

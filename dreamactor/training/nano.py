@@ -34,6 +34,7 @@ from dreamactor.training.extent import Extent, set_positions
 from dreamactor.training.latents import HELD, LatentPool
 from dreamactor.training.loop import LOOK_EVERY, Average, Loop, Worker, identity, workers
 from dreamactor.training.matches import match_loss
+from dreamactor.training.nano_vae import channel_weights
 from dreamactor.training.optim import optimisers_for
 from dreamactor.training.pictures import PictureLoss
 from dreamactor.training.pool import TARGET_FRAMES
@@ -44,6 +45,7 @@ from dreamactor.training.reader import Reader
 INSIDE = "transformer."  # names of the transformer's weights within the reader
 FRAMES = TARGET_FRAMES // STRIDE_T + 1  # latent frames of a whole clip
 PROBED = 16  # pairs whose targets are looked at
+WEIGHED = 8  # pairs that show what each latent channel shows
 COLUMNS = 6  # pairs on a sheet of samples
 PROBE_EVERY = 300  # steps between looks at how well targets are met; a multiple of LOOK_EVERY
 
@@ -98,6 +100,9 @@ class NanoTrainConfig:
     driven one: there a limb that moves a little can be copied, and copying is learnt first."""
     subject_weight: float = 3.0
     """Extra weight of cells that the subject covers."""
+    visible: float = 0.5
+    """Power of what a latent channel shows by which its errors weigh: 0 = all alike, 1 = as in
+    pixels. Most of the latents' variance can hardly be seen, and cannot be foretold."""
     pictures: int = 24
     """Samples of a step on each GPU whose pictures count (`training.pictures`)."""
     pictures_from: float = 0.6
@@ -222,6 +227,8 @@ class _Run:
             folder, config.pairs, self.vae, self.encoder, self.worker, config.consume, extent.half
         )
         self.pool.wait(max(least, HELD + 1))
+        shown = self.worker.mean(channel_weights(self.vae, self.pool.held(WEIGHED)["target"]))
+        self.weights = shown.pow(config.visible).view(-1, 1, 1, 1)
 
     def _mine(self) -> int:
         """Samples of this process in a step."""
@@ -264,7 +271,7 @@ class _Run:
         x, latents, _, text, shown = example(batch, drawn, config.motion)
         with self.worker.autocast():
             read = self.trainee(x, drawn.sigma * TIMESTEPS, text)
-        weight = (1 + config.subject_weight * batch["subject"]) * (1 - 0.9 * shown)
+        weight = (1 + config.subject_weight * batch["subject"]) * (1 - 0.9 * shown) * self.weights
         flow = flow_loss(read.latents, latents, drawn.sigma, weight, config.motion).mean()
         poses = pose_loss(read.joints, batch["joints"])
         matches = match_loss(read.seek, read.offer, batch["match"].long(), draws)

@@ -369,6 +369,18 @@ def visible_energy(vae: NanoVAE, latents: Tensor, std: Tensor) -> Tensor:
     return torch.stack(energies)
 
 
+def channel_weights(vae: NanoVAE, latents: Tensor) -> Tensor:
+    """What one unit of each normalised latent channel shows, (C,) with mean 1.
+
+    Args:
+        vae: Autoencoder.
+        latents: (B, C, F, h, w), normalised.
+    """
+    std, mean = (x.view(-1, 1, 1, 1) for x in (vae.latent_std, vae.latent_mean))
+    energy = visible_energy(vae, latents * std + mean, vae.latent_std.flatten())
+    return energy / energy.mean()
+
+
 def load_stills(folder: Path, device: torch.device) -> Tensor:
     """(N, 512, 512, 3) uint8: up to three squares of every picture in the folder."""
     from PIL import Image
