@@ -10,8 +10,8 @@
 #   scripts/gpu.sh bench HOME OUT key=value...
 #                                             export what is trained and measure it on held-out pairs
 #   scripts/gpu.sh compare HOME OUT MINUTES NAME:key=value,key=value ...
-#                                             one short half-size run a GPU, side by side; give
-#                                             batch=, it is of one GPU here
+#                                             one short half-size run each, one a GPU at a time;
+#                                             batch= is of one GPU here
 #
 # HOME is a folder outside the checkout, which survives between commands. Training is stopped after
 # SECONDS_LIMIT (570) at the latest; if it fails, it goes on without torch.compile. Whatever happened,
@@ -121,20 +121,20 @@ case $verb in
     tar -czf "$3/bench.tar.gz" -C "$home" bench
     sed -n 1,60p "$home/bench/report.md" ;;
   compare)
-    if [ $(($# - 4)) -gt "$gpus" ]; then echo "more variants than GPUs ($gpus)" >&2; exit 2; fi
     renderers 20
     pids=()
     for variant in "${@:5}"; do
       name=${variant%%:*} settings=${variant#*:}
       case $settings in *vae=*) ;; *) settings=$settings,vae=$(vae) ;; esac
       # shellcheck disable=SC2086  # settings are words
-      CUDA_VISIBLE_DEVICES=${#pids[@]} timeout -k 5 "$limit" python3 -m dreamactor.cli train nano \
+      CUDA_VISIBLE_DEVICES=${#pids[@]} timeout -k 5 "$((limit - SECONDS))" python3 -m dreamactor.cli train nano \
         --out "$home/try/$name" pool="$pools/pool" short="$pools/short" text="$home/text" \
         half_share=2 single_share=2 perceptual="$home/vgg.safetensors" minutes="$4" \
         ${settings//,/ } > "$home/$name.log" 2>&1 &
       pids+=($!)
+      if [ ${#pids[@]} = "$gpus" ]; then wait "${pids[@]}" || true; pids=(); fi
     done
-    wait "${pids[@]}" || true
+    if [ ${#pids[@]} -gt 0 ]; then wait "${pids[@]}" || true; fi
     for variant in "${@:5}"; do
       name=${variant%%:*}
       echo "== $variant"
