@@ -133,6 +133,18 @@ def train_nano(
     print(train_nano(from_words(NanoTrainConfig, settings or []), out))
 
 
+@train.command("nano-base")
+def train_nano_base(
+    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    settings: Settings = None,
+) -> None:
+    """Train nano's transformer on single clips first, as an image-to-video model."""
+    from dreamactor.config import from_words
+    from dreamactor.training.nano import NanoBaseConfig, train_nano
+
+    print(train_nano(from_words(NanoBaseConfig, settings or []), out))
+
+
 @train.command("keypoints")
 def train_keypoints(
     out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],

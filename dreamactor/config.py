@@ -28,7 +28,8 @@ def from_words(cls: type[T], words: Iterable[str]) -> T:
     Raises:
         ConfigError: An unknown key, a repeated one, a missing one or a value of another type.
     """
-    hints = get_type_hints(cls)
+    named = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    hints = {name: kind for name, kind in get_type_hints(cls).items() if name in named}
     values: dict[str, Any] = {}
     for word in words:
         key, sign, text = word.partition("=")
@@ -44,7 +45,7 @@ def from_words(cls: type[T], words: Iterable[str]) -> T:
     try:
         return cls(**values)
     except TypeError as error:
-        needed = [f.name for f in fields(cls) if f.name not in values]  # type: ignore[arg-type]
+        needed = [name for name in hints if name not in values]
         raise ConfigError(f"{error}; settings not given: {', '.join(needed)}") from error
 
 

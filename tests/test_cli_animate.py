@@ -221,6 +221,20 @@ def test_refuses_weights_of_another_hash(command, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
 
 
+def test_refuses_weights_that_know_no_canvas(command, tmp_path):
+    from test_nano import save, tiny_nano
+
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    save(tiny_nano(), weights, task="video")
+    path = weights / "transformer.safetensors"
+    assert refused(
+        command("--weights", weights),
+        f"{path}: weights of the task 'video', want 'animate'; make them with "
+        f"`dreamactor train nano start={path}`",
+    )
+
+
 @pytest.mark.parametrize("name", ["out.mp4", "out.json"])
 def test_refuses_to_replace_without_being_told(command, tmp_path, name):
     (tmp_path / name).write_text("old")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 import torch
@@ -22,6 +22,7 @@ class Settings:
     compile: bool = True
     start: Path | None = None
     motion: Literal["clean", "noised"] = "clean"
+    near: ClassVar[float] = 0.0
 
 
 def test_words_become_typed_values() -> None:
@@ -34,6 +35,7 @@ def test_words_become_typed_values() -> None:
     [
         (["minuts=2"], "nearest is minutes"),
         (["minutes"], "want key=value"),
+        (["near=1"], "unknown setting 'near'.*start, motion$"),
         (["pool=a", "pool=b"], "given twice"),
         (["pool=a", "batch=1.5"], "want int"),
         (["pool=a", "compile=yes"], "want true or false"),

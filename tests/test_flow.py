@@ -41,7 +41,7 @@ def test_sigma_of_a_draw_of_zero_is_the_shifted_middle():
     assert 0 < sigma.min() < sigma.max() < 1
 
 
-@pytest.mark.parametrize("motion", ["clean", "noised"])
+@pytest.mark.parametrize("motion", ["clean", "noised", "none"])
 def test_noise_at_its_ends_and_in_the_middle(motion):
     latents, noise = normal(0), normal(1)
     for sigma in (0.0, 0.25, 1.0):
@@ -81,6 +81,16 @@ def test_exact_loss_of_a_constant_error():
     left = torch.tensor([4.0, 9.0])  # whatever the weight: its scale is divided out
     assert_close(flow_loss(predicted, latents, ONES, weight, "clean"), left)
     assert_close(flow_loss(predicted, latents, ONES, weight, "noised"), left + MOTION_WEIGHT)
+
+
+def test_without_a_motion_half_every_cell_counts():
+    """exact: errors of 2 on the left and 1 on the right, the right weighing three times as much."""
+    latents, weight = normal(0), torch.ones(2, 1, 2, 4, 8)
+    predicted = latents + 1
+    predicted[..., :4] += 1
+    weight[..., 4:] = 3
+    loss = flow_loss(predicted, latents, ONES, weight, "none")
+    assert_close(loss, torch.full((2,), (4 + 3) / 4))
 
 
 def test_exact_loss_where_one_cell_counts():

@@ -44,7 +44,7 @@ def nano():
     return tiny_nano()
 
 
-def save(nano, folder, **manifest):
+def save(nano, folder, task="animate", **manifest):
     files = {
         "vae.safetensors": save_weights(
             folder / "vae.safetensors",
@@ -56,6 +56,7 @@ def save(nano, folder, **manifest):
             nano.transformer.state_dict(),
             {
                 "model": "nano",
+                "task": task,
                 "config": asdict(TINY),
                 "canvas": canvas_module.VERSION,
                 "predicts": PREDICTS,
@@ -236,6 +237,10 @@ def test_refuses_damaged_weights(nano, tmp_path):
         ({"model": "nano-vae"}, "weights of 'nano-vae', want 'nano'"),
         ({"model": "nano", "canvas": 99}, "canvas version 99, this program reads 1"),
         ({"model": "nano", "config": asdict(TINY)}, "predict velocity, want latents"),
+        (
+            {"model": "nano", "task": "video", "config": asdict(TINY), "predicts": PREDICTS},
+            r"task 'video', want 'animate'.*`dreamactor train nano start=\S+rmer.safetensors`",
+        ),
         (
             {"model": "nano", "config": {**asdict(TINY), "heads": 2}, "predicts": PREDICTS},
             "do not fit nano",

@@ -35,6 +35,15 @@ def test_label_stands_at_the_joint(
     assert pose_loss(scores.flatten(-2), _joints(frame, 0.4, 0.99)).item() < 1e-6
 
 
+def test_a_clip_by_itself_has_all_columns() -> None:
+    """exact: 16 tokens wide, x = .4 is token 6."""
+    scores = torch.zeros(1, 5, 6, 16, 4, len(JOINTS))
+    scores[0, 1, 5, 6, 0, NECK] = 50.0
+    joints = _joints(1, 0.4, 0.99)[:, :17]
+    assert pose_loss(scores.flatten(-2), joints).item() < 1e-6
+    assert_close(pose_loss(0 * scores.flatten(-2), joints), torch.tensor(math.log(6 * 16)))
+
+
 def test_knowing_nothing_costs_the_logarithm_of_the_tokens() -> None:
     scores = torch.zeros(1, 5, 6, 16, 4 * len(JOINTS))
     assert_close(pose_loss(scores, _joints(3, 0.1, 0.1)), torch.tensor(math.log(6 * 8)))

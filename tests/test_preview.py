@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -51,6 +52,34 @@ def test_a_network_that_knows_misses_nothing() -> None:
     assert found["dB"].item() > 60
     assert found["dB_1"].item() > 60
     assert preview.sheet(batch, drawn).shape == (3, 3 * 32, 3 * 32)
+
+
+def test_a_network_that_reads_the_text_misses_nothing() -> None:
+    """exact: a clip by itself, foreseen from its text; without it another's is foreseen."""
+    batch, drawn = _batch()
+    del batch["motion"]
+    batch["text"] += torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
+    drawn = replace(drawn, noise=drawn.noise[..., :4], silent=torch.tensor([True, False, True]))
+
+    def network(x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+        told = text[:, 0, 0].tolist()
+        assert told in ([1, 2, 3], [0, 0, 0], [0, 2, 0])  # all, none, as drawn
+        return batch["target"].roll(0 if told[1] else 1, dims=0)
+
+    preview = Preview(network, _vae(), "none")
+    found = preview.numbers(batch, drawn)
+    assert found.keys() == {"missed_1", "silent_1", "missed_0.7", "silent_0.7", "dB_1", "dB"}
+    assert_close(preview.sample(batch, drawn), batch["target"], rtol=1e-4, atol=1e-4)
+    assert found["missed_1"].item() < 1e-9
+    assert 1 < found["silent_1"].item() < 3
+    assert found["dB"].item() > 60
+    sheet = preview.sheet(batch, drawn)
+    first, true, made = (row.split(32, dim=-1) for row in sheet.split(32, dim=-2))
+    clips = preview.vae.decode(batch["target"])
+    for k, clip in enumerate(clips):
+        assert_close(first[k], clip[:, 0])
+        assert_close(true[k], clip[:, 8])
+        assert_close(made[k], clip[:, 8], rtol=1e-3, atol=1e-3)
 
 
 def test_missing_everything_is_one() -> None:

@@ -11,6 +11,20 @@ from dreamactor.conditioning.skeleton import JOINTS
 from dreamactor.training.reader import CELLS, FEATURES, Reader
 
 
+def test_without_a_motion_half_every_token_is_of_the_clip() -> None:
+    """same: what seeks on the left is read off the same tokens, with the columns behind it too."""
+    torch.manual_seed(0)
+    transformer = NanoConfig(2, 1, 16, 32, 4).build()
+    both, alone = Reader(transformer, 16), Reader(transformer, 16, halves=1)
+    alone.load_state_dict(both.state_dict())
+    given = torch.randn(1, 12, 5, 4, 8), torch.tensor([500.0]), torch.zeros(1, 2, 384)
+    left, whole = both(*given), alone(*given)
+    assert whole.seek.shape == (1, 4, 2, 4, 4 * CELLS * FEATURES)
+    assert_close(whole.seek[:, :, :, :2], left.seek)
+    assert_close(whole.offer[:, :, :2], left.offer)
+    assert_close(whole.joints, left.joints)
+
+
 @pytest.mark.filterwarnings("default")  # Dynamo looks at .grad of what it traces
 @pytest.mark.parametrize("compiled", [False, True])
 def test_reader_leaves_the_prediction_as_it_is(compiled: bool) -> None:

@@ -11,13 +11,13 @@ import dreamactor
 from dreamactor.cli import app
 from dreamactor.config import from_words
 from dreamactor.image import read_image
-from dreamactor.training.nano import NanoTrainConfig
+from dreamactor.training.nano import NanoBaseConfig, NanoTrainConfig
 from dreamactor.training.nano_vae import VAETrainConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
 README = PAGES[0].read_text()
-CONFIGS = {"nano-vae": VAETrainConfig, "nano": NanoTrainConfig}
+CONFIGS = {"nano-vae": VAETrainConfig, "nano": NanoTrainConfig, "nano-base": NanoBaseConfig}
 
 
 def blocks(text, kind):

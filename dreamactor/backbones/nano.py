@@ -3,7 +3,8 @@
 It reads the canvas exactly as Wan's image-to-video models do: 48 noise channels, 4 mask
 channels, 48 canvas channels, 2W wide. Hidden cells of the canvas are 0 in the normalised
 latents. The motion half carries the driver's latents in the noise channels too (no noise
-there; see `diffusion.flow.MotionHalf`).
+there; see `diffusion.flow.MotionHalf`). Before it learns the canvas it may be trained as an
+ordinary image-to-video model, on the reference half alone: its task is "video" then.
 
 Unlike Wan's own weights it predicts the latents, not the velocity: a token holds 192 numbers of
 noise, which a network of 384 channels would otherwise have to carry through to its output
@@ -18,7 +19,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -41,6 +42,8 @@ from dreamactor.errors import WeightsError
 DATA = Path(__file__).parent.parent / "data" / "nano"
 TIMESTEPS = 1000  # Wan's transformers read sigma * 1000
 PREDICTS = "latents"  # in the header of weight files
+Task = Literal["animate", "video"]
+"""What a transformer has learnt, in the header too: the canvas, or clips by themselves."""
 
 
 @dataclass(frozen=True)
@@ -169,11 +172,13 @@ def load_vae(path: Path, digest: str | None = None) -> NanoVAE:
 
 
 def load_transformer(
-    path: Path, digest: str | None = None
+    path: Path, digest: str | None = None, task: Task | None = None
 ) -> tuple[WanTransformer3DModel, NanoConfig]:
-    """The transformer of a weight file, and its shape."""
+    """The transformer of a weight file, and its shape; of any task, or the one that is named."""
     state, header = load_weights(path, digest)
     check_header(path, header, "nano")
+    if task is not None:
+        check_task(path, header, task)
     shape = NanoConfig(**header["config"])
     transformer = shape.build()
     transformer.load_state_dict(state)
@@ -194,7 +199,7 @@ def load_nano(folder: Path = DATA, device: str | torch.device = "cpu") -> Nano:
     files: dict[str, str] = manifest["files"]
     vae = load_vae(folder / "vae.safetensors", files["vae.safetensors"])
     path = folder / "transformer.safetensors"
-    transformer, _ = load_transformer(path, files[path.name])
+    transformer, _ = load_transformer(path, files[path.name], "animate")
     return Nano(vae.to(device), transformer.to(device), Native(**manifest["native"]), weights=files)
 
 
@@ -227,3 +232,18 @@ def check_header(path: Path, header: dict[str, Any], kind: str) -> None:
     found = header.get("predicts", "velocity")
     if kind == "nano" and found != PREDICTS:
         raise WeightsError(f"{path}: weights that predict {found}, want {PREDICTS}; train anew")
+
+
+def check_task(path: Path, header: dict[str, Any], task: Task) -> None:
+    """Refuse weights that have learnt something else; older ones do not name it and animate.
+
+    Raises:
+        WeightsError: Says what they have learnt, and which command teaches what was wanted.
+    """
+    found = header.get("task", "animate")
+    if found != task:
+        verb = {"animate": f"nano start={path}", "video": "nano-base"}[task]
+        raise WeightsError(
+            f"{path}: weights of the task {found!r}, want {task!r}; make them with "
+            f"`dreamactor train {verb}`"
+        )

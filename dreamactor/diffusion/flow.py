@@ -1,12 +1,14 @@
 """Rectified flow on the canvas: schedule, noising and the loss on the generated half.
 
-Legend: B clips, C channels, F latent frames, h x 2w latent cells (reference half left).
+Legend: B clips, C channels, F latent frames, h x 2w latent cells (reference half left; without a
+motion half, h x w).
 sigma goes from 1 (noise) to 0 (latents); x = (1 - sigma) latents + sigma noise. A network predicts
 the velocity, noise - latents, or the latents, from which the velocity follows.
 
 The paper does not say how noise and loss treat the motion half. `MotionHalf` is that choice:
 "clean" leaves it without noise and out of the loss; "noised" treats it like the reference half,
-with a small weight in the loss.
+with a small weight in the loss; "none" has no motion half, as an image-to-video model that knows
+no canvas.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from dreamactor.conditioning.canvas import motion_half, reference_half
 
-MotionHalf = Literal["clean", "noised"]
+MotionHalf = Literal["clean", "noised", "none"]
 MOTION_WEIGHT = 0.1  # of the motion half's loss when noised: it sees the clean driver
 LEAST_SIGMA = 0.3
 """Below this noise level errors of predicted latents weigh no more: they can hardly be seen."""
@@ -50,6 +52,16 @@ def sample_sigma(u: Tensor, shift: float) -> Tensor:
     return shifted(torch.sigmoid(u), shift)
 
 
+def halves(motion: MotionHalf) -> int:
+    """How many halves stand side by side."""
+    return 1 if motion == "none" else 2
+
+
+def generated(x: Tensor, motion: MotionHalf) -> Tensor:
+    """What is to be generated: the reference half, or all there is without a motion half."""
+    return x if motion == "none" else reference_half(x)
+
+
 def add_noise(latents: Tensor, noise: Tensor, sigma: Tensor, motion: MotionHalf) -> Tensor:
     """The network's noisy input at `sigma`.
 
@@ -64,7 +76,7 @@ def add_noise(latents: Tensor, noise: Tensor, sigma: Tensor, motion: MotionHalf)
     """
     level = sigma.view(-1, 1, 1, 1, 1).to(latents.dtype)
     x = torch.lerp(latents, noise, level)
-    if motion == "noised":
+    if motion != "clean":
         return x
     return torch.cat([reference_half(x), motion_half(latents)], dim=-1)
 
@@ -81,7 +93,7 @@ def flow_loss(
         predicted: (B, C, F, h, 2w).
         latents: Same shape, the finished canvas.
         sigma: (B,) noise level of each clip.
-        weight: (B, 1, F, h, w) weight of each cell of the reference half; its scale is divided out.
+        weight: (B, 1, F, h, w) weight of each cell to be generated; its scale is divided out.
         motion: Whether the motion half counts (with MOTION_WEIGHT).
 
     Returns:
@@ -90,7 +102,8 @@ def flow_loss(
     level = sigma.float().clamp_min(LEAST_SIGMA).view(-1, 1, 1, 1, 1)
     error = ((predicted.float() - latents.float()) / level).square()
     weight = weight.float()
-    left = (reference_half(error) * weight).mean(dim=(1, 2, 3, 4)) / weight.mean(dim=(1, 2, 3, 4))
-    if motion == "clean":
+    wanted = generated(error, motion)
+    left = (wanted * weight).mean(dim=(1, 2, 3, 4)) / weight.mean(dim=(1, 2, 3, 4))
+    if motion != "noised":
         return left
     return left + MOTION_WEIGHT * motion_half(error).mean(dim=(1, 2, 3, 4))

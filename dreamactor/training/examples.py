@@ -1,9 +1,10 @@
 """Training examples of the transformer: the canvas, its noise and its mask, from latents.
 
 Laid out exactly as `backbones.nano.Nano.encode` and the sampler lay out a canvas at inference
-(tests/test_training.py).
+(tests/test_training.py). A clip by itself is laid out as the reference half alone.
 
-Legend: B pairs of a batch, C latent channels, F latent frames (5, or 2), h x w cells of one half.
+Legend: B pairs or clips of a batch, C latent channels, F latent frames (5, or 2), h x w cells of
+one half, n halves side by side (2; 1 for clips).
 """
 
 from __future__ import annotations
@@ -35,26 +36,29 @@ def example(
     """A training example from latents.
 
     Args:
-        batch: target, motion (B, C, F, h, w), subject (B, 1, F, h, w), text (B, L, D).
+        batch: target and, unless there is no motion half, motion (B, C, F, h, w),
+            text (B, L, D).
         drawn: The batch's randomness, on the device.
         motion: How the motion half is treated.
 
     Returns:
-        Network input (B, 2C + 4, F, h, 2w), latents and noise (B, C, F, h, 2w),
+        Network input (B, 2C + 4, F, h, n w), latents and noise (B, C, F, h, n w),
         text (B, L, D), and shown (B, 1, F, 1, 1) in {0, 1}.
     """
     target = batch["target"]
     count, _, frames, height, width = target.shape
-    latents = torch.cat([target, batch["motion"]], dim=-1)
+    beside = [] if motion == "none" else [batch["motion"]]
+    latents = torch.cat([target, *beside], dim=-1)
     shown = torch.zeros(count, 1, frames, 1, 1, device=target.device)
     shown[:, :, 0] = 1
     shown[drawn.continued, :, 1] = 1
     past = torch.lerp(target[:, :, 1], drawn.jitter_noise, drawn.jitter.view(-1, 1, 1, 1))
     visible = torch.cat([target[:, :, :1], past.unsqueeze(2), target[:, :, 2:]], dim=2) * shown
-    canvas = torch.cat([visible, batch["motion"]], dim=-1)
+    canvas = torch.cat([visible, *beside], dim=-1)
     pixels = torch.cat([shown[:, :, :1], shown[:, :, 1:].repeat_interleave(4, dim=2)], dim=2)
     left = pixels.expand(-1, -1, -1, height, width)
-    mask = fold_mask(torch.cat([left, torch.ones_like(left)], dim=-1), LatentGrid(4, 8, 1))
+    sides = [left, *(torch.ones_like(left) for _ in beside)]
+    mask = fold_mask(torch.cat(sides, dim=-1), LatentGrid(4, 8, 1))
     x = add_noise(latents, drawn.noise, drawn.sigma, motion)
     text = batch["text"] * (~drawn.silent).to(target.dtype).view(-1, 1, 1)
     return torch.cat([x, mask, canvas], dim=1), latents, drawn.noise, text, shown

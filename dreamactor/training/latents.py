@@ -1,5 +1,7 @@
 """True pairs as latents on the device, encoded once from a pool of pixels that may still grow.
 
+For a model that knows no canvas the clips of the twins are kept by themselves, not as pairs.
+
 Legend: S twins of a shard, T frames of a clip, P = 2 S pairs of a shard, N pairs kept, C latent
 channels, F = T / 4 + 1 latent frames, h x w cells of one half (32 at full size, 16 at half size).
 """
@@ -23,7 +25,7 @@ from dreamactor.training.pool import SHARD, Shard, ShardFeed, consume_shard
 HELD = 2 * SHARD
 """Pairs of each process that are kept and not trained on: those of its first shard, so that none
 is trained on the other way round."""
-PIXELS_AT_ONCE = 8 * 18 * 256**2
+PIXELS_AT_ONCE = 8 * 17 * 256**2
 """Pixels of clips encoded at once: many small clips, or few large ones."""
 SHARDS_AT_ONCE = 8
 AHEAD = 48
@@ -38,6 +40,8 @@ class LatentPool:
     (N, 2 T + 2, 17, 2) of reference, target and driver, match (N, T, h, w) as in
     `training.matches`, near_match likewise with the frame before as the reference, and text
     (N, L, D), in half precision. Both pairs of twins are neighbours, at an even place and the next.
+    Of clips it holds target from the frame before on, and subject, joints (N, T + 1, 17, 2), match
+    and text to it.
     """
 
     folder: Path
@@ -49,6 +53,8 @@ class LatentPool:
     """Delete shards once encoded, all but the first, so that `held` stays the same on resuming."""
     half: bool = False
     """Encode pictures of half the size."""
+    alone: bool = False
+    """Keep the clips of the twins by themselves."""
     count: int = 0
     store: dict[str, Tensor] = field(default_factory=dict)
 
@@ -80,19 +86,21 @@ class LatentPool:
         captions = [text for shard in shards for both in shard.captions for text in both]
         if self.half:
             block, surface = halve(block), surface[..., ::2, ::2, :]
-        encoded = encode_block(self.vae, block, self.worker)
         spare = shards[1:] if self.count == 0 else shards
         surface = surface.flatten(0, 1)
-        own = torch.cat([surface[:, :1], surface[:, 2:]], dim=1)
-        self._put(
-            {
-                **encoded,
+        near = matching_cells(surface[:, 1:])  # half precision holds integers up to 2048
+        if self.alone:
+            clips = encode_clips(self.vae, block[:, :, 1:].flatten(0, 1), self.worker)
+            kept = {**clips, "joints": joints[:, :, 1:].flatten(0, 1), "match": near}
+        else:
+            own = torch.cat([surface[:, :1], surface[:, 2:]], dim=1)
+            kept = {
+                **encode_block(self.vae, block, self.worker),
                 "joints": pair_joints(joints),
-                "match": matching_cells(own),  # half precision holds integers up to 2048
-                "near_match": matching_cells(surface[:, 1:]),
-                "text": self.encoder(captions),
+                "match": matching_cells(own),
+                "near_match": near,
             }
-        )
+        self._put({**kept, "text": self.encoder(captions)})
         if self.consume:
             for shard in spare:
                 consume_shard(self.folder, shard.index)
@@ -192,7 +200,6 @@ def pair_joints(joints: Tensor) -> Tensor:
     return torch.cat([own, joints[:, :, 1:].flip(1)], dim=2).flatten(0, 1)
 
 
-@torch.no_grad()
 def encode_block(vae: NanoVAE, block: Tensor, worker: Worker) -> dict[str, Tensor]:
     """Latents of both pairs of each of the twins, one after the other.
 
@@ -204,22 +211,32 @@ def encode_block(vae: NanoVAE, block: Tensor, worker: Worker) -> dict[str, Tenso
     Returns:
         target and motion (2 S, C, F, h, w), subject (2 S, 1, F, h, w) in [0, 1].
     """
-    target, motion, subject = [], [], []
-    frames, height, width = block.shape[2:5]
-    at_once = max(1, PIXELS_AT_ONCE // (frames * height * width))
-    for clips in torch.split(block.flatten(0, 1), at_once):
-        x = clips.permute(0, 4, 1, 2, 3).float()  # (n, 4, T + 2, H, W)
-        rgb = x[:, :3] / 127.5 - 1
-        behind = torch.cat([rgb[:, :, :1], rgb[:, :, 2:]], dim=2)  # the frames behind a reference
+    behind = torch.cat([block[:, :, :1], block[:, :, 2:]], dim=2)  # the frames behind a reference
+    driver = encode_clips(vae, block[:, :, 1:].flatten(0, 1), worker)["target"]
+    motion = driver.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+    return {**encode_clips(vae, behind.flatten(0, 1), worker), "motion": motion}
+
+
+@torch.no_grad()
+def encode_clips(vae: NanoVAE, clips: Tensor, worker: Worker) -> dict[str, Tensor]:
+    """Latents of clips, and where the subject is.
+
+    Args:
+        vae: Autoencoder.
+        clips: uint8 (B, T + 1, H, W, 4); channel 3 is the subject's mask.
+        worker: Says in which precision.
+
+    Returns:
+        target (B, C, F, h, w), subject (B, 1, F, h, w) in [0, 1].
+    """
+    target, subject = [], []
+    frames, height, width = clips.shape[1:4]
+    for few in torch.split(clips, max(1, PIXELS_AT_ONCE // (frames * height * width))):
+        x = few.permute(0, 4, 1, 2, 3).float()  # (b, 4, T + 1, H, W)
         with worker.autocast():
-            target.append(vae.encode(behind).float())
-            motion.append(vae.encode(rgb[:, :, 1:]).float())
-        mask = torch.cat([x[:, 3:, :1], x[:, 3:, 2:]], dim=2) / 255
+            target.append(vae.encode(x[:, :3] / 127.5 - 1).float())
+        mask = x[:, 3:] / 255
         first = F.avg_pool3d(mask[:, :, :1], (1, STRIDE_S, STRIDE_S))
         rest = F.avg_pool3d(mask[:, :, 1:], (STRIDE_T, STRIDE_S, STRIDE_S))
         subject.append(torch.cat([first, rest], dim=2))
-    return {
-        "target": torch.cat(target),
-        "motion": torch.cat(motion).unflatten(0, (-1, 2)).flip(1).flatten(0, 1),
-        "subject": torch.cat(subject),
-    }
+    return {"target": torch.cat(target), "subject": torch.cat(subject)}

@@ -1,4 +1,7 @@
-"""Train nano's transformer on true pairs of the world: `dreamactor train nano`.
+"""Train nano's transformer: `dreamactor train nano` on true pairs of the world.
+
+`dreamactor train nano-base` is the same on single clips, before it knows pairs and canvas: an
+ordinary text-and-image-to-video model, which `train nano start=` then goes on from.
 
 Pairs are encoded once by the frozen autoencoder and kept on the GPU as latents. The samples grow:
 half size, then full size; one driven latent frame beside the reference, then all four; at the
@@ -6,8 +9,8 @@ end the decoded pictures count too. New pairs come in as fast as old ones are us
 dozens of times they are learnt by heart (docs/training.md). Rates decay over the whole budget.
 Time-boxed and resumable; one process a GPU.
 
-Legend: B pairs of a batch, C latent channels, F latent frames (5, or 2 in the beginning), h x w
-cells of one half.
+Legend: B pairs or clips of a batch, C latent channels, F latent frames (5, or 2 in the beginning),
+h x w cells of one half, n halves side by side (2; 1 for clips).
 """
 
 from __future__ import annotations
@@ -15,18 +18,26 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from dreamactor.backbones.nano import PREDICTS, TIMESTEPS, NanoConfig, load_transformer, load_vae
+from dreamactor.backbones.nano import (
+    PREDICTS,
+    TIMESTEPS,
+    NanoConfig,
+    Task,
+    load_transformer,
+    load_vae,
+)
 from dreamactor.backbones.nano_vae import STRIDE_T
 from dreamactor.backbones.weights import save_weights
 from dreamactor.bench.perceptual import Perceptual
-from dreamactor.conditioning.canvas import VERSION, reference_half
+from dreamactor.conditioning.canvas import VERSION
 from dreamactor.conditioning.framing import to_picture
 from dreamactor.conditioning.text import TextEncoder
-from dreamactor.diffusion.flow import MotionHalf, flow_loss, sample_sigma
+from dreamactor.diffusion.flow import MotionHalf, flow_loss, generated, halves, sample_sigma
 from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.examples import Draws, example
@@ -51,8 +62,8 @@ PROBE_EVERY = 300  # steps between looks at how well targets are met; a multiple
 
 
 @dataclass(frozen=True)
-class NanoTrainConfig:
-    """Settings of one run; rates per step."""
+class TransformerTrainConfig:
+    """Settings of any run of the transformer; rates per step."""
 
     pool: Path
     """Of whole clips (`dreamactor world pool`)."""
@@ -84,20 +95,12 @@ class NanoTrainConfig:
     """Of the noise levels (see `diffusion.flow.shifted`)."""
     pure: float = 0.3
     """Share of samples that are all noise: there nothing but reference and driver helps."""
-    motion: MotionHalf = "clean"
-    continued: float = 0.5
-    """Share of samples that show four generated frames besides the reference."""
-    continued_noise: float = 0.15
-    """Most noise on those frames, since at inference they are not perfect."""
     no_text: float = 0.5
     """Share of samples without text."""
     poses: float = 0.1
     """Weight of the loss of joints at the start, falling to 0 at the end (`training.poses`)."""
     matches: float = 0.1
     """Weight of the loss of matches, falling to 0 likewise (`training.matches`)."""
-    near: float = 0.6
-    """Share of samples, falling to 0 at the end, whose reference is the frame before the first
-    driven one: there a limb that moves a little can be copied, and copying is learnt first."""
     subject_weight: float = 3.0
     """Extra weight of cells that the subject covers."""
     visible: float = 0.5
@@ -123,7 +126,40 @@ class NanoTrainConfig:
     seed: int = 0
 
 
-def draw(config: NanoTrainConfig, draws: torch.Generator, target: Tensor) -> Draws:
+@dataclass(frozen=True)
+class NanoTrainConfig(TransformerTrainConfig):
+    """Settings of one run on pairs."""
+
+    motion: Literal["clean", "noised"] = "clean"
+    """How noise and loss treat the motion half (`diffusion.flow`)."""
+    continued: float = 0.5
+    """Share of samples that show four generated frames besides the reference."""
+    continued_noise: float = 0.15
+    """Most noise on those frames, since at inference they are not perfect."""
+    near: float = 0.6
+    """Share of samples, falling to 0 at the end, whose reference is the frame before the first
+    driven one: there a limb that moves a little can be copied, and copying is learnt first."""
+
+
+@dataclass(frozen=True)
+class NanoBaseConfig(TransformerTrainConfig):
+    """Settings of one run on single clips, of which the first frame is shown and no other."""
+
+    batch: int = 144
+    """Clips a step, otherwise as of pairs: each has half the tokens of a pair."""
+    pairs: int = 48000
+    """Clips kept as latents on each GPU, in about the same memory."""
+
+    motion: ClassVar[MotionHalf] = "none"
+    continued: ClassVar[float] = 0.0
+    continued_noise: ClassVar[float] = 0.0
+    near: ClassVar[float] = 0.0
+
+
+AnyTrainConfig = NanoTrainConfig | NanoBaseConfig
+
+
+def draw(config: AnyTrainConfig, draws: torch.Generator, target: Tensor) -> Draws:
     """Draw for a batch of latents (B, C, F, h, w).
 
     The large noise is made where the latents are, from a seed that `draws` gives.
@@ -131,7 +167,7 @@ def draw(config: NanoTrainConfig, draws: torch.Generator, target: Tensor) -> Dra
     count, channels, frames, height, width = target.shape
     local = torch.Generator(target.device)
     local.manual_seed(int(torch.randint(2**62, (1,), generator=draws)))
-    wide = (*target.shape[:-1], 2 * width)
+    wide = (*target.shape[:-1], halves(config.motion) * width)
     past = (count, channels, height, width)
     drawn = Draws(
         noise=torch.randn(wide, generator=local, device=target.device),
@@ -149,7 +185,7 @@ def draw(config: NanoTrainConfig, draws: torch.Generator, target: Tensor) -> Dra
     return Draws(**{name: value.to(target.device) for name, value in vars(drawn).items()})
 
 
-def train_nano(config: NanoTrainConfig, run: Path) -> Path:
+def train_nano(config: AnyTrainConfig, run: Path) -> Path:
     """Train until the time is up; the same call resumes.
 
     Returns:
@@ -164,8 +200,9 @@ def train_nano(config: NanoTrainConfig, run: Path) -> Path:
 class _Run:
     """One training run of the transformer."""
 
-    def __init__(self, config: NanoTrainConfig, run: Path, worker: Worker) -> None:
+    def __init__(self, config: AnyTrainConfig, run: Path, worker: Worker) -> None:
         self.config, self.worker = config, worker
+        self.task: Task = "video" if config.motion == "none" else "animate"
         self.folder = RunFolder.open(run, identity(asdict(config)), worker.leads)
         torch.manual_seed(config.seed)
         self.vae = load_vae(config.vae).to(worker.device).requires_grad_(False)
@@ -173,9 +210,11 @@ class _Run:
             self.shape = NanoConfig(latent_channels=self.vae.config.latent_channels)
             model = self.shape.build()
         else:
-            model, self.shape = load_transformer(config.start)
+            only: Task | None = "video" if self.task == "video" else None  # pairs may follow clips
+            model, self.shape = load_transformer(config.start, task=only)
         self.model = model.to(worker.device)
-        reader = Reader(self.model, self.shape.heads * self.shape.head_dim).to(worker.device)
+        width = self.shape.heads * self.shape.head_dim
+        reader = Reader(self.model, width, halves(config.motion)).to(worker.device)
         self.loop = Loop(
             self.folder,
             worker,
@@ -224,7 +263,14 @@ class _Run:
         folder = config.short if extent.single and config.short else config.pool
         self.extent = extent
         self.pool = LatentPool(
-            folder, config.pairs, self.vae, self.encoder, self.worker, config.consume, extent.half
+            folder,
+            config.pairs,
+            self.vae,
+            self.encoder,
+            self.worker,
+            config.consume,
+            extent.half,
+            alone=self.task == "video",
         )
         self.pool.wait(max(least, HELD + 1))
         shown = self.worker.mean(channel_weights(self.vae, self.pool.held(WEIGHED)["target"]))
@@ -244,7 +290,7 @@ class _Run:
             self.folder.log(step=self.loop.step, **numbers)
 
     def _held(self, count: int) -> tuple[dict[str, Tensor], Draws]:
-        """Pairs that are not trained on, the same at every step, with only the reference shown."""
+        """What is not trained on, the same at every step, with only the reference shown."""
         set_positions(self.model.rope, self.tables, self.extent)
         batch = self.pool.held(count)
         draws = generator(self.config.seed, "held", self.worker.rank)
@@ -265,6 +311,8 @@ class _Run:
         config, fraction = self.config, self.loop.fraction
         draws = generator(config.seed, f"nano/{self.worker.rank}", step)
         frame = int(torch.randint(1, FRAMES, (1,), generator=draws))
+        if self.task == "video":
+            frame = 1  # a clip goes on from its first frame; a pair's pose may be of any time
         set_positions(self.model.rope, self.tables, self.extent, frame)
         batch = self.pool.batch(draws, self._mine(), config.near * (1 - fraction))
         drawn = draw(config, draws, batch["target"])
@@ -281,7 +329,7 @@ class _Run:
             few = slice(config.pictures)
             with self.worker.autocast():
                 losses["pictures"] = self.picture_loss(
-                    reference_half(read.latents)[few],
+                    generated(read.latents, config.motion)[few],
                     batch["target"][few],
                     batch["subject"][few],
                     draws,
@@ -292,6 +340,7 @@ class _Run:
     def _export(self, step: int) -> None:
         header = {
             "model": "nano",
+            "task": self.task,
             "config": asdict(self.shape),
             "canvas": VERSION,
             "steps": step,

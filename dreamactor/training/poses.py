@@ -5,8 +5,8 @@ the tokens of a middle block names the token in which each joint lies, on both h
 canvas: recognised where the driver is shown, foreseen where the target is still noise. The world
 knows the joints exactly; nothing of this is needed or kept once training is over.
 
-Legend: B pairs, F latent frames, rows x columns tokens of the canvas (both halves), J = 17 joints,
-S frames of a latent frame (4).
+Legend: B pairs or clips, F latent frames, rows x columns tokens, n halves side by side among the
+columns (2; 1 for a clip by itself), J = 17 joints, S frames of a latent frame (4), T = S (F - 1).
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ def pose_loss(scores: Tensor, joints: Tensor) -> Tensor:
 
     Args:
         scores: (B, F, rows, columns, S * J).
-        joints: (B, 2 T + 2, J, 2): reference and target, then driver; NaN = not seen.
+        joints: (B, n (T + 1), J, 2): reference and target, then driver; NaN = not seen.
 
     Returns:
         Scalar, the mean over all joints that are seen; 0 if there are none.
     """
     frames, rows, columns = scores.shape[1:4]
-    wide = columns // 2
-    halves = scores.float().unflatten(3, (2, wide)).unflatten(-1, (STRIDE_T, -1))
-    scores = halves.permute(0, 3, 1, 5, 6, 2, 4).flatten(-2)  # (B, 2, F, S, J, rows * wide)
-    where = joints.float().unflatten(1, (2, -1))  # (B, 2, 17, J, 2)
+    where = joints.float().unflatten(1, (-1, STRIDE_T * (frames - 1) + 1))  # (B, n, T + 1, J, 2)
+    wide = columns // where.shape[1]
+    halves = scores.float().unflatten(3, (-1, wide)).unflatten(-1, (STRIDE_T, -1))
+    scores = halves.permute(0, 3, 1, 5, 6, 2, 4).flatten(-2)  # (B, n, F, S, J, rows * wide)
     first = where[:, :, :1].expand(-1, -1, STRIDE_T, -1, -1)  # frame 0 fills a latent frame
     where = torch.cat([first, where[:, :, 1:]], dim=2).unflatten(2, (frames, STRIDE_T))
     column = (where[..., 0] * wide).floor().clamp(0, wide - 1)
     row = (where[..., 1] * rows).floor().clamp(0, rows - 1)
-    label = (row * wide + column).nan_to_num(nan=NOWHERE).long()  # (B, 2, F, S, J)
+    label = (row * wide + column).nan_to_num(nan=NOWHERE).long()  # (B, n, F, S, J)
     total = F.cross_entropy(
         scores.flatten(0, -2), label.flatten(), ignore_index=NOWHERE, reduction="sum"
     )

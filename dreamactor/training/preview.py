@@ -1,6 +1,7 @@
 """What the transformer can do so far: numbers and pictures written while it trains.
 
-Legend: B pairs, C latent channels, F latent frames (5, or 2), h x w cells of one half.
+Legend: B pairs or clips, C latent channels, F latent frames (5, or 2), h x w cells of one half, n
+halves side by side (2; 1 for clips).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 from dreamactor.backbones.nano import velocity_of
 from dreamactor.backbones.nano_vae import STRIDE_S, STRIDE_T, NanoVAE
 from dreamactor.conditioning.canvas import motion_half, reference_half
-from dreamactor.diffusion.flow import MotionHalf, schedule
+from dreamactor.diffusion.flow import MotionHalf, generated, schedule
 from dreamactor.diffusion.sampler import beside, sample_euler
 from dreamactor.training.examples import Draws, example
 
@@ -28,7 +29,7 @@ class Preview:
     """Looks at a network while it trains; the caller puts it in eager mode.
 
     Args:
-        network: (network input, sigma (B,), text) -> latents (B, C, F, h, 2w), float32.
+        network: (network input, sigma (B,), text) -> latents (B, C, F, h, n w), float32.
         vae: Autoencoder of the latents.
         motion: How the motion half is treated.
     """
@@ -49,14 +50,20 @@ class Preview:
             missed_S and swapped_S: share of the subject's variance that one prediction at noise
             level S misses, with the right driver and with another's. At S = 1 nothing but
             reference and driver tells what the target looks like, so the gap between the two is
-            what the network has learnt of motion. dB_1 and dB: PSNR on the subject of the
-            decoded prediction at 1 and of a sample, against the decoded target.
+            what the network has learnt of motion. Of clips by themselves, missed_S is with every
+            clip's text and silent_S without. dB_1 and dB: PSNR on the subject of the decoded
+            prediction at 1 and of a sample, against the decoded target.
         """
-        swapped = {**batch, "motion": batch["motion"].roll(1, dims=0)}
+        if self.motion == "none":
+            every = torch.ones_like(drawn.silent)
+            drawn = replace(drawn, silent=~every)
+            other, less = "silent", (batch, replace(drawn, silent=every))
+        else:
+            other, less = "swapped", ({**batch, "motion": batch["motion"].roll(1, dims=0)}, drawn)
         found = {}
         for sigma in SIGMAS:
-            for name, seen in (("missed", batch), ("swapped", swapped)):
-                predicted = self.predict(seen, drawn, sigma)
+            for name, (seen, given) in {"missed": (batch, drawn), other: less}.items():
+                predicted = self.predict(seen, given, sigma)
                 found[f"{name}_{sigma:g}"] = missed(predicted, batch)
                 if sigma == 1 and name == "missed":
                     found["dB_1"] = self.psnr(predicted, batch)
@@ -65,18 +72,25 @@ class Preview:
 
     @torch.no_grad()
     def sheet(self, batch: dict[str, Tensor], drawn: Draws) -> Tensor:
-        """(3, H, W) in [-1, 1]: for each pair driver, target and sample, at its middle frame."""
-        parts = (batch["motion"], batch["target"], self.sample(batch, drawn))
+        """(3, H, W) in [-1, 1]: for each pair driver, target and sample, at its middle frame.
+
+        A clip by itself has its first frame in the driver's place.
+        """
+        parts = (batch.get("motion", batch["target"]), batch["target"], self.sample(batch, drawn))
         clips = [self.vae.decode(part) for part in parts]  # (B, 3, T, H, W)
         middle = clips[0].shape[2] // 2
-        rows = [torch.cat(list(clip[:, :, middle]), dim=-1) for clip in clips]
+        given = 0 if self.motion == "none" else middle
+        rows = [
+            torch.cat(list(clip[:, :, frame]), dim=-1)
+            for clip, frame in zip(clips, (given, middle, middle), strict=True)
+        ]
         return torch.cat(rows, dim=-2)
 
     def predict(self, batch: dict[str, Tensor], drawn: Draws, sigma: float) -> Tensor:
         """Targets (B, C, F, h, w) as foreseen in one pass from noise level `sigma`."""
         drawn = replace(drawn, sigma=torch.full_like(drawn.sigma, sigma))
         x, _, _, text, _ = example(batch, drawn, self.motion)
-        return reference_half(self.network(x, drawn.sigma, text))
+        return generated(self.network(x, drawn.sigma, text), self.motion)
 
     def sample(self, batch: dict[str, Tensor], drawn: Draws) -> Tensor:
         """Targets (B, C, F, h, w), sampled from noise."""
@@ -89,6 +103,8 @@ class Preview:
             return velocity_of(predicted, wide, level)
 
         sigmas = schedule(STEPS, SHIFT)
+        if self.motion == "none":
+            return sample_euler(velocity, noise, sigmas)
         return sample_euler(beside(velocity, motion_half(latents)), reference_half(noise), sigmas)
 
     def psnr(self, found: Tensor, batch: dict[str, Tensor]) -> Tensor:
