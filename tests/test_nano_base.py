@@ -121,9 +121,8 @@ def _weights(folder: Path, task: str) -> tuple[Path, Path]:
 def test_losses_of_pairs_are_those_of_the_first_recipe(pool: Path, tmp_path: Path) -> None:
     """golden: made by this test at commit 8119ad7, before there were clips by themselves."""
     vae, start = _weights(tmp_path, "animate")
-    config = NanoTrainConfig(
-        pool, vae, start=start, minutes=1e9, batch=2, pairs=64, least=64, pictures=2, half_share=0
-    )
+    sizes = {"batch": 2, "pairs": 64, "least": 64, "pictures": 2}
+    config = NanoTrainConfig(pool, vae, start=start, minutes=1e9, half_share=0, visible=0, **sizes)
     run = _Run(config, tmp_path / "run", CPU)
     found = []
     for step, fraction in enumerate((0.0, 0.7)):

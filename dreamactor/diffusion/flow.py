@@ -93,7 +93,7 @@ def flow_loss(
         predicted: (B, C, F, h, 2w).
         latents: Same shape, the finished canvas.
         sigma: (B,) noise level of each clip.
-        weight: (B, 1, F, h, w) weight of each cell to be generated; its scale is divided out.
+        weight: (B, 1 or C, F, h, w) weight of what is to be generated; its scale is divided out.
         motion: Whether the motion half counts (with MOTION_WEIGHT).
 
     Returns:
