@@ -82,7 +82,7 @@ def command(inputs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         pipeline,
         "load_backbone",
-        lambda name, weights, device: real(name, weights, device) if weights else Copycat(),
+        lambda name, weights, *rest: real(name, weights, *rest) if weights else Copycat(),
     )
     handler = signal.getsignal(signal.SIGTERM)
 
@@ -191,6 +191,14 @@ def test_refuses_files(command, tmp_path, files, message):
         (["--fps", "0"], "fps=0.0: want 0.1 to 240"),
         (["--fps", "nan"], "fps=nan: want 0.1 to 240"),
         (["--guidance", "-1"], "guidance=-1.0: want 0 to 100"),
+        (["--variant", "depth"], "variant='depth': want rgb or pose"),
+        (
+            ["--variant", "pose", "--pose", "rtm"],
+            "pose='rtm': no such estimator, nearest is rtmlib",
+        ),
+        (["--pose", "rtmlib"], "pose='rtmlib': only --variant pose looks for joints"),
+        (["--adapter", "/gone"], "/gone: no such file"),
+        (["--describer", "online"], "describer='online': want auto or offline"),
         (["--fit", "stretch"], "fit='stretch': want letterbox or crop"),
         (["--interpolate", "rife"], "interpolate='rife': want flow or nearest"),
         (["--backbone", "nanno"], "backbone='nanno': no such backbone, nearest is nano"),

@@ -18,15 +18,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
 from dreamactor.backbones.base import Cond, Native
+from dreamactor.backbones.load import Variant
 from dreamactor.backbones.nano_vae import STRIDE_S, STRIDE_T, NanoVAE, NanoVAEConfig
-from dreamactor.backbones.weights import check_model, load_weights
+from dreamactor.backbones.weights import check_model, load_weights, read_header
 from dreamactor.conditioning import canvas as canvas_module
 from dreamactor.conditioning.canvas import (
     Canvas,
@@ -98,6 +99,7 @@ class Nano:
         text: Token states of prompts; only needed by `encode_text`.
         native: Sizes and defaults of these weights.
         weights: File name -> sha256, for the record.
+        variant: What the transformer was trained to be driven by.
     """
 
     name = "nano"
@@ -109,11 +111,14 @@ class Nano:
         native: Native,
         text: TextEncoder | None = None,
         weights: dict[str, str] | None = None,
+        variant: Variant = "rgb",
     ) -> None:
         self.vae = vae.eval().requires_grad_(False)
         self.transformer = transformer.eval().requires_grad_(False)
         self.native = native
         self.weights = weights or {}
+        self.variant = variant
+        self.adapter: dict[str, Any] | None = None
         self.grid = LatentGrid(STRIDE_T, STRIDE_S, vae.config.latent_channels)
         self._text = text
 
@@ -195,7 +200,11 @@ def load_nano(folder: Path = DATA, device: str | torch.device = "cpu") -> Nano:
     vae = load_vae(folder / "vae.safetensors", files["vae.safetensors"])
     path = folder / "transformer.safetensors"
     transformer, _ = load_transformer(path, files[path.name])
-    return Nano(vae.to(device), transformer.to(device), Native(**manifest["native"]), weights=files)
+    variant = read_header(path).get("variant", "rgb")
+    if variant not in get_args(Variant):
+        raise WeightsError(f"{path}: driven by {variant!r}, want {' or '.join(get_args(Variant))}")
+    native = Native(**manifest["native"])
+    return Nano(vae.to(device), transformer.to(device), native, weights=files, variant=variant)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
