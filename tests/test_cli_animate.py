@@ -13,6 +13,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import oracle
 import pytest
 from copycat import Copycat
 from filming import film, tone
@@ -132,6 +133,17 @@ def test_all_options(command, tmp_path):
     assert (clip.frames, clip.fps, clip.size, clip.has_audio) == (12, 10, (64, 64), False)
     settings = json.loads((tmp_path / "out.json").read_text())["settings"]
     assert (settings["prompt"], settings["guidance"], settings["threads"]) == ("a fox", 2, 1)
+
+
+def test_offline_asks_nobody_whatever_is_set(command, tmp_path, monkeypatch):
+    with oracle.oracle("a gray bird waves both wings") as server:
+        monkeypatch.setenv("DREAMACTOR_MLLM_URL", server.url)
+        monkeypatch.setenv("DREAMACTOR_MLLM_MODEL", "fox-vl")
+        assert command("--describer", "offline")[0] == 0
+        assert not server.bodies
+        assert command("--overwrite")[0] == 0
+        assert server.bodies
+    assert json.loads((tmp_path / "out.json").read_text())["settings"]["describer"] == "auto"
 
 
 def test_overwrite(command, tmp_path):

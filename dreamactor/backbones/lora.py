@@ -135,8 +135,8 @@ def load_adapter(transformer: ModelMixin, path: Path, backbone: str, weights: st
     try:
         set_peft_model_state_dict(transformer, placed, adapter_name=NAME)
     except (RuntimeError, KeyError, ValueError) as error:
-        first = str(error).splitlines()[-1].strip()
-        raise WeightsError(f"{path}: its layers do not fit {backbone}: {first}") from error
+        last = str(error).splitlines()[-1].strip()
+        raise WeightsError(f"{path}: its layers do not fit {backbone}: {last}") from error
     if set(placed) != set(adapter_state(transformer)):
         raise WeightsError(f"{path}: its layers are not those of {backbone}; is it damaged?")
     return info

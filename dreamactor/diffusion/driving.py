@@ -76,6 +76,7 @@ def skeleton(track: PoseTrack, native: Native) -> PoseTrack:
 
 def motion_frames(task: Task, native: Native) -> Iterator[Rgb]:
     """The `task.native_frames` pictures (H, W, 3) of the motion half, one by one."""
+    assert (task.skeleton is not None) == (task.job.config.variant == "pose")
     if task.skeleton is not None:
         yield from drawings(task.skeleton)
         return
