@@ -37,9 +37,17 @@ def animate(
     out: Annotated[Path, typer.Option(help="Clip to write: mp4, mov, mkv, webm or gif.")],
     backbone: Annotated[str, typer.Option(help="Which model.")] = "nano",
     weights: Annotated[Path | None, typer.Option(help="Folder of other weights.")] = None,
+    variant: Annotated[str, typer.Option(help="rgb: the clip drives; pose: its skeleton.")] = "rgb",
+    pose: Annotated[
+        str | None, typer.Option(help="Finds joints: keypoints (default), mediapipe or rtmlib.")
+    ] = None,
+    adapter: Annotated[Path | None, typer.Option(help="Low-rank layers for the model.")] = None,
     prompt: Annotated[
         str | None, typer.Option(help='What the result shows; "" none, default described.')
     ] = None,
+    describer: Annotated[
+        str, typer.Option(help="auto: the model named by DREAMACTOR_MLLM_*, if any; or offline.")
+    ] = "auto",
     steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Pull of the prompt; 1 = off.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,

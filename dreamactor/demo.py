@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from dreamactor import provenance
-from dreamactor.backbones.base import Backbone
+from dreamactor.backbones.base import Backbone, identity
 from dreamactor.backbones.load import load_backbone
 from dreamactor.diffusion import pipeline
 from dreamactor.diffusion.job import AnimateConfig, prepare
+from dreamactor.diffusion.task import resolve
 from dreamactor.image import Rgb, contact_sheet, fit, read_image, refusals, write_png
 from dreamactor.video import iter_frames, probe
 
@@ -153,14 +154,14 @@ def _finished(example: Example, clip: Path, model: Backbone) -> bool:
         return False
     record = _record(clip)
     versions = record.get("versions")
-    task = pipeline.resolve(prepare(_config(example, clip, overwrite=True)), model)
+    task = resolve(prepare(_config(example, clip, overwrite=True)), model)
     inputs = {
         name: {"sha256": provenance.sha256(path)}
         for name, path in (("reference", example.reference), ("driving", example.driving))
     }
     return (
         record.get("inputs") == inputs
-        and record.get("backbone") == {"name": model.name, "weights": model.weights}
+        and record.get("backbone") == identity(model)
         and _settings(record.get("settings")) == _settings(task.plain())
         and isinstance(versions, dict)
         and versions.get("dreamactor") == provenance.versions()["dreamactor"]

@@ -14,18 +14,19 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dreamactor.errors import MediaError
 from dreamactor.image import refusals
 
+T = TypeVar("T")
 LIBRARIES = (
     *("dreamactor", "torch", "diffusers", "transformers", "numpy", "av", "opencv-python-headless"),
-    *("pillow", "safetensors"),
+    *("pillow", "safetensors", "peft"),
 )
 
 
@@ -61,6 +62,16 @@ class Stages:
             spent = time.perf_counter() - start
             self.seconds[name] = self.seconds.get(name, 0.0) + spent - self._inner
             self._inner = outer + spent
+
+    def each(self, name: str, items: Iterable[T]) -> Iterator[T]:
+        """The items as they are, with what it takes to get each added to stage `name`."""
+        source = iter(items)
+        while True:
+            with self(name):
+                item = next(source, None)
+            if item is None:
+                return
+            yield item
 
 
 def versions() -> dict[str, str]:

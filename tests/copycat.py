@@ -24,6 +24,8 @@ class Copycat:
     name: str = "copycat"
     grid: LatentGrid = GRID
     weights: dict = field(default_factory=lambda: {"copycat.safetensors": "0" * 64})
+    variant: str = "rgb"
+    adapter: dict | None = None
     canvases: list = field(default_factory=list)
     """What it was shown, (canvas, text) each."""
     noises: list = field(default_factory=list)

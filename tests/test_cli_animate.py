@@ -13,6 +13,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import oracle
 import pytest
 from copycat import Copycat
 from filming import film, tone
@@ -82,7 +83,7 @@ def command(inputs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         pipeline,
         "load_backbone",
-        lambda name, weights, device: real(name, weights, device) if weights else Copycat(),
+        lambda name, weights, *rest: real(name, weights, *rest) if weights else Copycat(),
     )
     handler = signal.getsignal(signal.SIGTERM)
 
@@ -132,6 +133,17 @@ def test_all_options(command, tmp_path):
     assert (clip.frames, clip.fps, clip.size, clip.has_audio) == (12, 10, (64, 64), False)
     settings = json.loads((tmp_path / "out.json").read_text())["settings"]
     assert (settings["prompt"], settings["guidance"], settings["threads"]) == ("a fox", 2, 1)
+
+
+def test_offline_asks_nobody_whatever_is_set(command, tmp_path, monkeypatch):
+    with oracle.oracle("a gray bird waves both wings") as server:
+        monkeypatch.setenv("DREAMACTOR_MLLM_URL", server.url)
+        monkeypatch.setenv("DREAMACTOR_MLLM_MODEL", "fox-vl")
+        assert command("--describer", "offline")[0] == 0
+        assert not server.bodies
+        assert command("--overwrite")[0] == 0
+        assert server.bodies
+    assert json.loads((tmp_path / "out.json").read_text())["settings"]["describer"] == "auto"
 
 
 def test_overwrite(command, tmp_path):
@@ -191,6 +203,14 @@ def test_refuses_files(command, tmp_path, files, message):
         (["--fps", "0"], "fps=0.0: want 0.1 to 240"),
         (["--fps", "nan"], "fps=nan: want 0.1 to 240"),
         (["--guidance", "-1"], "guidance=-1.0: want 0 to 100"),
+        (["--variant", "depth"], "variant='depth': want rgb or pose"),
+        (
+            ["--variant", "pose", "--pose", "rtm"],
+            "pose='rtm': no such estimator, nearest is rtmlib",
+        ),
+        (["--pose", "rtmlib"], "pose='rtmlib': only --variant pose looks for joints"),
+        (["--adapter", "/gone"], "/gone: no such file"),
+        (["--describer", "online"], "describer='online': want auto or offline"),
         (["--fit", "stretch"], "fit='stretch': want letterbox or crop"),
         (["--interpolate", "rife"], "interpolate='rife': want flow or nearest"),
         (["--backbone", "nanno"], "backbone='nanno': no such backbone, nearest is nano"),

@@ -14,7 +14,7 @@ import pytest
 from numpy.testing import assert_allclose
 from onnx_standin import write_constant_model
 
-from dreamactor.conditioning.pose import MediaPipe, RTMLib, check_frames, follow
+from dreamactor.conditioning.pose import MediaPipe, RTMLib, checked, follow
 from dreamactor.conditioning.skeleton import WHOLE, PoseTrack
 from dreamactor.errors import ConfigError, ShapeError, WeightsError
 
@@ -136,8 +136,14 @@ def test_everyone_keeps_a_place() -> None:
 
 
 def test_frames_of_another_kind_are_refused() -> None:
-    assert check_frames(np.zeros((1, 48, 64, 3), np.uint8)) == (48, 64)
-    flat, real = np.zeros((48, 64, 3), np.uint8), np.zeros((1, 48, 64, 3))
-    for bad in (flat, real, flat[None][:0]):
-        with pytest.raises(ShapeError, match=r"want \(T, H, W, 3\) uint8"):
-            check_frames(bad)
+    good = np.zeros((2, 48, 64, 3), np.uint8)
+    assert len(list(checked(good))) == len(list(checked(iter(good)))) == 2
+    real, grey, other = np.zeros((1, 48, 64, 3)), good[..., 0], [good[0], good[0, 1:]]
+    for bad, message in (
+        (real, r"\(48, 64, 3\) float64: want \(48, 64\) x 3, uint8"),
+        (grey, r"\(48, 64\) uint8: want \(48, 64\) x 3"),
+        (other, r"\(47, 64, 3\) uint8: want \(48, 64\) x 3"),
+        (good[:0], "no frames: want at least 1"),
+    ):
+        with pytest.raises(ShapeError, match=message):
+            list(checked(bad))

@@ -271,6 +271,17 @@ def test_a_track_and_a_known_species_are_used():
     assert texts.plain()["prompts"] == {}
 
 
+def test_a_track_without_a_torso_tells_nothing():
+    """same: a face in sight does not stand still; what moves is told from the flow."""
+    patch = np.full((64, 96, 3), 200, np.uint8)
+    patch[20:44, 10:34] = np.random.default_rng(0).integers(0, 90, (24, 24, 1), dtype=np.uint8)
+    frames = [np.roll(patch, 3 * k, axis=1) for k in range(12)]
+    positions = np.full((12, 1, 2, 2), 30, np.float32)
+    face = PoseTrack(("eye_l", "eye_r"), positions, np.ones((12, 1, 2), np.float32), 64, 96, 12.0)
+    told = describe(Scene(patch, frames, 12.0, face)).motion
+    assert told == describe(Scene(patch, frames, 12.0)).motion != "stands still"
+
+
 def test_look_reads_ten_seconds_and_keeps_them_small(files, tmp_path):
     film(tmp_path / "long.mp4", 26, 2, size=(480, 640))
     scene = look(_read(files)[0], tmp_path / "long.mp4", 13.0)
@@ -278,6 +289,11 @@ def test_look_reads_ten_seconds_and_keeps_them_small(files, tmp_path):
     assert scene.frames[0].shape == (240, 320, 3)
     assert len({id(frame) for frame in scene.frames}) == 21
     assert len(look(*_read(files), 2.0).frames) == 24
+    positions = np.arange(26 * 4, dtype=np.float32).reshape(26, 1, 2, 2)
+    track = PoseTrack(("neck", "nose"), positions, np.ones((26, 1, 2), np.float32), 64, 96, 2.0)
+    part = look(*_read(files), 13.0, track).track
+    assert part.frames == 20
+    np.testing.assert_array_equal(part.positions, positions[:20])
 
 
 def test_offline_is_fast_and_the_same_again(files):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from dreamactor.backbones.load import load_estimator
 from dreamactor.backbones.weights import save_weights
 from dreamactor.conditioning.skeleton import JOINTS
 from dreamactor.errors import ConfigError, WeightsError
-from dreamactor.image import Box
+from dreamactor.image import Box, Rgb
 from dreamactor.runs import generator
 from dreamactor.training.keypoints import (
     FramePool,
@@ -174,6 +175,24 @@ def test_only_what_is_small_is_looked_at_again() -> None:
     flat = nearer(at, sure, (100, 800))
     assert flat is not None
     assert (flat.top, flat.height, flat.width) == (0, 100, 160)
+
+
+@pytest.mark.parametrize("near", [None, Box(8, 16, 64, 64)], ids=["once", "nearer"])
+def test_a_clip_may_come_frame_by_frame(near: Box | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """same: as a stream that is read anew at every look, and as one array."""
+    torch.manual_seed(0)
+    monkeypatch.setattr("dreamactor.backbones.keypoints.nearer", lambda *_: near)
+    frames = np.random.default_rng(0).integers(0, 256, (37, 96, 120, 3), dtype=np.uint8)
+
+    class Stream:
+        def __iter__(self) -> Iterator[Rgb]:
+            return iter(list(frames))
+
+    estimator = Keypoints(KeypointNet(TINY))
+    one, other = estimator(frames, 12.0), estimator(Stream(), 12.0)
+    assert one.confidence.shape == (37, 1, 17)
+    np.testing.assert_array_equal(one.positions, other.positions)
+    np.testing.assert_array_equal(one.confidence, other.confidence)
 
 
 def test_weights_round_trip_and_are_small(tmp_path: Path) -> None:

@@ -116,7 +116,14 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="weights of 'nano', want 'adapter'"):
         read_info(path)
     state = adapter_state(_trained())
-    state.pop(next(iter(state)))
+    save_adapter(path, state, replace(INFO, rank=3))
+    with pytest.raises(WeightsError, match="its layers do not fit nano"):
+        load_adapter(_network(), path, "nano", "f" * 64)
+    name = next(iter(state))
+    save_adapter(path, {**state, name: state[name] * torch.nan}, INFO)
+    with pytest.raises(WeightsError, match=f"{name} has numbers that are none"):
+        load_adapter(_network(), path, "nano", "f" * 64)
+    state.pop(name)
     save_adapter(path, state, INFO)
     with pytest.raises(WeightsError, match="its layers are not those of nano"):
         load_adapter(_network(), path, "nano", "f" * 64)

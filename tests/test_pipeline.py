@@ -238,7 +238,9 @@ def test_record_says_what_the_clip_was_made_from(run, tmp_path, reference):
     assert (settings["steps"], settings["guidance"], settings["fps"]) == (2, 1.0, 25.0)
     assert record["inputs"]["reference"]["sha256"] == sha256(reference)
     assert record["inputs"]["driving"]["sha256"] == sha256(tmp_path / "driving.mp4")
-    assert record["backbone"] == {"name": "copycat", "weights": {"copycat.safetensors": "0" * 64}}
+    weights = {"copycat.safetensors": "0" * 64}
+    assert record["backbone"] == {"name": "copycat", "weights": weights, "adapter": None}
+    assert (settings["variant"], settings["pose"], record["lead_frames"]) == ("rgb", None, 0)
     assert record["output"]["sha256"] == sha256(result.out)
     assert record["output"]["frames"] == 30
     stages = ("decode", "encode latents", "denoise", "decode latents", "interpolate", "write")
@@ -256,6 +258,24 @@ def test_stages_count_what_is_inside_once(monkeypatch):
     with stages("outer"), stages("inner"):
         pass
     assert stages.seconds == {"inner": 2, "outer": 2}
+
+
+def test_stages_count_each_item_of_a_stream(monkeypatch):
+    """exact: the time between two items is the stage's, not what is done with them."""
+    now = [0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def slow():
+        for k in range(3):
+            now[0] += 5
+            yield k
+
+    stages = Stages()
+    items = []
+    for item in stages.each("make", slow()):
+        now[0] += 100
+        items.append(item)
+    assert (items, stages.seconds) == ([0, 1, 2], {"make": 15})
 
 
 @pytest.fixture(params=[False, True], ids=["fresh", "old"])

@@ -9,6 +9,7 @@ from dreamactor.backbones.weights import (
     dequantise_rows,
     load_weights,
     quantise_rows,
+    read_header,
     save_weights,
     sha256,
 )
@@ -31,6 +32,7 @@ def state():
 def test_half_precision_comes_back_as_its_float32(tmp_path):
     digest = save_weights(tmp_path / "w.safetensors", state(), HEADER)
     loaded, header = load_weights(tmp_path / "w.safetensors", digest)
+    assert read_header(tmp_path / "w.safetensors") == header
     assert header == HEADER
     assert loaded.keys() == state().keys()
     for name, value in state().items():
@@ -75,6 +77,10 @@ def test_refuses_what_it_did_not_write(tmp_path):
     save_file({"a": torch.zeros(2)}, path)
     with pytest.raises(WeightsError, match="no DreamActor header"):
         load_weights(path)
+    for words, message in (("{", "its header is not JSON"), ("[]", "its header is no table")):
+        save_file({"a": torch.zeros(2)}, path, {"dreamactor": words})
+        with pytest.raises(WeightsError, match=message):
+            read_header(path)
     digest = save_weights(path, state(), HEADER)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(WeightsError, match=r"sha256 is .*, want .*restore the file"):

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from dreamactor.backbones.load import Variant
 from dreamactor.conditioning.canvas import Canvas, LatentGrid
 
 
@@ -55,6 +56,10 @@ class Backbone(Protocol):
     native: Native
     weights: dict[str, str]
     """File name -> sha256 of every weight file in use."""
+    variant: Variant
+    """What it was trained to be driven by."""
+    adapter: dict[str, Any] | None
+    """sha256 and header of the adapter that was merged in, if one was."""
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """Token states (B, L, D) of the prompts; an empty prompt means no text."""
@@ -71,3 +76,8 @@ class Backbone(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """Frames (B, 3, T, H, W) in [-1, 1] of latents (B, C, F, h, w)."""
         ...
+
+
+def identity(backbone: Backbone) -> dict[str, Any]:
+    """Which weights are at work, for JSON."""
+    return {"name": backbone.name, "weights": backbone.weights, "adapter": backbone.adapter}

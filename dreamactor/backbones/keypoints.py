@@ -9,7 +9,9 @@ Legend: B pictures, J = 17 joints, H x W pixels (256), h x w cells (64).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,10 @@ from torch import Tensor, nn
 from dreamactor.backbones.nano_vae import ChannelNorm
 from dreamactor.backbones.weights import check_model, load_weights
 from dreamactor.conditioning.framing import to_half
-from dreamactor.conditioning.pose import check_frames
-from dreamactor.conditioning.skeleton import JOINTS, Array, Frames, PoseTrack
+from dreamactor.conditioning.pose import checked
+from dreamactor.conditioning.skeleton import JOINTS, Array, PoseTrack
 from dreamactor.errors import WeightsError
-from dreamactor.image import BACKGROUND, Box, fit
+from dreamactor.image import BACKGROUND, Box, Rgb, fit
 
 DATA = Path(__file__).parent.parent / "data" / "keypoints.safetensors"
 SIZE = 256
@@ -162,32 +164,31 @@ class Keypoints:
         self.device = torch.device(device)
         self.network = channels_last(network.eval().requires_grad_(False).to(self.device))
 
-    def __call__(self, frames: Frames, fps: float) -> PoseTrack:
+    def __call__(self, frames: Iterable[Rgb], fps: float) -> PoseTrack:
         """Joints of JOINTS of the subject; confidence is the probability of being there."""
-        height, width = check_frames(frames)
-        positions, sure = self._look(frames)
+        positions, sure, (height, width) = self._look(frames)
         box = nearer(positions, sure, (height, width))
         if box is not None:
-            positions, sure = self._look(box.cut(frames))
+            positions, sure, _ = self._look(map(box.cut, frames))
             positions = positions + np.array([box.left, box.top], np.float32)
         inside = ((positions >= 0) & (positions <= (width, height))).all(axis=-1)
         confidence = (sure * inside)[:, None]
         return PoseTrack(JOINTS, positions[:, None], confidence, height, width, fps)
 
     @torch.inference_mode()
-    def _look(self, frames: Frames) -> tuple[Array, Array]:
-        """(T, J, 2) pixels and (T, J) probabilities."""
-        fitted = [fit(frame, (SIZE, SIZE), "letterbox", BACKGROUND) for frame in frames]
-        places, sure = [], []
-        for start in range(0, len(frames), AT_ONCE):
-            batch = torch.stack([to_half(picture) for picture, _ in fitted[start:][:AT_ONCE]])
+    def _look(self, frames: Iterable[Rgb]) -> tuple[Array, Array, tuple[int, int]]:
+        """(T, J, 2) pixels and (T, J) probabilities, and (H, W) of the frames."""
+        places, sure, source = [], [], checked(frames)
+        while group := list(islice(source, AT_ONCE)):
+            fitted = [fit(frame, (SIZE, SIZE), "letterbox", BACKGROUND) for frame in group]
+            batch = torch.stack([to_half(picture) for picture, _ in fitted])
             scores, there = self.network(batch.to(self.device))
             places.append(locate(scores).cpu())
             sure.append(there.sigmoid().cpu())
-        box, (height, width) = fitted[0][1], frames.shape[1:3]
+            box, (height, width) = fitted[0][1], group[0].shape[:2]
         scale = np.array([width / box.width, height / box.height])
         positions = (torch.cat(places).numpy() * SIZE - (box.left, box.top)) * scale
-        return positions.astype(np.float32), torch.cat(sure).numpy()
+        return positions.astype(np.float32), torch.cat(sure).numpy(), (height, width)
 
 
 def nearer(positions: Array, sure: Array, size: tuple[int, int]) -> Box | None:

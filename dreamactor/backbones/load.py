@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dreamactor.errors import ConfigError, WeightsError
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from dreamactor.backbones.base import Backbone
     from dreamactor.conditioning.pose import PoseEstimator
 
+Variant = Literal["rgb", "pose"]
+"""What drives a backbone: the driving clip itself, or its drawn skeleton."""
 BACKBONES = ("nano",)
 """Names that `load_backbone` knows."""
 ESTIMATORS = ("keypoints", "mediapipe", "rtmlib")
@@ -27,6 +29,29 @@ def check_backbone(name: str) -> str:
     return _known("backbone", "backbone", name, BACKBONES)
 
 
+def check_estimator(name: str) -> str:
+    """As `check_backbone`, of pose estimators."""
+    return _known("pose", "estimator", name, ESTIMATORS)
+
+
+def check_variant(backbone: Backbone, variant: Variant) -> None:
+    """Refuse to drive a backbone with what it was not trained for.
+
+    What that is stands in the header of its weights (none means rgb) or, if one was merged in, of
+    its adapter.
+
+    Raises:
+        ConfigError: Says what is driven by what.
+    """
+    if backbone.variant == variant:
+        return
+    what = f"the weights of {backbone.name} are" if backbone.adapter is None else "the adapter is"
+    raise ConfigError(
+        f"variant={variant}: {what} trained for {backbone.variant}; want an --adapter trained for "
+        f"{variant}, or --variant {backbone.variant}"
+    )
+
+
 def _known(setting: str, noun: str, name: str, names: tuple[str, ...]) -> str:
     if name not in names:
         near = difflib.get_close_matches(name, names, 1, 0.0)[0]
@@ -36,13 +61,16 @@ def _known(setting: str, noun: str, name: str, names: tuple[str, ...]) -> str:
     return name
 
 
-def load_backbone(name: str, weights: Path | None = None, device: str = "cpu") -> Backbone:
+def load_backbone(
+    name: str, weights: Path | None = None, device: str = "cpu", adapter: Path | None = None
+) -> Backbone:
     """A backbone with its weights.
 
     Args:
         name: One of BACKBONES.
         weights: Folder of its weights; None takes those that ship with the package.
         device: Where it runs: "cpu", "cuda" or "cuda:1".
+        adapter: File of low-rank layers (`backbones.lora`) that are merged into the transformer.
 
     Raises:
         ConfigError: An unknown name, or a device that is not there.
@@ -54,10 +82,15 @@ def load_backbone(name: str, weights: Path | None = None, device: str = "cpu") -
 
     folder = weights or DATA
     try:
-        return load_nano(folder, device)
+        model = load_nano(folder, device, "animate" if adapter is None else None)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{folder}: weights do not fit {name}: {first}") from error
+    if adapter is not None:
+        from dreamactor.backbones.lora import adapt
+
+        adapt(model, adapter)
+    return model
 
 
 def load_estimator(name: str, weights: Path | None = None, device: str = "cpu") -> PoseEstimator:
@@ -73,7 +106,7 @@ def load_estimator(name: str, weights: Path | None = None, device: str = "cpu") 
         ConfigError: An unknown name, an extra that is not installed, or no such device.
         WeightsError: Weights are missing, damaged, or belong to another model.
     """
-    _known("pose", "estimator", name, ESTIMATORS)
+    check_estimator(name)
     if name == "mediapipe":
         from dreamactor.conditioning.pose import MediaPipe
 

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from diffusers import ModelMixin
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
-from dreamactor.backbones.weights import check_model, load_weights, save_weights
+from dreamactor.backbones.load import Variant
+from dreamactor.backbones.weights import check_model, load_weights, read_header, save_weights
 from dreamactor.conditioning.canvas import VERSION
 from dreamactor.errors import ConfigError, WeightsError
+from dreamactor.provenance import sha256
 
-Variant = Literal["pose", "rgb"]
-"""What drives: drawn skeletons, or the driving clip itself."""
 Targets = Literal["ff", "attention"]
+TRANSFORMER = "transformer.safetensors"  # the file whose hash an adapter names
 NAME = "dreamactor"  # of the adapter within the transformer
 MODULES: dict[Targets, str] = {
     "ff": r"blocks\.\d+\.ffn\.net\.(0\.proj|2)",
@@ -61,6 +62,16 @@ class AdapterInfo:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: want {' or '.join(words)}")
 
 
+class Adaptable(Protocol):
+    """What an adapter needs of a backbone: that it has one transformer, in one file."""
+
+    name: str
+    transformer: ModelMixin
+    weights: dict[str, str]
+    variant: Variant
+    adapter: dict[str, Any] | None
+
+
 def attach(transformer: ModelMixin, info: AdapterInfo) -> list[Tensor]:
     """Freeze a transformer and give it a fresh adapter, which changes nothing yet.
 
@@ -91,7 +102,7 @@ def read_info(path: Path) -> AdapterInfo:
     Raises:
         WeightsError: It is missing, damaged, or no adapter.
     """
-    return _info(path, load_weights(path)[1])
+    return _info(path, read_header(path))
 
 
 def load_adapter(transformer: ModelMixin, path: Path, backbone: str, weights: str) -> AdapterInfo:
@@ -115,10 +126,17 @@ def load_adapter(transformer: ModelMixin, path: Path, backbone: str, weights: st
         )
     if info.canvas != VERSION:
         raise WeightsError(f"{path}: canvas version {info.canvas}, this program reads {VERSION}")
+    for name, value in state.items():
+        if not value.isfinite().all():
+            raise WeightsError(f"{path}: {name} has numbers that are none; is it damaged?")
     attach(transformer, info)
     device = next(transformer.parameters()).device
     placed = {name: value.to(device) for name, value in state.items()}
-    set_peft_model_state_dict(transformer, placed, adapter_name=NAME)
+    try:
+        set_peft_model_state_dict(transformer, placed, adapter_name=NAME)
+    except (RuntimeError, KeyError, ValueError) as error:
+        last = str(error).splitlines()[-1].strip()
+        raise WeightsError(f"{path}: its layers do not fit {backbone}: {last}") from error
     if set(placed) != set(adapter_state(transformer)):
         raise WeightsError(f"{path}: its layers are not those of {backbone}; is it damaged?")
     return info
@@ -128,6 +146,19 @@ def merge(transformer: ModelMixin) -> None:
     """Add the adapter to the weights it stands beside, and take it away: faster, and for good."""
     transformer.fuse_lora(adapter_names=[NAME])
     transformer.unload_lora()
+
+
+def adapt(backbone: Adaptable, path: Path) -> None:
+    """Merge the adapter of a file into a backbone, and note there which one it is.
+
+    Raises:
+        WeightsError: As `load_adapter`.
+    """
+    weights = backbone.weights.get(TRANSFORMER, "")
+    info = load_adapter(backbone.transformer, path, backbone.name, weights)
+    merge(backbone.transformer)
+    backbone.variant = info.variant
+    backbone.adapter = {"sha256": sha256(path), **asdict(info)}
 
 
 def _info(path: Path, header: dict[str, Any]) -> AdapterInfo:

@@ -19,15 +19,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
 from dreamactor.backbones.base import Cond, Native
+from dreamactor.backbones.load import Variant
 from dreamactor.backbones.nano_vae import STRIDE_S, STRIDE_T, NanoVAE, NanoVAEConfig
-from dreamactor.backbones.weights import check_model, load_weights
+from dreamactor.backbones.weights import check_model, load_weights, read_header
 from dreamactor.conditioning import canvas as canvas_module
 from dreamactor.conditioning.canvas import (
     Canvas,
@@ -101,6 +102,7 @@ class Nano:
         text: Token states of prompts; only needed by `encode_text`.
         native: Sizes and defaults of these weights.
         weights: File name -> sha256, for the record.
+        variant: What the transformer was trained to be driven by.
     """
 
     name = "nano"
@@ -112,11 +114,14 @@ class Nano:
         native: Native,
         text: TextEncoder | None = None,
         weights: dict[str, str] | None = None,
+        variant: Variant = "rgb",
     ) -> None:
         self.vae = vae.eval().requires_grad_(False)
         self.transformer = transformer.eval().requires_grad_(False)
         self.native = native
         self.weights = weights or {}
+        self.variant = variant
+        self.adapter: dict[str, Any] | None = None
         self.grid = LatentGrid(STRIDE_T, STRIDE_S, vae.config.latent_channels)
         self._text = text
 
@@ -185,12 +190,15 @@ def load_transformer(
     return transformer, shape
 
 
-def load_nano(folder: Path = DATA, device: str | torch.device = "cpu") -> Nano:
+def load_nano(
+    folder: Path = DATA, device: str | torch.device = "cpu", task: Task | None = "animate"
+) -> Nano:
     """The embedded model, or one that `dreamactor train nano` exported to a folder.
 
     Args:
         folder: Holds manifest.json (file name -> sha256, native sizes) and the weight files.
         device: Where it runs, in float32.
+        task: What its transformer must have been trained for; None takes any, to be adapted.
 
     Raises:
         WeightsError: A file is missing, has another hash, or belongs to another model.
@@ -199,8 +207,12 @@ def load_nano(folder: Path = DATA, device: str | torch.device = "cpu") -> Nano:
     files: dict[str, str] = manifest["files"]
     vae = load_vae(folder / "vae.safetensors", files["vae.safetensors"])
     path = folder / "transformer.safetensors"
-    transformer, _ = load_transformer(path, files[path.name], "animate")
-    return Nano(vae.to(device), transformer.to(device), Native(**manifest["native"]), weights=files)
+    transformer, _ = load_transformer(path, files[path.name], task)
+    variant = read_header(path).get("variant", "rgb")
+    if variant not in get_args(Variant):
+        raise WeightsError(f"{path}: driven by {variant!r}, want {' or '.join(get_args(Variant))}")
+    native = Native(**manifest["native"])
+    return Nano(vae.to(device), transformer.to(device), native, weights=files, variant=variant)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -67,6 +67,30 @@ def save_weights(
     return sha256(path)
 
 
+def read_header(path: Path) -> dict[str, Any]:
+    """What a file of `save_weights` says of itself; its numbers stay on the disk.
+
+    Raises:
+        WeightsError: The file is missing, damaged or not ours.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: weights are missing; want a safetensors file here")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
+    if "dreamactor" not in metadata:
+        raise WeightsError(f"{path}: no DreamActor header; want weights this program wrote")
+    try:
+        header = json.loads(metadata["dreamactor"])
+    except ValueError as error:
+        raise WeightsError(f"{path}: its header is not JSON ({error}); is it damaged?") from error
+    if not isinstance(header, dict):
+        raise WeightsError(f"{path}: its header is no table of values; is it damaged?")
+    return header
+
+
 def load_weights(path: Path, digest: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_weights` wrote, as float32.
 
@@ -80,21 +104,17 @@ def load_weights(path: Path, digest: str | None = None) -> tuple[dict[str, Tenso
     Raises:
         WeightsError: The file is missing, damaged, of another hash, or not ours.
     """
-    if not path.is_file():
-        raise WeightsError(f"{path}: weights are missing; want a safetensors file here")
-    if digest is not None and (found := sha256(path)) != digest:
+    if path.is_file() and digest is not None and (found := sha256(path)) != digest:
         raise WeightsError(
             f"{path}: sha256 is {found[:12]}..., want {digest[:12]}...; restore the file, "
             "for a clone with `git checkout`"
         )
+    header = read_header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
             raw = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
-    if "dreamactor" not in metadata:
-        raise WeightsError(f"{path}: no DreamActor header; want weights this program wrote")
     state = {}
     for name, value in raw.items():
         if name.endswith(SCALE) and name.removesuffix(SCALE) in raw:
@@ -103,7 +123,7 @@ def load_weights(path: Path, digest: str | None = None) -> tuple[dict[str, Tenso
             state[name] = dequantise_rows(value, raw[name + SCALE])
         else:
             state[name] = value.float() if value.is_floating_point() else value
-    return state, json.loads(metadata["dreamactor"])
+    return state, header
 
 
 def check_model(path: Path, header: Mapping[str, Any], kind: str) -> None:

@@ -59,7 +59,7 @@ class Scene:
     fps: float
     """Of these frames."""
     track: PoseTrack | None = None
-    """Joints of the driving clip, where they are known: motion is told from them."""
+    """Joints of these frames' time, where they are known: motion is told from them."""
     mask: Mask | None = None
     """(H, W) of the reference's subject, where it is known."""
     species: str | None = None
@@ -91,13 +91,14 @@ def given(prompt: str) -> Texts:
     return Texts("", "", prompt, {"prompt": "given"})
 
 
-def look(reference: Rgb, driving: Path, seconds: float) -> Scene:
+def look(reference: Rgb, driving: Path, seconds: float, track: PoseTrack | None = None) -> Scene:
     """Read what is to be described: the reference, and the beginning of the clip.
 
     Args:
         reference: (H, W, 3).
         driving: The clip.
         seconds: Its length; at most `SECONDS` of it are read.
+        track: Its joints, if they are known.
 
     Raises:
         MediaError: The clip cannot be read.
@@ -107,7 +108,9 @@ def look(reference: Rgb, driving: Path, seconds: float) -> Scene:
     for frame in resample(iter_frames(driving), FPS, min(seconds, SECONDS)):
         frames.append(frames[-1] if frame is before else _shrunk(frame))  # shown twice: one array
         before = frame
-    return Scene(_shrunk(reference), frames, FPS)
+    if track is not None:
+        track = track[: max(1, round(SECONDS * track.fps))]
+    return Scene(_shrunk(reference), frames, FPS, track)
 
 
 def _shrunk(picture: Rgb) -> Rgb:
@@ -158,7 +161,8 @@ def describe(scene: Scene, client: Client | None = None) -> Texts:
 
 
 def _offline(scene: Scene) -> Texts:
-    motion = from_track(scene.track) if scene.track else from_flow(scene.frames, scene.fps)
+    told = from_track(scene.track) if scene.track else ""
+    motion = told or from_flow(scene.frames, scene.fps)  # no torso in sight tells nothing
     appearance = describe_looks(scene.reference, scene.mask, scene.species)
     return Texts(motion, appearance, fuse(appearance, motion), dict.fromkeys(KINDS, OFFLINE))
 

@@ -80,11 +80,12 @@ def from_track(track: PoseTrack) -> str:
         track: At least one frame; any subjects.
 
     Returns:
-        A verb phrase of one or two clauses, such as "walks to the left and raises both arms".
+        A verb phrase of one or two clauses, such as "walks to the left and raises both arms";
+        nothing where no torso is seen.
     """
     body = _body(track)
     if body is None:
-        return STILL
+        return ""
     first = _gait(body) or _whole(body)
     second = "" if body.four_legs else _arms(body, walking=first.startswith(("walks", "runs")))
     if first and second:

@@ -11,15 +11,16 @@ Legend: T frames of H x W pixels, S subjects, J joints, N subjects of one frame.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from dreamactor.conditioning.skeleton import BODY, SEEN, WHOLE, Array, Frames, PoseTrack
+from dreamactor.conditioning.skeleton import BODY, SEEN, WHOLE, Array, PoseTrack
 from dreamactor.errors import ConfigError, ShapeError, WeightsError
+from dreamactor.image import Rgb
 
 MESH = (  # of mediapipe's face mesh, the points nearest to iBUG's 68
     *(162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 389),
@@ -41,25 +42,31 @@ class PoseEstimator(Protocol):
         """As `backbones.load.load_estimator` names it."""
         ...
 
-    def __call__(self, frames: Frames, fps: float) -> PoseTrack:
+    def __call__(self, frames: Iterable[Rgb], fps: float) -> PoseTrack:
         """Joints on every frame.
 
         Args:
-            frames: (T, H, W, 3) uint8, sRGB.
+            frames: T pictures (H, W, 3) uint8, sRGB, of one size: an array, or anything that
+                begins anew whenever it is gone through, which may happen more than once.
             fps: Frames a second.
         """
         ...
 
 
-def check_frames(frames: Frames) -> tuple[int, int]:
-    """(H, W) of a clip.
+def checked(frames: Iterable[Rgb]) -> Iterator[Rgb]:
+    """The frames of a clip, one by one.
 
     Raises:
-        ShapeError: Not (T, H, W, 3) uint8, or no frame.
+        ShapeError: One is not (H, W, 3) uint8 or of another size than the first, or none is there.
     """
-    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not len(frames):
-        raise ShapeError(f"frames {frames.shape} {frames.dtype}: want (T, H, W, 3) uint8, T > 0")
-    return frames.shape[1], frames.shape[2]
+    first = None
+    for frame in frames:
+        first = frame.shape if first is None else first
+        if frame.shape != first or first[2:] != (3,) or frame.dtype != np.uint8:
+            raise ShapeError(f"frame {frame.shape} {frame.dtype}: want {first[:2]} x 3, uint8")
+        yield frame
+    if first is None:
+        raise ShapeError("a clip of no frames: want at least 1")
 
 
 class MediaPipe:
@@ -82,18 +89,18 @@ class MediaPipe:
         self._holistic = holistic
         self._numbers = {n: holistic.PoseLandmark[_upper(n)].value for n in BODY if n != "neck"}
 
-    def __call__(self, frames: Frames, fps: float) -> PoseTrack:
+    def __call__(self, frames: Iterable[Rgb], fps: float) -> PoseTrack:
         """Joints of WHOLE of one person, followed from frame to frame."""
-        height, width = check_frames(frames)
-        size = np.array([width, height], np.float32)
-        shape = (len(frames), 1, len(WHOLE))
-        positions, confidence = np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32)
+        positions, confidence = [], []
         with self._holistic.Holistic(model_complexity=1) as model:
-            for t, frame in enumerate(frames):
+            for frame in checked(frames):
+                height, width = frame.shape[:2]
                 at, sure = _whole(model.process(np.ascontiguousarray(frame)), self._numbers)
                 inside = ((at >= 0) & (at <= 1)).all(axis=-1)
-                positions[t, 0], confidence[t, 0] = at * size, sure * inside
-        return PoseTrack(WHOLE, positions, confidence, height, width, fps)
+                positions.append(at * np.array([width, height], np.float32))
+                confidence.append(sure * inside)
+        one = np.stack(positions)[:, None], np.stack(confidence)[:, None]
+        return PoseTrack(WHOLE, *one, height, width, fps)
 
 
 def _whole(found: Any, numbers: dict[str, int]) -> tuple[Array, Array]:
@@ -167,11 +174,11 @@ class RTMLib:
         if points != [133, 133]:
             raise WeightsError(f"{pose}: outputs of {points} points, want 133 along x and along y")
 
-    def __call__(self, frames: Frames, fps: float) -> PoseTrack:
+    def __call__(self, frames: Iterable[Rgb], fps: float) -> PoseTrack:
         """Joints of WHOLE of everyone, each followed from frame to frame."""
-        height, width = check_frames(frames)
         found: list[tuple[Array, Array]] = []
-        for frame in frames:
+        for frame in checked(frames):
+            height, width = frame.shape[:2]
             bgr = np.ascontiguousarray(frame[..., ::-1])
             boxes = self._detector(bgr)
             if not len(boxes):  # RTMPose would take the whole picture for a person

@@ -10,8 +10,9 @@ Legend: T frames, S subjects, J joints, picture H x W pixels.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Literal
 
 import numpy as np
@@ -164,6 +165,10 @@ class PoseTrack:
         if self.confidence.shape[2] != len(self.names):
             raise ShapeError(f"{self.confidence.shape[2]} joints with {len(self.names)} names")
 
+    def __getitem__(self, which: slice) -> PoseTrack:
+        """Some of the frames."""
+        return replace(self, positions=self.positions[which], confidence=self.confidence[which])
+
     @property
     def frames(self) -> int:
         """T."""
@@ -218,11 +223,10 @@ def draw(
     """Draw all subjects in every frame, antialiased, on black.
 
     Args:
-        track: Joints; any names, those without a `Bone` are dots.
-        trunk: Show spine, pelvis and tail where they are known. False hangs the hips on the neck:
-            people as DWPose shows them, whatever estimator found them.
+        track: As for `drawings`.
+        trunk: As for `drawings`.
         over: (T, H, W, 3) uint8 to draw over instead, for looking at an estimator's work.
-        seen: Joints of lower confidence are not drawn.
+        seen: As for `drawings`.
 
     Returns:
         (T, H, W, 3) uint8, sRGB.
@@ -233,21 +237,50 @@ def draw(
     shape = (track.frames, track.height, track.width, 3)
     if over is not None and over.shape != shape:
         raise ShapeError(f"skeletons over frames {over.shape}: want {shape}")
-    out = np.zeros(shape, np.uint8) if over is None else over.copy()
+    out = np.zeros(shape, np.uint8)
+    for t, picture in enumerate(drawings(track, trunk=trunk, over=over, seen=seen)):
+        out[t] = picture
+    return out
+
+
+def drawings(
+    track: PoseTrack,
+    *,
+    trunk: bool = True,
+    over: Iterable[Frames] | None = None,
+    seen: float = SEEN,
+) -> Iterator[Frames]:
+    """The frames of `draw` one by one, for clips of any length.
+
+    Args:
+        track: Joints; any names, those without a `Bone` are dots. Which joint hangs on which is
+            the same in all frames: it depends on what the whole track shows.
+        trunk: Show spine, pelvis and tail where they are known. False hangs the hips on the neck:
+            people as DWPose shows them, whatever estimator found them.
+        over: T frames (H, W, 3) to draw over, None for black.
+        seen: Joints of lower confidence are not drawn.
+
+    Returns:
+        Iterator of T pictures (H, W, 3) uint8, sRGB.
+    """
     shown = np.isin(track.names, MIDDLE[2:], invert=True) | trunk  # (J,)
     found = (track.confidence >= seen) & shown  # (T, S, J)
     width = max(1.0, LIMB_WIDTH * min(track.height, track.width))
-    for subject in range(track.subjects):
-        has = {n for n, any_ in zip(track.names, found[:, subject].any(0), strict=True) if any_}
-        limbs = tree(track.names, has)
-        for t in range(track.frames):
+    trees = [
+        tree(track.names, {n for n, any_ in zip(track.names, has, strict=True) if any_})
+        for has in found.any(axis=0)
+    ]
+    black = np.zeros((track.height, track.width, 3), np.uint8)
+    for t, ground in enumerate(repeat(black, track.frames) if over is None else over):
+        picture = ground.copy()
+        for subject, limbs in enumerate(trees):
             here = {
                 name: track.positions[t, subject, j]
                 for j, name in enumerate(track.names)
                 if found[t, subject, j]
             }
-            _draw_body(out[t], here, limbs, width)
-    return out
+            _draw_body(picture, here, limbs, width)
+        yield picture
 
 
 def _draw_body(picture: Frames, joints: dict[str, Array], limbs: dict[str, str], w: float) -> None:

@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from dreamactor.backbones.load import check_backbone
+from dreamactor.backbones.load import Variant, check_backbone, check_estimator
 from dreamactor.errors import ConfigError, MediaError
 from dreamactor.image import Rgb, check_input, check_output, read_image
 from dreamactor.interpolate import Interpolation
@@ -22,6 +22,7 @@ from dreamactor.video import CLIP_SUFFIXES, ClipInfo, ClipWriter, probe
 
 if TYPE_CHECKING:
     from dreamactor.conditioning.guidance import Texts
+    from dreamactor.conditioning.skeleton import PoseTrack
 
 Fit = Literal["letterbox", "crop"]
 MAX_STEPS = 1000
@@ -43,6 +44,13 @@ class AnimateConfig:
     """Which model."""
     weights: Path | None = None
     """Folder of the model's weights; None takes those that ship with the package."""
+    variant: Variant = "rgb"
+    """What drives: the driving clip itself, or with pose the skeleton found in it. The weights, or
+    their adapter, must be trained for it."""
+    pose: str | None = None
+    """Who finds the joints of the pose variant; None takes keypoints."""
+    adapter: Path | None = None
+    """File of low-rank layers that are merged into the model; None means none."""
     prompt: str | None = None
     """What the result should show, in words; empty means none, None has it described."""
     describer: Describer = "auto"
@@ -76,7 +84,7 @@ class AnimateConfig:
         Raises:
             ConfigError: A value that cannot work.
         """
-        for name in ("reference", "driving", "out", "weights"):
+        for name in ("reference", "driving", "out", "weights", "adapter"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else Path(value))
         check_backbone(self.backbone)
@@ -86,14 +94,25 @@ class AnimateConfig:
             raise ConfigError(f"guidance={self.guidance}: want 0 to {MAX_GUIDANCE:.0f}, 1 is off")
         if self.fps is not None and not (math.isfinite(self.fps) and 0.1 <= self.fps <= 240):
             raise ConfigError(f"fps={self.fps}: want 0.1 to 240")
-        choices = {"fit": Fit, "interpolate": Interpolation, "describer": Describer}
+        choices = {
+            "variant": Variant, "fit": Fit, "interpolate": Interpolation, "describer": Describer
+        }  # fmt: skip
         for name, words in ((name, get_args(choice)) for name, choice in choices.items()):
             if getattr(self, name) not in words:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: want {' or '.join(words)}")
+        if self.pose is not None:
+            check_estimator(self.pose)
+            if self.variant != "pose":
+                raise ConfigError(f"pose={self.pose!r}: only --variant pose looks for joints")
         if not 1 <= self.threads <= MAX_THREADS:
             raise ConfigError(f"threads={self.threads}: want 1 to {MAX_THREADS}")
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"device={self.device!r}: want cpu, cuda or cuda:N")
+
+    @property
+    def estimator(self) -> str:
+        """Who finds the joints, if someone has to."""
+        return self.pose or "keypoints"
 
     @property
     def record(self) -> Path:
@@ -144,7 +163,8 @@ def prepare(config: AnimateConfig) -> Job:
     """
     check_output(config.out, config.overwrite, CLIP_SUFFIXES)
     check_output(config.record, config.overwrite)
-    for path in (config.reference, config.driving):
+    extra = () if config.adapter is None else (config.adapter,)
+    for path in (config.reference, config.driving, *extra):
         check_input(path)
         for target in (config.out, config.record):
             if target.exists() and target.samefile(path):
@@ -159,8 +179,12 @@ def prepare(config: AnimateConfig) -> Job:
     return Job(config, reference, clip, fps, count, client)
 
 
-def describe(job: Job) -> Texts:
+def describe(job: Job, track: PoseTrack | None = None) -> Texts:
     """The prompt of a job and where it comes from: given, or described.
+
+    Args:
+        job: From `prepare`.
+        track: Joints of the driving clip, where an estimator looked for them anyway.
 
     Raises:
         ConfigError: The settings of the model that is asked are wrong.
@@ -173,4 +197,5 @@ def describe(job: Job) -> Texts:
     if config.prompt is not None:
         return guidance.given(config.prompt)
     seconds = float(job.clip.duration)
-    return guidance.describe(guidance.look(job.reference, config.driving, seconds), job.client)
+    scene = guidance.look(job.reference, config.driving, seconds, track)
+    return guidance.describe(scene, job.client)

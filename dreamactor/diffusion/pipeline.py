@@ -1,9 +1,10 @@
 """animate(): the whole inference path, top to bottom.
 
-    driving clip -> frames at the backbone's rate -> segments -> canvas -> latents
-        -> Euler steps -> frames -> the output's rate -> clip and record
+    driving clip, or its skeleton -> frames at the backbone's rate -> segments -> canvas
+        -> latents -> Euler steps -> frames -> the output's rate -> clip and record
 
-Everything streams: besides one picture there are never more than a segment's frames in memory.
+Everything streams: besides one picture, and the joints of a clip that drives by its skeleton,
+there are never more than a segment's frames in memory.
 
 Legend: B = 1 clip, T frames of a segment (the reference included), F its latent frames, H x W
 pixels of one half, h x w latent cells of one half.
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any, Required, TypedDict, Unpack
 
@@ -24,24 +26,27 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dreamactor import provenance
-from dreamactor.backbones.base import Backbone, Cond
-from dreamactor.backbones.load import load_backbone
+from dreamactor.backbones.base import Backbone, Cond, identity
+from dreamactor.backbones.load import Variant, check_variant, load_backbone
 from dreamactor.conditioning.canvas import build_canvas, motion_half, reference_half
-from dreamactor.conditioning.framing import fit_soft, to_half, to_picture
+from dreamactor.conditioning.framing import to_half, to_picture
+from dreamactor.diffusion.driving import Window, find_joints, motion_frames, skeleton
 from dreamactor.diffusion.flow import schedule
 from dreamactor.diffusion.job import AnimateConfig, Fit, Job, describe, prepare
 from dreamactor.diffusion.sampler import Velocity, beside, guided, sample_euler
-from dreamactor.diffusion.segments import Segment, plan
-from dreamactor.image import Box, Rgb
-from dreamactor.interpolate import Interpolation, at_rate, frames_needed
+from dreamactor.diffusion.segments import Segment
+from dreamactor.diffusion.task import Task, rate_of, resolve
+from dreamactor.errors import ConfigError
+from dreamactor.image import Rgb
+from dreamactor.interpolate import Interpolation, at_rate
 from dreamactor.mllm import Describer
 from dreamactor.provenance import Stages, both_or_neither, write_record
 from dreamactor.runs import generator
-from dreamactor.video import ClipWriter, iter_frames, resample
+from dreamactor.video import ClipWriter
 
 BASIS = (
     "one encoding, one network pass and one decoding of a whole segment, timed just now; "
-    "reading, interpolating and writing come on top"
+    "reading, finding joints, interpolating and writing come on top"
 )
 Tick = Callable[[], object]
 """Called after every sampling step."""
@@ -54,6 +59,9 @@ class Settings(TypedDict, total=False):
     driving: Required[str | Path]
     out: Required[str | Path]
     weights: str | Path | None
+    variant: Variant
+    pose: str | None
+    adapter: str | Path | None
     prompt: str | None
     describer: Describer
     steps: int | None
@@ -122,14 +130,16 @@ def run(job: Job, backbone: Backbone | None = None) -> Result:
     Returns:
         As `animate`, which see for errors.
     """
-    stages = Stages()
-    with stages("describe"):
-        texts = describe(job)
+    stages, track = Stages(), None
     with stages("load weights"):
-        model = backbone or load_backbone(
-            job.config.backbone, job.config.weights, job.config.device
-        )
-    task = resolve(job, model, texts.prompt)
+        model = _loaded(job, backbone)
+    if job.config.variant == "pose":
+        with stages("find joints"), _quiet_torch(job.config.threads):
+            track = find_joints(job, model.native)
+    with stages("describe"):
+        texts = describe(job, track)
+    driver = None if track is None else skeleton(track, model.native)
+    task = resolve(job, model, texts.prompt, driver)
     with both_or_neither(job.config.out, job.config.record) as (clip, record):
         with _quiet_torch(job.config.threads):
             frames = _written(task, model, clip, stages)
@@ -140,63 +150,23 @@ def run(job: Job, backbone: Backbone | None = None) -> Result:
     )
 
 
-@dataclass(frozen=True)
-class Task:
-    """A job with all that the backbone settles."""
-
-    job: Job
-    backbone: str
-    steps: int
-    guidance: float
-    reference: Rgb
-    """(H, W, 3) fitted into one half."""
-    box: Box
-    """Part of the half that shows the reference and becomes the output; even sides."""
-    native_frames: int
-    """Frames to generate, at the backbone's rate."""
-    segments: list[Segment]
-    prompt: str
-    """What the result shows; empty means none, and guidance would change nothing then."""
-
-    @property
-    def silent(self) -> bool:
-        """Whether there is no prompt."""
-        return not self.prompt.strip()
-
-    def plain(self) -> dict[str, Any]:
-        """The resolved settings, for JSON."""
-        settings = replace(
-            self.job.config, steps=self.steps, guidance=self.guidance, fps=float(self.job.fps)
+def _loaded(job: Job, backbone: Backbone | None) -> Backbone:
+    """The backbone of a job, if it can do what is asked."""
+    config = job.config
+    if backbone is not None and config.adapter is not None:
+        raise ConfigError(
+            f"adapter={config.adapter}: the backbone is loaded already; want the adapter given "
+            "to load_backbone"
         )
-        return {**settings.plain(), "backbone": self.backbone}
-
-
-def resolve(job: Job, backbone: Backbone, prompt: str | None = None) -> Task:
-    """Settle what depends on the backbone: sizes, rates, defaults and the plan.
-
-    Args:
-        job: From `prepare`.
-        backbone: The model.
-        prompt: From `describe`; None takes the one that was given, or none.
-    """
-    native, config = backbone.native, job.config
-    reference, box = fit_soft(job.reference, (native.height, native.width), config.fit)
-    count = frames_needed(job.count, job.fps, _rate(native.fps))
-    return Task(
-        job=job,
-        backbone=backbone.name,
-        steps=config.steps or native.steps,
-        guidance=native.guidance if config.guidance is None else config.guidance,
-        reference=reference,
-        box=_even(box, (native.height, native.width)),
-        native_frames=count,
-        segments=plan(count, native, backbone.grid),
-        prompt=(job.config.prompt or "") if prompt is None else prompt,
+    model = backbone or load_backbone(
+        config.backbone, config.weights, config.device, config.adapter
     )
+    check_variant(model, config.variant)
+    return model
 
 
 def generate(task: Task, backbone: Backbone, stages: Stages, tick: Tick) -> Iterator[Rgb]:
-    """The subject's frames at the backbone's rate, one by one.
+    """The subject's frames at the backbone's rate, one by one, those of the lead among them.
 
     Args:
         task: What to do.
@@ -210,7 +180,7 @@ def generate(task: Task, backbone: Backbone, stages: Stages, tick: Tick) -> Iter
     device, overlap = task.job.config.device, backbone.native.overlap
     reference = to_half(task.reference)[None].to(device)  # (1, 3, H, W)
     text = backbone.encode_text([task.prompt])  # (1, L, D)
-    window = _Window(_driving(task, backbone, stages))
+    window = Window(stages.each("decode", motion_frames(task, backbone.native)))
     past: Tensor | None = None  # (1, 3, overlap, H, W)
     for segment in task.segments:
         driving = window.halves(segment.driving(task.native_frames)).to(device)
@@ -265,39 +235,6 @@ def denoise(task: Task, segment: Segment, backbone: Backbone, cond: Cond, tick: 
     return torch.cat([known[:, :, :shown], latents[:, :, shown:]], dim=2)
 
 
-class _Window:
-    """The driving frames around one segment, fitted; older ones are let go."""
-
-    def __init__(self, frames: Iterator[Rgb]) -> None:
-        self._frames = frames
-        self._halves: dict[int, Tensor] = {}
-        self._next = 0
-
-    def halves(self, numbers: list[int]) -> Tensor:
-        """(1, 3, T, H, W) of these frames; numbers never go back by more than one segment."""
-        self._halves = {k: half for k, half in self._halves.items() if k >= min(numbers)}
-        while self._next <= max(numbers):
-            self._halves[self._next] = to_half(next(self._frames))
-            self._next += 1
-        return torch.stack([self._halves[k] for k in numbers], dim=1)[None]
-
-
-def _driving(task: Task, backbone: Backbone, stages: Stages) -> Iterator[Rgb]:
-    """Driving frames at the backbone's rate, fitted into a half."""
-    native, config = backbone.native, task.job.config
-    rate = _rate(native.fps)
-    with stages("decode"):
-        timed = iter_frames(config.driving)
-        frames = resample(timed, rate, float(task.native_frames / rate))
-    while True:
-        with stages("decode"):
-            frame = next(frames, None)
-            if frame is None:
-                return
-            fitted, _ = fit_soft(frame, (native.height, native.width), config.fit)
-        yield fitted
-
-
 def _written(task: Task, backbone: Backbone, path: Path, stages: Stages) -> int:
     """Generate and write the clip; the number of frames."""
     job, config = task.job, task.job.config
@@ -306,15 +243,11 @@ def _written(task: Task, backbone: Backbone, path: Path, stages: Stages) -> int:
     )
     total = task.steps * len(task.segments)
     with tqdm(total=total, unit="step", disable=None, leave=False) as bar, writer:
-        native = generate(task, backbone, stages, bar.update)
-        cut = (task.box.cut(frame) for frame in native)
-        rate = _rate(backbone.native.fps)
+        native = islice(generate(task, backbone, stages, bar.update), task.lead, None)
+        cut = map(task.box.cut, native)
+        rate = rate_of(backbone.native)
         frames = at_rate(cut, rate, job.fps, job.count, config.interpolate)
-        while True:
-            with stages("interpolate"):
-                frame = next(frames, None)
-            if frame is None:
-                break
+        for frame in stages.each("interpolate", frames):
             with stages("write"):
                 writer.write(frame)
     return writer.frames
@@ -326,7 +259,7 @@ def preview(job: Job, backbone: Backbone | None = None) -> dict[str, Any]:
     The estimate rests on one encoding, one network pass and one decoding of a whole segment,
     timed here and now; reading, interpolating and writing come on top.
     """
-    backbone = backbone or load_backbone(job.config.backbone, job.config.weights, job.config.device)
+    backbone = _loaded(job, backbone)
     task = resolve(job, backbone, "described when it runs" if job.config.prompt is None else None)
     native, device = backbone.native, task.job.config.device
     stages = Stages()
@@ -352,8 +285,9 @@ def preview(job: Job, backbone: Backbone | None = None) -> dict[str, Any]:
             "height": task.box.height,
             "width": task.box.width,
         },
-        "backbone": {"name": backbone.name, "weights": backbone.weights},
+        "backbone": identity(backbone),
         "generated_frames": task.native_frames,
+        "lead_frames": task.lead,
         "segments": [vars(segment) for segment in task.segments],
         "estimated_seconds": round(whole * share, 1),
         "estimate_basis": BASIS,
@@ -375,7 +309,7 @@ def _facts(
             "reference": {"sha256": provenance.sha256(config.reference)},
             "driving": {"sha256": provenance.sha256(config.driving)},
         },
-        "backbone": {"name": backbone.name, "weights": backbone.weights},
+        "backbone": identity(backbone),
         "output": {
             "sha256": provenance.sha256(clip),
             "frames": frames,
@@ -384,6 +318,7 @@ def _facts(
             "width": task.box.width,
         },
         "generated_frames": task.native_frames,
+        "lead_frames": task.lead,
         "segments": len(task.segments),
         "seconds": {**seconds, "total": round(stages.total, 3)},
         "seconds_per_generated_frame": round(busy / task.native_frames, 4),
@@ -402,13 +337,3 @@ def _quiet_torch(threads: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
-
-
-def _rate(fps: float) -> Fraction:
-    return Fraction(fps).limit_denominator(1001)
-
-
-def _even(box: Box, size: tuple[int, int]) -> Box:
-    """The box with even sides: the last row or column goes; of a line of pixels, two stay."""
-    height, width = max(2, box.height // 2 * 2), max(2, box.width // 2 * 2)
-    return Box(min(box.top, size[0] - height), min(box.left, size[1] - width), height, width)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dreamactor.conditioning.skeleton import JOINTS, Frames, PoseTrack
+from dreamactor.conditioning.skeleton import JOINTS, PoseTrack
 from dreamactor.errors import ShapeError
+from dreamactor.image import Rgb
 from dreamactor.world.scene import Joints
 
 
@@ -40,13 +41,17 @@ class Exact:
     track: PoseTrack
     name: str = "world"
 
-    def __call__(self, frames: Frames, fps: float) -> PoseTrack:
+    def __call__(self, frames: Iterable[Rgb], fps: float) -> PoseTrack:
         """The truth, if the frames can be those that it belongs to.
 
         Raises:
             ShapeError: They are more, fewer, or of another size.
         """
-        wanted = (self.track.frames, self.track.height, self.track.width, 3)
-        if frames.shape != wanted:
-            raise ShapeError(f"frames {frames.shape}: the known track belongs to {wanted}")
+        wanted = [(self.track.height, self.track.width, 3)] * self.track.frames
+        shapes = [frame.shape for frame in frames]
+        if shapes != wanted:
+            raise ShapeError(
+                f"{len(shapes)} frames {sorted(set(shapes))}: the known track belongs to "
+                f"{len(wanted)} of {wanted[:1]}"
+            )
         return self.track
