@@ -141,6 +141,30 @@ def train_keypoints(
     print(train_keypoints(from_words(KeypointTrainConfig, settings or []), out))
 
 
+@train.command("cache")
+def train_cache(
+    task: Annotated[str, typer.Option(help="pose: skeletons drive; rgb: clips do.")],
+    out: Annotated[Path, typer.Option(help="Folder of the examples; the same command goes on.")],
+    settings: Settings = None,
+    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+) -> None:
+    """Encode the examples of a stage, from a pool, clips or triplets."""
+    from dreamactor.backbones.lora import Variant
+    from dreamactor.config import from_words, parse
+    from dreamactor.training.encode import CacheConfig, fill_cache
+
+    checked = parse("task", task, Variant)
+    print(fill_cache(from_words(CacheConfig, settings or []), checked, out, device))
+
+
+@train.command("check")
+def train_check(cache: Annotated[Path, typer.Argument(help="Folder of examples.")]) -> None:
+    """Look at every example of a cache; refuse damage, and drivers that are their targets."""
+    from dreamactor.training.cache import check_cache
+
+    print(check_cache(cache))
+
+
 @train.command("export")
 def train_export(
     vae: Annotated[Path, typer.Option(help="vae.safetensors of a run.")],

@@ -5,13 +5,16 @@ Legend: B clips, C latent channels, F latent frames, h x 2w latent cells of the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamactor.conditioning.canvas import Canvas, LatentGrid
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 
 @dataclass(frozen=True)
@@ -71,3 +74,23 @@ class Backbone(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """Frames (B, 3, T, H, W) in [-1, 1] of latents (B, C, F, h, w)."""
         ...
+
+
+Predict = Callable[[nn.Module, Tensor, Tensor, Cond], Tensor]
+"""(transformer, x (B, C, F, h, 2w), sigma (B,), condition) -> latents, at the shape of x. All that
+a trainer asks of a network; one that predicts the velocity gives x - sigma velocity."""
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A transformer that can be trained, and how it is asked."""
+
+    name: str
+    """Of the backbone."""
+    transformer: ModelMixin
+    predict: Predict
+    grid: LatentGrid
+    weights: str
+    """sha256 of the file it came from."""
+    header: dict[str, Any]
+    """What that file says of itself."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dreamactor.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
-    from dreamactor.backbones.base import Backbone
+    from dreamactor.backbones.base import Backbone, Trainee
     from dreamactor.conditioning.pose import PoseEstimator
 
 BACKBONES = ("nano",)
@@ -58,6 +58,23 @@ def load_backbone(name: str, weights: Path | None = None, device: str = "cpu") -
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{folder}: weights do not fit {name}: {first}") from error
+
+
+def load_trainee(name: str, path: Path) -> Trainee:
+    """A backbone's transformer, to be trained.
+
+    Args:
+        name: One of BACKBONES.
+        path: Its weight file.
+
+    Raises:
+        ConfigError: An unknown name.
+        WeightsError: Weights are missing, damaged, or belong to another model.
+    """
+    check_backbone(name)
+    from dreamactor.backbones import nano
+
+    return nano.load_trainee(path)
 
 
 def load_estimator(name: str, weights: Path | None = None, device: str = "cpu") -> PoseEstimator:

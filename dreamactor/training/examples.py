@@ -9,10 +9,13 @@ Legend: B pairs of a batch, C latent channels, F latent frames (5, or 2), h x w 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from dreamactor.backbones.base import Cond
+from dreamactor.backbones.nano import transformer_input
 from dreamactor.conditioning.canvas import LatentGrid, fold_mask
 from dreamactor.diffusion.flow import MotionHalf, add_noise
 
@@ -29,6 +32,18 @@ class Draws:
     silent: Tensor  # (B,) bool: no text
 
 
+class Laid(NamedTuple):
+    """A canvas laid out for a backbone."""
+
+    x: Tensor
+    """(B, C, F, h, 2w) noisy latents."""
+    cond: Cond
+    latents: Tensor
+    """(B, C, F, h, 2w) of the finished canvas."""
+    shown: Tensor
+    """(B, 1, F, 1, 1) in {0, 1}: latent frames that the reference half shows."""
+
+
 def example(
     batch: dict[str, Tensor], drawn: Draws, motion: MotionHalf
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -43,6 +58,13 @@ def example(
         Network input (B, 2C + 4, F, h, 2w), latents and noise (B, C, F, h, 2w),
         text (B, L, D), and shown (B, 1, F, 1, 1) in {0, 1}.
     """
+    laid = lay_out(batch, drawn, motion)
+    x = transformer_input(laid.x, laid.cond)
+    return x, laid.latents, drawn.noise, laid.cond.text, laid.shown
+
+
+def lay_out(batch: dict[str, Tensor], drawn: Draws, motion: MotionHalf) -> Laid:
+    """The same for any backbone: its noisy input and its condition apart."""
     target = batch["target"]
     count, _, frames, height, width = target.shape
     latents = torch.cat([target, batch["motion"]], dim=-1)
@@ -57,4 +79,4 @@ def example(
     mask = fold_mask(torch.cat([left, torch.ones_like(left)], dim=-1), LatentGrid(4, 8, 1))
     x = add_noise(latents, drawn.noise, drawn.sigma, motion)
     text = batch["text"] * (~drawn.silent).to(target.dtype).view(-1, 1, 1)
-    return torch.cat([x, mask, canvas], dim=1), latents, drawn.noise, text, shown
+    return Laid(x, Cond(canvas, mask, text), latents, shown)

@@ -192,6 +192,13 @@ def pair_joints(joints: Tensor) -> Tensor:
     return torch.cat([own, joints[:, :, 1:].flip(1)], dim=2).flatten(0, 1)
 
 
+def on_cells(mask: Tensor) -> Tensor:
+    """Share of each latent cell that is covered: (B, 1, T, H, W) -> (B, 1, F, h, w)."""
+    first = F.avg_pool3d(mask[:, :, :1], (1, STRIDE_S, STRIDE_S))
+    rest = F.avg_pool3d(mask[:, :, 1:], (STRIDE_T, STRIDE_S, STRIDE_S))
+    return torch.cat([first, rest], dim=2)
+
+
 @torch.no_grad()
 def encode_block(vae: NanoVAE, block: Tensor, worker: Worker) -> dict[str, Tensor]:
     """Latents of both pairs of each of the twins, one after the other.
@@ -214,10 +221,7 @@ def encode_block(vae: NanoVAE, block: Tensor, worker: Worker) -> dict[str, Tenso
         with worker.autocast():
             target.append(vae.encode(behind).float())
             motion.append(vae.encode(rgb[:, :, 1:]).float())
-        mask = torch.cat([x[:, 3:, :1], x[:, 3:, 2:]], dim=2) / 255
-        first = F.avg_pool3d(mask[:, :, :1], (1, STRIDE_S, STRIDE_S))
-        rest = F.avg_pool3d(mask[:, :, 1:], (STRIDE_T, STRIDE_S, STRIDE_S))
-        subject.append(torch.cat([first, rest], dim=2))
+        subject.append(on_cells(torch.cat([x[:, 3:, :1], x[:, 3:, 2:]], dim=2) / 255))
     return {
         "target": torch.cat(target),
         "motion": torch.cat(motion).unflatten(0, (-1, 2)).flip(1).flatten(0, 1),
