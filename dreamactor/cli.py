@@ -165,6 +165,32 @@ def train_check(cache: Annotated[Path, typer.Argument(help="Folder of examples."
     print(check_cache(cache))
 
 
+@train.command("pose")
+def train_pose(
+    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    settings: Settings = None,
+) -> None:
+    """Stage 1: an adapter that is driven by skeletons."""
+    from dreamactor.config import from_words
+    from dreamactor.training.adapt import train_adapter
+    from dreamactor.training.stage import AdaptConfig
+
+    print(train_adapter(from_words(AdaptConfig, settings or []), "pose", out))
+
+
+@train.command("rgb")
+def train_rgb(
+    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    settings: Settings = None,
+) -> None:
+    """Stage 2: an adapter that is driven by clips, from the pose stage's."""
+    from dreamactor.config import from_words
+    from dreamactor.training.adapt import train_adapter
+    from dreamactor.training.stage import RgbConfig
+
+    print(train_adapter(from_words(RgbConfig, settings or []), "rgb", out))
+
+
 @train.command("export")
 def train_export(
     vae: Annotated[Path, typer.Option(help="vae.safetensors of a run.")],
