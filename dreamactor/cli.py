@@ -165,6 +165,56 @@ def train_keypoints(
     print(train_keypoints(from_words(KeypointTrainConfig, settings or []), out))
 
 
+@train.command("cache")
+def train_cache(
+    task: Annotated[str, typer.Option(help="pose: skeletons drive; rgb: clips do.")],
+    out: Annotated[Path, typer.Option(help="Folder of the examples; the same command goes on.")],
+    settings: Settings = None,
+    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+) -> None:
+    """Encode the examples of a stage, from a pool, clips or triplets."""
+    from dreamactor.backbones.load import Variant
+    from dreamactor.config import from_words, parse
+    from dreamactor.training.encode import CacheConfig, fill_cache
+
+    checked = parse("task", task, Variant)
+    print(fill_cache(from_words(CacheConfig, settings or []), checked, out, device))
+
+
+@train.command("check")
+def train_check(cache: Annotated[Path, typer.Argument(help="Folder of examples.")]) -> None:
+    """Look at every example of a cache; refuse damage, and drivers that are their targets."""
+    from dreamactor.training.cache import check_cache
+
+    print(check_cache(cache))
+
+
+@train.command("pose")
+def train_pose(
+    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    settings: Settings = None,
+) -> None:
+    """Stage 1: an adapter that is driven by skeletons."""
+    from dreamactor.config import from_words
+    from dreamactor.training.adapt import train_adapter
+    from dreamactor.training.stage import AdaptConfig
+
+    print(train_adapter(from_words(AdaptConfig, settings or []), "pose", out))
+
+
+@train.command("rgb")
+def train_rgb(
+    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    settings: Settings = None,
+) -> None:
+    """Stage 2: an adapter that is driven by clips, from the pose stage's."""
+    from dreamactor.config import from_words
+    from dreamactor.training.adapt import train_adapter
+    from dreamactor.training.stage import RgbConfig
+
+    print(train_adapter(from_words(RgbConfig, settings or []), "rgb", out))
+
+
 @train.command("export")
 def train_export(
     vae: Annotated[Path, typer.Option(help="vae.safetensors of a run.")],

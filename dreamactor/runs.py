@@ -90,6 +90,14 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(values) + "\n")
 
+    def forget(self, after: int) -> None:
+        """Drop the lines of steps that a crash undid, and one that it tore."""
+        path, kept = self.path / "metrics.jsonl", []
+        for line in path.read_text().splitlines(keepends=True) if path.is_file() else []:
+            if line.endswith("\n") and json.loads(line)["step"] <= after:
+                kept.append(line)
+        write_text(path, "".join(kept))
+
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the checkpoint, whole or not at all (not flushed: all processes wait for it)."""
         hidden = self.path / ".checkpoint.part"

@@ -5,14 +5,17 @@ Legend: B clips, C latent channels, F latent frames, h x 2w latent cells of the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamactor.backbones.load import Variant
 from dreamactor.conditioning.canvas import Canvas, LatentGrid
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 
 @dataclass(frozen=True)
@@ -81,3 +84,23 @@ class Backbone(Protocol):
 def identity(backbone: Backbone) -> dict[str, Any]:
     """Which weights are at work, for JSON."""
     return {"name": backbone.name, "weights": backbone.weights, "adapter": backbone.adapter}
+
+
+Predict = Callable[[nn.Module, Tensor, Tensor, Cond], Tensor]
+"""(transformer, x (B, C, F, h, 2w), sigma (B,), condition) -> latents, at the shape of x. All that
+a trainer asks of a network; one that predicts the velocity gives x - sigma velocity."""
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A transformer that can be trained, and how it is asked."""
+
+    name: str
+    """Of the backbone."""
+    transformer: ModelMixin
+    predict: Predict
+    grid: LatentGrid
+    weights: str
+    """sha256 of the file it came from."""
+    header: dict[str, Any]
+    """What that file says of itself."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from dreamactor.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
-    from dreamactor.backbones.base import Backbone
+    from dreamactor.backbones.base import Backbone, Trainee
     from dreamactor.conditioning.pose import PoseEstimator
 
 Variant = Literal["rgb", "pose"]
@@ -91,6 +91,23 @@ def load_backbone(
 
         adapt(model, adapter)
     return model
+
+
+def load_trainee(name: str, path: Path) -> Trainee:
+    """A backbone's transformer, to be trained.
+
+    Args:
+        name: One of BACKBONES.
+        path: Its weight file.
+
+    Raises:
+        ConfigError: An unknown name.
+        WeightsError: Weights are missing, damaged, or belong to another model.
+    """
+    check_backbone(name)
+    from dreamactor.backbones import nano
+
+    return nano.load_trainee(path)
 
 
 def load_estimator(name: str, weights: Path | None = None, device: str = "cpu") -> PoseEstimator:

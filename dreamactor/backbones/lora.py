@@ -85,9 +85,16 @@ def attach(transformer: ModelMixin, info: AdapterInfo) -> list[Tensor]:
     return [p for p in transformer.parameters() if p.requires_grad]
 
 
-def adapter_state(transformer: ModelMixin) -> dict[str, Tensor]:
-    """The adapter's weights by the names they have in its file."""
-    state: dict[str, Tensor] = get_peft_model_state_dict(transformer, adapter_name=NAME)
+def adapter_state(
+    transformer: ModelMixin, weights: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The adapter's weights by the names they have in its file.
+
+    Args:
+        transformer: It has the adapter.
+        weights: Other values of its parameters, such as averages, by the names they have there.
+    """
+    state: dict[str, Tensor] = get_peft_model_state_dict(transformer, weights, adapter_name=NAME)
     return state
 
 

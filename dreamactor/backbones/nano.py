@@ -25,7 +25,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
-from dreamactor.backbones.base import Cond, Native
+from dreamactor.backbones.base import Cond, Native, Trainee
 from dreamactor.backbones.load import Variant
 from dreamactor.backbones.nano_vae import STRIDE_S, STRIDE_T, NanoVAE, NanoVAEConfig
 from dreamactor.backbones.weights import check_model, load_weights, read_header
@@ -39,6 +39,7 @@ from dreamactor.conditioning.canvas import (
 )
 from dreamactor.conditioning.text import WIDTH, TextEncoder
 from dreamactor.errors import WeightsError
+from dreamactor.provenance import sha256
 
 DATA = Path(__file__).parent.parent / "data" / "nano"
 TIMESTEPS = 1000  # Wan's transformers read sigma * 1000
@@ -80,6 +81,17 @@ class NanoConfig:
 def transformer_input(x: Tensor, cond: Cond) -> Tensor:
     """Channels in Wan's order: noise, mask, canvas; (B, 2C + 4, F, h, 2w)."""
     return torch.cat([x, cond.mask.to(x.dtype), cond.latents.to(x.dtype)], dim=1)
+
+
+def predict(transformer: nn.Module, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+    """The transformer's prediction of the latents at x (B, C, F, h, 2w), sigma (B,)."""
+    latents: Tensor = transformer(
+        hidden_states=transformer_input(x, cond),
+        timestep=sigma.to(x.device, torch.float32) * TIMESTEPS,
+        encoder_hidden_states=cond.text.to(x.dtype),
+        return_dict=False,
+    )[0]
+    return latents
 
 
 def velocity_of(latents: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
@@ -146,14 +158,7 @@ class Nano:
 
     def velocity(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         """One forward pass; (B, C, F, h, 2w)."""
-        timestep = (sigma * TIMESTEPS).expand(x.shape[0]).to(x.device, torch.float32)
-        latents: Tensor = self.transformer(
-            hidden_states=transformer_input(x, cond),
-            timestep=timestep,
-            encoder_hidden_states=cond.text.to(x.dtype),
-            return_dict=False,
-        )[0]
-        return velocity_of(latents, x, sigma)
+        return velocity_of(predict(self.transformer, x, sigma.expand(len(x)), cond), x, sigma)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Frames (B, 3, T, H, W) in [-1, 1]."""
@@ -188,6 +193,13 @@ def load_transformer(
     transformer = shape.build()
     transformer.load_state_dict(state)
     return transformer, shape
+
+
+def load_trainee(path: Path) -> Trainee:
+    """The transformer of a weight file, to be trained."""
+    transformer, shape = load_transformer(path)
+    grid = LatentGrid(STRIDE_T, STRIDE_S, shape.latent_channels)
+    return Trainee(Nano.name, transformer, predict, grid, sha256(path), load_weights(path)[1])
 
 
 def load_nano(

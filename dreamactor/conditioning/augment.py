@@ -174,15 +174,15 @@ def normalise(track: PoseTrack, margin: float = 0.1) -> PoseTrack:
     return replace(track, positions=positions.astype(np.float32))
 
 
-def lead_frames(fps: float) -> int:
-    """Frames of LEAD seconds."""
-    return round(LEAD * fps)
+def lead_frames(fps: float, seconds: float = LEAD) -> int:
+    """Frames of the lead."""
+    return round(seconds * fps)
 
 
-def hide_lead(track: PoseTrack) -> PoseTrack:
+def hide_lead(track: PoseTrack, seconds: float = LEAD) -> PoseTrack:
     """Training: nothing is found in the clip's first second; its length stays."""
     confidence = track.confidence.copy()
-    confidence[: lead_frames(track.fps)] = 0
+    confidence[: lead_frames(track.fps, seconds)] = 0
     return replace(track, confidence=confidence)
 
 

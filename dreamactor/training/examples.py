@@ -10,10 +10,13 @@ one half, n halves side by side (2; 1 for clips).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from dreamactor.backbones.base import Cond
+from dreamactor.backbones.nano import transformer_input
 from dreamactor.conditioning.canvas import LatentGrid, fold_mask
 from dreamactor.diffusion.flow import MotionHalf, add_noise
 
@@ -28,6 +31,18 @@ class Draws:
     jitter: Tensor  # (B,) noise level of the shown generated frames
     jitter_noise: Tensor
     silent: Tensor  # (B,) bool: no text
+
+
+class Laid(NamedTuple):
+    """A canvas laid out for a backbone."""
+
+    x: Tensor
+    """(B, C, F, h, 2w) noisy latents."""
+    cond: Cond
+    latents: Tensor
+    """(B, C, F, h, 2w) of the finished canvas."""
+    shown: Tensor
+    """(B, 1, F, 1, 1) in {0, 1}: latent frames that the reference half shows."""
 
 
 def example(
@@ -45,6 +60,13 @@ def example(
         Network input (B, 2C + 4, F, h, n w), latents and noise (B, C, F, h, n w),
         text (B, L, D), and shown (B, 1, F, 1, 1) in {0, 1}.
     """
+    laid = lay_out(batch, drawn, motion)
+    x = transformer_input(laid.x, laid.cond)
+    return x, laid.latents, drawn.noise, laid.cond.text, laid.shown
+
+
+def lay_out(batch: dict[str, Tensor], drawn: Draws, motion: MotionHalf) -> Laid:
+    """The same for any backbone: its noisy input and its condition apart."""
     target = batch["target"]
     count, _, frames, height, width = target.shape
     beside = [] if motion == "none" else [batch["motion"]]
@@ -61,4 +83,4 @@ def example(
     mask = fold_mask(torch.cat(sides, dim=-1), LatentGrid(4, 8, 1))
     x = add_noise(latents, drawn.noise, drawn.sigma, motion)
     text = batch["text"] * (~drawn.silent).to(target.dtype).view(-1, 1, 1)
-    return torch.cat([x, mask, canvas], dim=1), latents, drawn.noise, text, shown
+    return Laid(x, Cond(canvas, mask, text), latents, shown)

@@ -200,6 +200,13 @@ def pair_joints(joints: Tensor) -> Tensor:
     return torch.cat([own, joints[:, :, 1:].flip(1)], dim=2).flatten(0, 1)
 
 
+def on_cells(mask: Tensor) -> Tensor:
+    """Share of each latent cell that is covered: (B, 1, T, H, W) -> (B, 1, F, h, w)."""
+    first = F.avg_pool3d(mask[:, :, :1], (1, STRIDE_S, STRIDE_S))
+    rest = F.avg_pool3d(mask[:, :, 1:], (STRIDE_T, STRIDE_S, STRIDE_S))
+    return torch.cat([first, rest], dim=2)
+
+
 def encode_block(vae: NanoVAE, block: Tensor, worker: Worker) -> dict[str, Tensor]:
     """Latents of both pairs of each of the twins, one after the other.
 
@@ -235,8 +242,5 @@ def encode_clips(vae: NanoVAE, clips: Tensor, worker: Worker) -> dict[str, Tenso
         x = few.permute(0, 4, 1, 2, 3).float()  # (b, 4, T + 1, H, W)
         with worker.autocast():
             target.append(vae.encode(x[:, :3] / 127.5 - 1).float())
-        mask = x[:, 3:] / 255
-        first = F.avg_pool3d(mask[:, :, :1], (1, STRIDE_S, STRIDE_S))
-        rest = F.avg_pool3d(mask[:, :, 1:], (STRIDE_T, STRIDE_S, STRIDE_S))
-        subject.append(torch.cat([first, rest], dim=2))
+        subject.append(on_cells(x[:, 3:] / 255))
     return {"target": torch.cat(target), "subject": torch.cat(subject)}

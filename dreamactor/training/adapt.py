@@ -1,0 +1,287 @@
+"""Both stages of the recipe: an adapter on a frozen transformer, from a cache of examples.
+
+`dreamactor train pose` and `dreamactor train rgb`. Carried by accelerate: one GPU, several (DDP)
+or sharded (FSDP2), by its own config files (configs/). Which examples a step sees, and their
+noise, depend on the step alone: neither a crash nor the number of processes changes the losses.
+
+Legend: C latent channels of one half.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from dreamactor.backbones.base import Cond
+from dreamactor.backbones.load import Variant, load_trainee
+from dreamactor.backbones.lora import adapter_state, save_adapter
+from dreamactor.backbones.nano import load_vae
+from dreamactor.backbones.weights import save_weights
+from dreamactor.conditioning.framing import to_picture
+from dreamactor.diffusion.flow import flow_loss
+from dreamactor.errors import ConfigError, DreamActorError
+from dreamactor.image import write_png
+from dreamactor.provenance import sha256
+from dreamactor.runs import RunFolder
+from dreamactor.training.cache import Cache
+from dreamactor.training.examples import lay_out
+from dreamactor.training.loop import Budget, identity, learning_rate
+from dreamactor.training.preview import Preview
+from dreamactor.training.stage import AdaptConfig, check_fit, draw, order, prepare
+from dreamactor.training.state import load_state, put_back, read_out, save_state, whole
+
+BEFORE = -1
+"""A step, and a sample, before all others."""
+
+
+def train_adapter(config: AdaptConfig, variant: Variant, run: Path) -> Path:
+    """Train until steps or time are up; the same call goes on after a crash.
+
+    Returns:
+        adapter.safetensors in the run folder, or transformer.safetensors with targets=full:
+        averaged weights in half precision.
+    """
+    return _Run(config, variant, run).train()
+
+
+class _Run:
+    """One training run."""
+
+    def __init__(self, config: AdaptConfig, variant: Variant, run: Path) -> None:
+        self.config, self.variant = config, variant
+        on_gpu = torch.cuda.is_available()
+        precision = "bf16" if on_gpu and config.precision == "bf16" else "no"
+        self.accelerator = Accelerator(cpu=not on_gpu, mixed_precision=precision)
+        self.device, self.leads = self.accelerator.device, self.accelerator.is_main_process
+        count = self.accelerator.num_processes
+        if config.batch % count:
+            near = -(-config.batch // count) * count
+            raise ConfigError(
+                f"batch={config.batch} over {count} processes: want a multiple, such as {near}"
+            )
+        self.mine = config.batch // count
+        self.cache = Cache(config.cache)
+        trainee = load_trainee(config.backbone, config.base)
+        check_fit(config, variant, self.cache, trainee)
+        known = {
+            **identity(asdict(config)),
+            "variant": variant,
+            "examples": self.cache.digest,
+            "weights": trainee.weights,
+            "started_from": sha256(config.start) if config.start else None,
+        }
+        digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+        self.trainee = trainee
+        self.info = prepare(trainee, config, variant, digest)
+        self.folder = RunFolder.open(run, known, self.leads)  # last: a fault leaves no folder
+        self._wrap()
+        self._restore()
+
+    def _wrap(self) -> None:
+        """Hand the network over to accelerate."""
+        config, transformer = self.config, self.trainee.transformer
+        if config.checkpoint:
+            transformer.enable_gradient_checkpointing()
+        trained = [p for p in transformer.parameters() if p.requires_grad]
+        optimiser = torch.optim.AdamW(trained, config.rate, weight_decay=config.weight_decay)
+        if config.compile:
+            transformer.compile_repeated_blocks(dynamic=False)
+        self.model, self.stepper = self.accelerator.prepare(transformer, optimiser)
+        self.optimiser: torch.optim.Optimizer = self.stepper.optimizer
+        inner = self.accelerator.unwrap_model(self.model)
+        self.params: dict[str, nn.Parameter] = {
+            name: p for name, p in inner.named_parameters() if p.requires_grad
+        }
+        self.average = {name: p.detach().clone() for name, p in self.params.items()}
+        vae = load_vae(config.vae).to(self.device).eval().requires_grad_(False)
+        self.preview = Preview(self._network, vae, config.motion)
+
+    def _restore(self) -> None:
+        self.step, spent = 0, 0.0
+        found = load_state(self.folder.path / "state.safetensors")
+        if found is not None:
+            put_back(found[0], self.params, self.average, self.optimiser)
+            self.step, spent = found[1]["step"], found[1]["seconds"]
+        if self.leads:
+            self.folder.forget(self.step if found else BEFORE)
+        self.budget = Budget(60 * self.config.minutes, spent)
+        log = self.folder.path / "tensorboard"
+        self.board = SummaryWriter(log, purge_step=self.step + 1) if self.leads else None
+
+    # ---- steps ----------------------------------------------------------------------------
+
+    def train(self) -> Path:
+        """All steps."""
+        config, saved = self.config, time.monotonic()
+        if self.step == 0:
+            self._look()
+        self.budget.started = time.monotonic()  # getting ready is not training
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(self._read, self.step)
+            while self.step < config.steps and not self._agree(self.budget.fraction >= 1):
+                total = torch.zeros((), device=self.device)
+                count = min(config.log_every, config.steps - self.step)
+                for _ in range(count):
+                    batch = ahead.result()
+                    ahead = reader.submit(self._read, self.step + 1)
+                    total += self._update(batch)
+                self._log(total / count)
+                if self.step % config.look_every == 0:
+                    self._look()
+                if self._agree(time.monotonic() - saved > 60 * config.save_minutes):
+                    self._save()
+                    saved = time.monotonic()
+        self._save()
+        if self.step % config.look_every:
+            self._look()
+        if self.board is not None:
+            self.board.close()
+        self.accelerator.end_training()
+        return self.file
+
+    def _samples(self, step: int) -> list[int]:
+        """Numbers of this process's samples of a step."""
+        first = step * self.config.batch + self.accelerator.process_index * self.mine
+        return list(range(first, first + self.mine))
+
+    def _read(self, step: int) -> dict[str, Tensor]:
+        held, first = self.config.held, self._samples(step)[0]
+        chosen = order(self.config.seed, len(self.cache) - held, first, self.mine)
+        return self.cache.batch([held + k for k in chosen])
+
+    def _update(self, batch: dict[str, Tensor]) -> Tensor:
+        """One step; its loss on this process."""
+        config = self.config
+        batch = {name: value.to(self.device) for name, value in batch.items()}
+        drawn = draw(config, batch["target"], self._samples(self.step))
+        made = lay_out(batch, drawn, config.motion)
+        predicted = self.trainee.predict(self.model, made.x, drawn.sigma, made.cond)
+        weight = (1 + config.subject_weight * batch["subject"]) * (1 - 0.9 * made.shown)
+        loss = flow_loss(predicted, made.latents, drawn.sigma, weight, config.motion).mean()
+        self.rate = config.rate * learning_rate(
+            self._fraction(), self.step, config.warmup, config.decay_from
+        )
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate
+        self.stepper.zero_grad()
+        self.accelerator.backward(loss)
+        self.norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.stepper.step()
+        self._follow()
+        self.step += 1
+        return loss.detach()
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the averages towards the weights; faster in the beginning."""
+        decay = min(self.config.average, (1 + self.step) / (10 + self.step))
+        for name, param in self.params.items():
+            self.average[name].lerp_(param.detach(), 1 - decay)
+
+    def _fraction(self) -> float:
+        """How much of the run is over."""
+        if self.config.decay_from >= 1:
+            return 0.0
+        by_steps = self.step / self.config.steps
+        if math.isinf(self.config.minutes):
+            return by_steps
+        return max(by_steps, self._share(self.budget.fraction))
+
+    # ---- what is written ------------------------------------------------------------------
+
+    def _log(self, loss: Tensor) -> None:
+        mean = float(self.accelerator.reduce(loss, "mean"))
+        if not math.isfinite(mean):
+            raise DreamActorError(
+                f"{self.folder.path}: the loss is {mean} at step {self.step}; "
+                f"want a lower rate than {self.config.rate:g}"
+            )
+        if self.board is None:
+            return
+        seconds = round(self.budget.elapsed, 1)
+        values = {"loss": mean, "rate": self.rate, "norm": float(self.norm)}
+        self.folder.log(step=self.step, seconds=seconds, **values)
+        for name, value in values.items():
+            self.board.add_scalar(name, value, self.step)
+        print(f"step {self.step} {seconds:.0f} s loss {mean:.4f}", file=sys.stderr)  # noqa: T201
+
+    def _look(self) -> None:
+        """Write the averaged weights, and what they make of the held examples."""
+        own = {name: p.detach().clone() for name, p in self.params.items()}
+        self._wear(self.average)
+        batch = self.cache.batch(range(self.config.held))
+        batch = {name: value.to(self.device) for name, value in batch.items()}
+        drawn = draw(self.config, batch["target"], [BEFORE - k for k in range(self.config.held)])
+        drawn = replace(drawn, continued=torch.zeros_like(drawn.continued))
+        self.model.eval()
+        with torch.compiler.set_stance("force_eager"):
+            found = self.preview.numbers(batch, drawn)
+            sheet = to_picture(self.preview.sheet(batch, drawn))
+        self.model.train()
+        self._wear(own)
+        weights = {name: whole(value) for name, value in self.average.items()}
+        if self.board is None:
+            return
+        numbers = {name: round(float(value), 4) for name, value in found.items()}
+        self.folder.log(step=self.step, **numbers)
+        for name, value in numbers.items():
+            self.board.add_scalar(f"held/{name}", value, self.step)
+        write_png(self.folder.path / "samples" / f"{self.step:06d}.png", sheet)
+        self.board.add_image("held", sheet, self.step, dataformats="HWC")
+        self._write(weights)
+
+    @torch.no_grad()
+    def _wear(self, weights: dict[str, Tensor]) -> None:
+        for name, param in self.params.items():
+            param.copy_(weights[name])
+
+    @property
+    def file(self) -> Path:
+        """The weights that a run is for."""
+        kind = "transformer" if self.info is None else "adapter"
+        return self.folder.path / f"{kind}.safetensors"
+
+    def _write(self, weights: dict[str, Tensor]) -> None:
+        if self.info is None:
+            header = {**self.trainee.header, "steps": self.step, "motion": self.config.motion}
+            save_weights(self.file, weights, header)
+            return
+        transformer = self.trainee.transformer
+        save_adapter(self.file, adapter_state(transformer, weights), self.info)
+
+    def _save(self) -> None:
+        state = read_out(self.params, self.average, self.optimiser)
+        facts = {"step": self.step, "seconds": self.budget.elapsed}
+        if self.leads:
+            save_state(self.folder.path / "state.safetensors", state, facts)
+
+    # ---- processes ------------------------------------------------------------------------
+
+    def _share(self, value: float) -> float:
+        """Process 0's number, for all: clocks differ, and steps must not."""
+        if self.accelerator.num_processes == 1:
+            return value
+        shared: Tensor = broadcast(torch.tensor([value], device=self.device, dtype=torch.float64))
+        return float(shared.item())
+
+    def _agree(self, flag: bool) -> bool:
+        return bool(self._share(float(flag)))
+
+    def _network(self, x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+        """The network as `training.preview` asks it."""
+        channels = self.trainee.grid.channels
+        noisy, mask, latents = x.split((channels, x.shape[1] - 2 * channels, channels), dim=1)
+        cond = Cond(latents, mask, text)
+        return self.trainee.predict(self.model, noisy, sigma, cond).float()

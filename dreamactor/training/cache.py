@@ -1,0 +1,228 @@
+"""Cached examples: what both stages of the recipe train on, whatever they were made from.
+
+A cache is a folder of safetensors shards beside cache.json, which says what they share:
+
+    NNNNNN.safetensors   target, motion (N, C, F, h, w), text (N, L, D), perhaps subject
+                         (N, 1, F, h, w); halves; the header holds the keys of the N examples
+
+target is the reference, then the frames to generate; motion is the driving signal beside them.
+A shard is written whole or not at all. An example that is driven by its own target is refused
+wherever it turns up: trained on it, a network copies and the loss looks splendid.
+
+Legend: N examples, C latent channels, F latent frames, h x w cells of one half, L tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from dreamactor.backbones.load import Variant
+from dreamactor.conditioning.canvas import VERSION
+from dreamactor.errors import ConfigError, WeightsError
+from dreamactor.image import atomic
+from dreamactor.runs import write_text
+
+COPY = 0.15
+"""Unlikeness from which on driver and target are two clips. Of 14 clips of the world a copy at
+H.264's crf 32 had at most .063, one 10 % brighter .044, and the twin of another body at least
+.62."""
+
+
+@dataclass(frozen=True)
+class CacheHeader:
+    """What all examples of a cache share."""
+
+    task: Variant
+    backbone: str
+    vae: str
+    """sha256 of the autoencoder's file."""
+    fps: float
+    settings: dict[str, Any]
+    """How they were made; JSON values."""
+    canvas: int = VERSION
+
+
+def unlikeness(target: Tensor, motion: Tensor) -> Tensor:
+    """How much driver and target differ: 0 for the same clip, about 1 for unrelated ones.
+
+    Args:
+        target: (N, C, F, h, w) latents; frame 0, the reference, does not count.
+        motion: Same shape.
+
+    Returns:
+        (N,) squared difference over the sum of both variances.
+    """
+    a, b = (x[:, :, 1:].flatten(1).float() for x in (target, motion))
+    return (a - b).square().mean(dim=1) / (a.var(dim=1) + b.var(dim=1)).clamp_min(1e-12)
+
+
+def check_examples(keys: Sequence[str], tensors: dict[str, Tensor]) -> None:
+    """Refuse what nobody should train on.
+
+    Raises:
+        ConfigError: Shapes that do not belong together, numbers that are not finite, or a driving
+            signal that is the target; names the example.
+    """
+    target, motion = tensors["target"], tensors["motion"]
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    if target.shape != motion.shape or {len(v) for v in tensors.values()} != {len(keys)}:
+        raise ConfigError(f"examples of {len(keys)} keys and {shapes}: want one shape and number")
+    for name, value in tensors.items():
+        finite = value.isfinite().flatten(1).all(dim=1)
+        if not finite.all():
+            bad = keys[int((~finite).nonzero()[0])]
+            raise ConfigError(f"{bad}: {name} holds numbers that are not finite; make it anew")
+    for key, found in zip(keys, unlikeness(target, motion).tolist(), strict=True):
+        if found < COPY:
+            raise ConfigError(
+                f"{key}: the driving clip is the target (unlikeness {found:.3f}, want {COPY} or "
+                "more); a network would learn to copy it. Want another identity in the same motion"
+            )
+
+
+def open_cache(folder: Path, header: CacheHeader, leads: bool = True) -> None:
+    """Begin a cache, or go on with one that was begun alike.
+
+    Raises:
+        ConfigError: It was made with other settings.
+    """
+    path, text = folder / "cache.json", json.dumps(asdict(header), indent=1, sort_keys=True) + "\n"
+    if path.is_file() and path.read_text() != text:
+        old, new = ({**h, **h.pop("settings")} for h in map(json.loads, (path.read_text(), text)))
+        differs = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+        raise ConfigError(f"{folder}: this cache was made with another {', '.join(differs)}")
+    if leads and not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    """Where a shard lies."""
+    return folder / f"{index:06d}.safetensors"
+
+
+def write_examples(path: Path, keys: Sequence[str], tensors: dict[str, Tensor]) -> None:
+    """Write a shard, whole or not at all.
+
+    Raises:
+        ConfigError: As `check_examples`.
+    """
+    check_examples(keys, tensors)
+    halves = {name: value.half().cpu().contiguous() for name, value in tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as hidden:
+        hidden.write_bytes(save(halves, metadata={"keys": json.dumps(list(keys))}))
+
+
+class Cache:
+    """The examples of a folder, by number.
+
+    Args:
+        folder: As `dreamactor train cache` makes it; complete, or as far as it has come.
+
+    Raises:
+        ConfigError: There is no cache, or no example in it.
+        WeightsError: A shard is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._open = folder, ExitStack()
+        self.header = _read_header(folder)
+        self._shards: list[Any] = []
+        self._places: list[tuple[int, int]] = []  # shard and row of each example
+        self.keys: list[str] = []
+        for path in sorted(folder.glob("[0-9]*.safetensors")):
+            try:
+                shard = self._open.enter_context(safe_open(path, framework="pt"))
+                keys = json.loads(shard.metadata()["keys"])
+            except (SafetensorError, OSError, TypeError, KeyError) as error:
+                raise WeightsError(f"{path}: not a shard of a cache ({error})") from error
+            self._places += [(len(self._shards), row) for row in range(len(keys))]
+            self._shards.append(shard)
+            self.keys += keys
+        if not self.keys:
+            raise ConfigError(
+                f"{folder}: the cache is empty; fill it with `dreamactor train cache`"
+            )
+        shapes = {tuple(s.get_slice("target").get_shape()[1:]) for s in self._shards}
+        if len(shapes) > 1:
+            raise ConfigError(f"{folder}: shards of {sorted(shapes)}; want one shape in a cache")
+        self.shape: tuple[int, ...] = shapes.pop()
+        """(C, F, h, w)."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def digest(self) -> str:
+        """Of what it holds, as far as names tell."""
+        return hashlib.sha256(json.dumps([asdict(self.header), self.keys]).encode()).hexdigest()
+
+    def batch(self, which: Sequence[int]) -> dict[str, Tensor]:
+        """Some examples, float32 on the CPU; a subject that is not known is everywhere.
+
+        Raises:
+            ConfigError: As `check_examples`.
+        """
+        rows = [self._places[k] for k in which]
+        names = self._shards[0].keys()
+        out = {
+            name: torch.cat([self._shards[s].get_slice(name)[r : r + 1] for s, r in rows]).float()
+            for name in names
+        }
+        check_examples([self.keys[k] for k in which], out)
+        out.setdefault("subject", torch.ones_like(out["target"][:, :1]))
+        return out
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._open.close()
+
+
+def check_cache(folder: Path) -> str:
+    """Look at every example of a cache; a line that sums up.
+
+    Raises:
+        ConfigError: As `Cache` and `check_examples`.
+        WeightsError: A shard is damaged.
+    """
+    cache, least = Cache(folder), float("inf")
+    for k in range(len(cache)):
+        batch = cache.batch([k])
+        least = min(least, float(unlikeness(batch["target"], batch["motion"])))
+    if len(set(cache.keys)) < len(cache):
+        raise ConfigError(f"{folder}: a key stands there twice; want every example once")
+    size = " x ".join(map(str, cache.shape))
+    return (
+        f"{folder}: {len(cache)} examples of {cache.header.task}, {size}; "
+        f"driver and target are unlike by {least:.2f} or more"
+    )
+
+
+def _read_header(folder: Path) -> CacheHeader:
+    path = folder / "cache.json"
+    try:
+        header = CacheHeader(**json.loads(path.read_text()))
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: no cache here (no cache.json); make one with `dreamactor train cache`"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: not the header of a cache ({error})") from error
+    if header.task not in get_args(Variant) or header.canvas != VERSION:
+        raise ConfigError(
+            f"{path}: task {header.task}, canvas version {header.canvas}; "
+            f"want {' or '.join(get_args(Variant))}, version {VERSION}"
+        )
+    return header

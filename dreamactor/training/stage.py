@@ -1,0 +1,215 @@
+"""What a stage of the recipe is: its settings, the network that it starts from, what a step sees.
+
+Legend: B examples of a step, C latent channels, F latent frames, h x w cells of one half.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dreamactor.backbones.base import Trainee
+from dreamactor.backbones.load import Variant
+from dreamactor.backbones.lora import AdapterInfo, attach, load_adapter
+from dreamactor.backbones.nano import DATA
+from dreamactor.diffusion.flow import MotionHalf, sample_sigma
+from dreamactor.errors import ConfigError
+from dreamactor.provenance import sha256
+from dreamactor.runs import generator, seed_of
+from dreamactor.training.cache import Cache
+from dreamactor.training.examples import Draws
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig:
+    """Settings of one run. Defaults are the paper's where it has any; docs/recipe.md has nano's."""
+
+    cache: Path
+    """Examples (`dreamactor train cache`)."""
+    base: Path
+    """Weights of the transformer that stays frozen."""
+    start: Path | None = None
+    """Adapter to start from; None = one that changes nothing yet."""
+    backbone: str = "nano"
+    targets: Literal["ff", "attention", "full"] = "ff"
+    """ff (the paper), attention, or full: no adapter, every weight learns."""
+    rank: int = 256
+    steps: int = 50_000
+    minutes: float = math.inf
+    """Stop after so many minutes, if that comes before all steps."""
+    batch: int = 2
+    """Examples a step, over all processes."""
+    rate: float = 5e-5
+    weight_decay: float = 0.01
+    warmup: int = 100
+    """Steps in which the rate rises; the paper does not say."""
+    decay_from: float = 1.0
+    """Share of the run from which on the rate falls to 0; 1 = constant. Where the run ends by
+    minutes it falls by the clock, and then only another clock could repeat it exactly."""
+    average: float = 0.998
+    """Decay of the average of the weights, which is what is written."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    motion: MotionHalf = "clean"
+    """What noise and loss do to the motion half (`diffusion.flow.MotionHalf`)."""
+    shift: float = 6.0
+    """Of the noise levels (`diffusion.flow.shifted`)."""
+    pure: float = 0.3
+    """Share of examples that are all noise."""
+    continued: float = 0.0
+    """Share of examples that show four generated frames besides the reference, as the second
+    segment of a long clip does."""
+    continued_noise: float = 0.15
+    """Most noise on those frames."""
+    no_text: float = 0.1
+    """Share of examples without text, for guidance on text."""
+    subject_weight: float = 3.0
+    """Extra weight of cells that the subject covers, where the cache knows it."""
+    precision: Literal["bf16", "float32"] = "bf16"
+    """On a GPU; a CPU always takes float32."""
+    checkpoint: bool = True
+    """Compute activations twice rather than keep them."""
+    compile: bool = False
+    held: int = 6
+    """Examples at the start of the cache that are not trained on, for sheets and their numbers."""
+    vae: Path = DATA / "vae.safetensors"
+    """Autoencoder of the cache, for sheets."""
+    log_every: int = 10
+    look_every: int = 1000
+    """Steps between sheets of samples, at which weights are written too."""
+    save_minutes: float = 2.0
+    """Minutes between states; the same command goes on from the last one."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "log_every", "look_every", "warmup", "held", "rank"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}: want 1 or more")
+        for name in ("decay_from", "average", "pure", "continued", "no_text"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}={getattr(self, name)}: want 0 to 1")
+        if self.look_every % self.log_every:
+            near = max(1, round(self.look_every / self.log_every)) * self.log_every
+            raise ConfigError(
+                f"look_every={self.look_every}: want a multiple of log_every={self.log_every}, "
+                f"nearest is {near}"
+            )
+        if self.targets == "full" and self.start is not None:
+            raise ConfigError("targets=full has no adapter: want base=FILE to start from, no start")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RgbConfig(AdaptConfig):
+    """Settings of the second stage, which has to say where it starts."""
+
+    start: Path | None = field()
+    """The pose stage's adapter; start=none to go without."""
+
+
+def check_fit(config: AdaptConfig, variant: Variant, cache: Cache, trainee: Trainee) -> None:
+    """Refuse examples of another stage, backbone or autoencoder.
+
+    Raises:
+        ConfigError: Says what they are and what was wanted.
+    """
+    header, where = cache.header, config.cache
+    if header.task != variant:
+        raise ConfigError(f"{where}: examples of {header.task}, want {variant}")
+    if header.backbone != trainee.name or cache.shape[0] != trainee.grid.channels:
+        raise ConfigError(
+            f"{where}: latents of {header.backbone} with {cache.shape[0]} channels, "
+            f"want {trainee.name}'s {trainee.grid.channels}"
+        )
+    if (found := sha256(config.vae)) != header.vae:
+        raise ConfigError(
+            f"vae={config.vae}: sha256 {found[:12]}..., the cache was made with "
+            f"{header.vae[:12]}...; name that one"
+        )
+    if len(cache) <= config.held:
+        raise ConfigError(f"{where}: {len(cache)} examples, want more than held={config.held}")
+
+
+def prepare(
+    trainee: Trainee, config: AdaptConfig, variant: Variant, digest: str
+) -> AdapterInfo | None:
+    """Freeze the transformer and attach a fresh or known adapter; None with targets=full.
+
+    Args:
+        trainee: The network; changed in place.
+        config: Of the run.
+        variant: What drives.
+        digest: Hash of the settings, for the adapter's header.
+
+    Raises:
+        ConfigError: The adapter to start from has another rank or place.
+        WeightsError: It belongs to another backbone, or is damaged.
+    """
+    transformer = trainee.transformer
+    if config.targets == "full":
+        transformer.requires_grad_(True)
+        return None
+    info = AdapterInfo(
+        variant, trainee.name, trainee.weights, config.rank, config.targets, config=digest
+    )
+    if config.start is None:
+        torch.manual_seed(config.seed)  # the same in every process
+        attach(transformer, info)
+        return info
+    found = load_adapter(transformer, config.start, trainee.name, trainee.weights)
+    if (found.rank, found.targets) != (config.rank, config.targets):
+        raise ConfigError(
+            f"{config.start}: rank={found.rank} targets={found.targets}, here rank={config.rank} "
+            f"targets={config.targets}; want the same"
+        )
+    return info
+
+
+def order(seed: int, examples: int, first: int, count: int) -> list[int]:
+    """Which examples the samples first, first + 1, ... are: each once, then each once again.
+
+    Args:
+        seed: Of the run.
+        examples: How many there are.
+        first: Number of a sample, counted from the start of the run.
+        count: How many samples.
+    """
+    places = range(first, first + count)
+    tables = {
+        epoch: torch.randperm(examples, generator=generator(seed, "order", epoch)).tolist()
+        for epoch in {k // examples for k in places}
+    }
+    return [tables[k // examples][k % examples] for k in places]
+
+
+def draw(config: AdaptConfig, target: Tensor, samples: list[int]) -> Draws:
+    """The randomness of some samples (B, C, F, h, w), each from its number alone.
+
+    Noise is made where the latents are.
+    """
+    rows = []
+    for sample, latents in zip(samples, target, strict=True):
+        small = generator(config.seed, "adapt", sample)
+        large = torch.Generator(target.device)
+        large.manual_seed(seed_of(config.seed, "adapt/noise", sample))
+        channels, _, height, width = latents.shape
+        u = torch.rand(4, generator=small)
+        level = sample_sigma(torch.randn(1, generator=small), config.shift)[0]
+        noise = torch.randn((*latents.shape[:-1], 2 * width), generator=large, device=target.device)
+        past = torch.randn((channels, height, width), generator=large, device=target.device)
+        rows.append((noise, torch.where(u[0] < config.pure, 1.0, level), past, u))
+    noise, sigma, past, u = (
+        torch.stack(column).to(target.device) for column in zip(*rows, strict=True)
+    )
+    return Draws(
+        noise=noise,
+        sigma=sigma,
+        continued=(u[:, 1] < config.continued) & (target.shape[2] > 2),
+        jitter=u[:, 2].square() * config.continued_noise,
+        jitter_noise=past,
+        silent=u[:, 3] < config.no_text,
+    )
