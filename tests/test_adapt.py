@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -380,10 +381,31 @@ def test_the_second_stage_must_say_where_it_starts(files: Path) -> None:
     assert from_words(RgbConfig, [*words, "start=a"]).start == Path("a")
 
 
+def test_config_files_are_accelerates_own() -> None:
+    """exact: its loader takes each, and what FSDP2 wraps is what the transformer is made of."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    folder = Path(__file__).parent.parent / "configs"
+    found = {path.stem: load_config_from_file(str(path)) for path in folder.glob("*.yaml")}
+    kinds = {name: config.distributed_type.value for name, config in found.items()}
+    assert kinds == {"one_gpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP"}
+    assert {config.mixed_precision for config in found.values()} == {"bf16"}
+    sharding = found["fsdp2"].fsdp_config
+    assert sharding["fsdp_version"] == 2
+    block = type(SHAPE.build().blocks[0]).__name__
+    assert sharding["fsdp_transformer_layer_cls_to_wrap"] == block
+
+
 def test_another_config_or_cache_refuses_to_resume(files: Path, tmp_path: Path) -> None:
     train_adapter(_config(files, steps=1), "pose", tmp_path / "run")
     with pytest.raises(ConfigError, match="another rate"):
         train_adapter(_config(files, steps=1, rate=1e-3), "pose", tmp_path / "run")
+    shutil.copytree(files / "pose", tmp_path / "pose")
+    config = _config(files, steps=1, cache=tmp_path / "pose")
+    train_adapter(config, "pose", tmp_path / "on")
+    shard_path(tmp_path / "pose", 1).unlink()
+    with pytest.raises(ConfigError, match="another examples"):
+        train_adapter(config, "pose", tmp_path / "on")
 
 
 def test_a_loss_that_is_no_number_ends_a_run(files: Path, tmp_path: Path) -> None:

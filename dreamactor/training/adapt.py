@@ -202,7 +202,7 @@ class _Run:
     # ---- what is written ------------------------------------------------------------------
 
     def _log(self, loss: Tensor) -> None:
-        mean = float(self.accelerator.reduce(loss, "mean"))
+        mean, norm = float(self.accelerator.reduce(loss, "mean")), float(whole(self.norm))
         if not math.isfinite(mean):
             raise DreamActorError(
                 f"{self.folder.path}: the loss is {mean} at step {self.step}; "
@@ -211,7 +211,7 @@ class _Run:
         if self.board is None:
             return
         seconds = round(self.budget.elapsed, 1)
-        values = {"loss": mean, "rate": self.rate, "norm": float(self.norm)}
+        values = {"loss": mean, "rate": self.rate, "norm": norm}
         self.folder.log(step=self.step, seconds=seconds, **values)
         for name, value in values.items():
             self.board.add_scalar(name, value, self.step)
