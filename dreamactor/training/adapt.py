@@ -221,7 +221,8 @@ class _Run:
         """Write the averaged weights, and what they make of the held examples."""
         own = {name: p.detach().clone() for name, p in self.params.items()}
         self._wear(self.average)
-        batch = self.cache.batch(range(self.config.held))
+        # every other one first: neighbours are often twins, and the next one's driver is swapped in
+        batch = self.cache.batch(sorted(range(self.config.held), key=lambda k: (k % 2, k)))
         batch = {name: value.to(self.device) for name, value in batch.items()}
         drawn = draw(self.config, batch["target"], [BEFORE - k for k in range(self.config.held)])
         drawn = replace(drawn, continued=torch.zeros_like(drawn.continued))
