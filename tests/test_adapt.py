@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -266,16 +268,22 @@ def _kill_after(command: list[str], run: Path, step: int) -> None:
 
 
 def test_two_processes_are_one_run(files: Path, tmp_path: Path) -> None:
-    """unchanged by: the number of processes, to rounding."""
+    """unchanged by: the number of processes, to rounding, even where it changes in the middle."""
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    for name, before in (("one", []), ("two", launch)):
-        command = [sys.executable, *before, *_command(files, tmp_path / name, 12, "batch=4")]
+    steps, more = 60, ("batch=4", "save_minutes=0.002")
+    _kill_after(
+        [sys.executable, *_command(files, tmp_path / "both", steps, *more)], tmp_path / "both", 20
+    )
+    runs: dict[str, list[str]] = {"one": [], "two": launch, "both": launch}
+    for name, before in runs.items():
+        command = [sys.executable, *before, *_command(files, tmp_path / name, steps, *more)]
         done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, timeout=180, text=True)
         assert done.returncode == 0, done.stderr
-    one, two = (_losses(tmp_path / name) for name in ("one", "two"))
-    assert one.keys() == two.keys() == set(range(1, 13))
-    assert_close(list(two.values()), list(one.values()), atol=1e-5, rtol=1e-5)
-    assert len(set(one.values())) == 12
+    one, two, both = (_losses(tmp_path / name) for name in runs)
+    assert one.keys() == two.keys() == both.keys() == set(range(1, steps + 1))
+    for other in (two, both):
+        assert_close(list(other.values()), list(one.values()), atol=1e-5, rtol=1e-5)
+    assert len(set(one.values())) == steps
 
 
 def test_a_sharded_state_is_whole_in_the_file(tmp_path: Path) -> None:
@@ -380,10 +388,44 @@ def test_the_second_stage_must_say_where_it_starts(files: Path) -> None:
     assert from_words(RgbConfig, [*words, "start=a"]).start == Path("a")
 
 
+def test_commands_of_the_page_parse() -> None:
+    """exact: every `dreamactor train` of docs/recipe.md is one, with settings that are there."""
+    from dreamactor.config import from_words
+    from dreamactor.training.encode import CacheConfig
+
+    page = (Path(__file__).parent.parent / "docs" / "recipe.md").read_text().replace("\\\n", " ")
+    lines = re.findall(r"^    dreamactor train (\w+) (.*)$", page, re.MULTILINE)
+    assert [verb for verb, _ in lines] == ["cache", "pose", "cache", "rgb"]
+    for verb, rest in lines:
+        words = [word for word in rest.split() if "=" in word]
+        from_words({"cache": CacheConfig, "pose": AdaptConfig, "rgb": RgbConfig}[verb], words)
+
+
+def test_config_files_are_accelerates_own() -> None:
+    """exact: its loader takes each, and what FSDP2 wraps is what the transformer is made of."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    folder = Path(__file__).parent.parent / "configs"
+    found = {path.stem: load_config_from_file(str(path)) for path in folder.glob("*.yaml")}
+    kinds = {name: config.distributed_type.value for name, config in found.items()}
+    assert kinds == {"one_gpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP"}
+    assert {config.mixed_precision for config in found.values()} == {"bf16"}
+    sharding = found["fsdp2"].fsdp_config
+    assert sharding["fsdp_version"] == 2
+    block = type(SHAPE.build().blocks[0]).__name__
+    assert sharding["fsdp_transformer_layer_cls_to_wrap"] == block
+
+
 def test_another_config_or_cache_refuses_to_resume(files: Path, tmp_path: Path) -> None:
     train_adapter(_config(files, steps=1), "pose", tmp_path / "run")
     with pytest.raises(ConfigError, match="another rate"):
         train_adapter(_config(files, steps=1, rate=1e-3), "pose", tmp_path / "run")
+    shutil.copytree(files / "pose", tmp_path / "pose")
+    config = _config(files, steps=1, cache=tmp_path / "pose")
+    train_adapter(config, "pose", tmp_path / "on")
+    shard_path(tmp_path / "pose", 1).unlink()
+    with pytest.raises(ConfigError, match="another examples"):
+        train_adapter(config, "pose", tmp_path / "on")
 
 
 def test_a_loss_that_is_no_number_ends_a_run(files: Path, tmp_path: Path) -> None:

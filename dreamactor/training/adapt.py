@@ -202,7 +202,7 @@ class _Run:
     # ---- what is written ------------------------------------------------------------------
 
     def _log(self, loss: Tensor) -> None:
-        mean = float(self.accelerator.reduce(loss, "mean"))
+        mean, norm = float(self.accelerator.reduce(loss, "mean")), float(whole(self.norm))
         if not math.isfinite(mean):
             raise DreamActorError(
                 f"{self.folder.path}: the loss is {mean} at step {self.step}; "
@@ -211,7 +211,7 @@ class _Run:
         if self.board is None:
             return
         seconds = round(self.budget.elapsed, 1)
-        values = {"loss": mean, "rate": self.rate, "norm": float(self.norm)}
+        values = {"loss": mean, "rate": self.rate, "norm": norm}
         self.folder.log(step=self.step, seconds=seconds, **values)
         for name, value in values.items():
             self.board.add_scalar(name, value, self.step)
@@ -221,7 +221,8 @@ class _Run:
         """Write the averaged weights, and what they make of the held examples."""
         own = {name: p.detach().clone() for name, p in self.params.items()}
         self._wear(self.average)
-        batch = self.cache.batch(range(self.config.held))
+        # every other one first: neighbours are often twins, and the next one's driver is swapped in
+        batch = self.cache.batch(sorted(range(self.config.held), key=lambda k: (k % 2, k)))
         batch = {name: value.to(self.device) for name, value in batch.items()}
         drawn = draw(self.config, batch["target"], [BEFORE - k for k in range(self.config.held)])
         drawn = replace(drawn, continued=torch.zeros_like(drawn.continued))

@@ -76,7 +76,8 @@ class AdaptConfig:
     """Compute activations twice rather than keep them."""
     compile: bool = False
     held: int = 6
-    """Examples at the start of the cache that are not trained on, for sheets and their numbers."""
+    """Examples at the start of the cache that are not trained on, for sheets and their numbers;
+    an even number, 4 or more, for one's driver is swapped for another's."""
     vae: Path = DATA / "vae.safetensors"
     """Autoencoder of the cache, for sheets."""
     log_every: int = 10
