@@ -246,7 +246,7 @@ def test_exact_a_review_by_keyboard_in_a_browser(data, browser, tmp_path):
         wait_for(lambda: text("count") == "item 1, 0 of 4 reviewed")
         ready = "return [...document.querySelectorAll('video')].every(v => v.readyState >= 2)"
         wait_for(lambda: run(ready))
-        assert run("return document.getElementById('identity').naturalWidth") == 64
+        wait_for(lambda: run("return document.getElementById('identity').naturalWidth") == 64)
         press(" ")
         wait_for(lambda: run("return document.getElementById('source').paused"))
         where = "return [...document.querySelectorAll('video')].map(v => v.currentTime)"
