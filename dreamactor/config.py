@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -47,6 +47,21 @@ def from_words(cls: type[T], words: Iterable[str]) -> T:
     except TypeError as error:
         needed = [name for name in hints if name not in values]
         raise ConfigError(f"{error}; settings not given: {', '.join(needed)}") from error
+
+
+def check_least(config: object, least: Mapping[str, float]) -> None:
+    """Refuse numbers that are too small.
+
+    Args:
+        config: Has an attribute of every name.
+        least: Names to the least value that works.
+
+    Raises:
+        ConfigError: Names the first that is smaller.
+    """
+    for name, value in least.items():
+        if getattr(config, name) < value:
+            raise ConfigError(f"{name}={getattr(config, name)}: want {value} or more")
 
 
 def parse(key: str, text: str, kind: Any) -> Any:

@@ -39,6 +39,7 @@ from dreamactor.conditioning.skeleton import (
     draw,
     select,
 )
+from dreamactor.config import check_least
 from dreamactor.errors import ConfigError
 from dreamactor.image import contact_sheet, write_png
 from dreamactor.provenance import sha256
@@ -88,9 +89,7 @@ class PoseBenchConfig:
     """Pixels of a side."""
 
     def __post_init__(self) -> None:
-        for name, least in (("count", 1), ("size", 64)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}={getattr(self, name)}: want {least} or more")
+        check_least(self, {"count": 1, "size": 64})
         for name in self.names:
             if name not in ("world", *ESTIMATORS):
                 raise ConfigError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamactor.config import check_least
 from dreamactor.errors import ConfigError, MediaError
 
 if TYPE_CHECKING:
@@ -45,9 +46,7 @@ class BenchConfig:
         Raises:
             ConfigError: One that cannot work.
         """
-        for name, least in LEAST.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}={getattr(self, name)}: want {least} or more")
+        check_least(self, LEAST)
         if self.size % 8:
             nearest = self.size // 8 * 8
             raise ConfigError(f"size={self.size}: want a multiple of 8, nearest is {nearest}")

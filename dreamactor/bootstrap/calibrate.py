@@ -33,6 +33,7 @@ from dreamactor.bootstrap.faults import Faults, Watched, find_faults
 from dreamactor.bootstrap.gate import Measured, Scale
 from dreamactor.bootstrap.planted import plant, true_errors, worst
 from dreamactor.bootstrap.triplets import DIMENSIONS, THRESHOLD
+from dreamactor.config import check_least
 from dreamactor.errors import ConfigError
 from dreamactor.image import atomic
 from dreamactor.runs import numpy_generator, write_text
@@ -79,9 +80,7 @@ class CalibrateConfig:
     """Also judge what the embedded model makes of the test pairs."""
 
     def __post_init__(self) -> None:
-        for name, least in {"count": 2, "clean": 0}.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}={getattr(self, name)}: want {least} or more")
+        check_least(self, {"count": 2, "clean": 0})
 
 
 @dataclass(frozen=True)

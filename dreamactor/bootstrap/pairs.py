@@ -31,6 +31,7 @@ from dreamactor.bootstrap.claims import EXPIRY
 from dreamactor.bootstrap.generators import Animator, Generator
 from dreamactor.bootstrap.manifest import DataSet, Request
 from dreamactor.bootstrap.sources import Folders, Sources, World
+from dreamactor.config import check_least
 from dreamactor.errors import ConfigError, DreamActorError, MediaError
 from dreamactor.provenance import sha256, versions
 from dreamactor.runs import write_text
@@ -71,9 +72,7 @@ class PairsConfig:
     """Seconds without a sign of life until a worker of another machine counts as dead."""
 
     def __post_init__(self) -> None:
-        for name, least in {"count": 1, "per_source": 1, "workers": 0, "expiry": 1}.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}={getattr(self, name)}: want {least} or more")
+        check_least(self, {"count": 1, "per_source": 1, "workers": 0, "expiry": 1})
 
 
 @dataclass(frozen=True)

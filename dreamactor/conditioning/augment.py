@@ -18,7 +18,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from dreamactor.conditioning.skeleton import BONES, SEEN, Array, Frames, Group, PoseTrack, tree
+from dreamactor.conditioning.skeleton import BONES, SEEN, Array, Group, PoseTrack, tree
 from dreamactor.errors import ConfigError
 from dreamactor.runs import numpy_generator
 
@@ -196,11 +196,6 @@ def add_lead(track: PoseTrack) -> PoseTrack:
         positions=np.concatenate([first, track.positions]),
         confidence=np.concatenate([nothing, track.confidence]),
     )
-
-
-def cut_lead(frames: Frames, fps: float) -> Frames:
-    """What remains of a result that was driven with `add_lead`: (T + lead, ...) to (T, ...)."""
-    return frames[lead_frames(fps) :]
 
 
 def _outwards(parents: dict[str, str]) -> list[tuple[str, str]]:

@@ -25,6 +25,7 @@ from dreamactor.backbones.nano_vae import STRIDE_T, NanoVAE
 from dreamactor.conditioning.augment import AugmentConfig, augment, hide_lead
 from dreamactor.conditioning.skeleton import SEEN, Frames, draw
 from dreamactor.conditioning.text import TextEncoder
+from dreamactor.config import check_least
 from dreamactor.errors import ConfigError
 from dreamactor.provenance import sha256
 from dreamactor.runs import plain, seed_of
@@ -73,9 +74,7 @@ class CacheConfig(AugmentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("lead", 0), ("draws", 1), ("size", 16), ("limit", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}={getattr(self, name)}: want {least} or more")
+        check_least(self, {"lead": 0, "draws": 1, "size": 16, "limit": 1})
         if self.frames < 5 or self.frames % STRIDE_T != 1:
             raise ConfigError(f"frames={self.frames}: want 4 k + 1, 5 or more, such as 17")
         if self.size % 16:

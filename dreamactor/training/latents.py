@@ -128,16 +128,16 @@ class LatentPool:
         if near <= 0:
             return self._take(which)
         chosen = torch.rand(count, generator=draws) < near
-        return from_nearby(self._take(which), self._take(which ^ 1), chosen)
+        return from_nearby(self._take(which), self._take(which ^ 1, "motion", "joints"), chosen)
 
     def held(self, count: int) -> dict[str, Tensor]:
         """Pairs that are not trained on, one of each of the twins, float32; at most HELD / 2."""
         return self._take(2 * torch.arange(count))
 
-    def _take(self, which: Tensor) -> dict[str, Tensor]:
-        return {
-            name: values[which.to(values.device)].float() for name, values in self.store.items()
-        }
+    def _take(self, which: Tensor, *names: str) -> dict[str, Tensor]:
+        """Pairs as float32, all that is known of them or what is named."""
+        chosen = {name: self.store[name] for name in names or self.store}
+        return {name: values[which.to(values.device)].float() for name, values in chosen.items()}
 
     def _put(self, block: dict[str, Tensor]) -> None:
         places = torch.arange(self.count, self.count + len(block["text"]))
@@ -161,7 +161,7 @@ def from_nearby(
 
     Args:
         pairs: As in the pool.
-        twins: The same motions the other way round.
+        twins: motion and joints of the same motions the other way round.
         chosen: (B,) bool.
 
     Returns:

@@ -9,6 +9,7 @@ so that it may be made before a fork.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -139,16 +140,13 @@ class Renderer:
             background. Outlines of toon actors are not drawn.
         """
         height, width, count = scene.height, scene.width, scene.frames
-        tiles = max(1, min(count, STRIP_ROWS // height))
         out = np.empty((count, height, width, 4), dtype=np.float32)
         with self.context:
             bones, frames = self._upload(scene)
             bones.use(0)
             frames.use(1)
-            for first in range(0, count, tiles):
-                number = min(tiles, count - first)
-                part = out[first : first + number]
-                self._draw_exact("surface", self._surface, scene, first, number, part)
+            for first, number in _strips(scene):
+                self._draw_exact(self._surface, scene, first, number, out[first : first + number])
             bones.release()
             frames.release()
         return np.where(out[..., 3:] > 0, out[..., :3], np.float32(np.nan))
@@ -159,12 +157,10 @@ class Renderer:
         bones.use(0)
         frames.use(1)
         height, width, count = scene.height, scene.width, scene.frames
-        tiles = max(1, min(count, STRIP_ROWS // height))
         rgb = np.empty((count, height, width, 3), dtype=np.uint8)
         mask = np.empty((count, height, width), dtype=np.uint8)
         truths = np.empty((count, height, width, 4), dtype=np.float32) if truth != "none" else None
-        for first in range(0, count, tiles):
-            number = min(tiles, count - first)
+        for first, number in _strips(scene):
             view = (0, 0, width, number * height)
             strip = self._strip(width, number * height)
             strip.drawn.use()
@@ -263,16 +259,10 @@ class Renderer:
         """Draw flow, depth and actor at pixel centres; read them into (number, H, W, 4)."""
         half = (scene.width / 2, scene.height / 2)
         _set(self._truth, last=scene.frames - 1, half_size=half)
-        self._draw_exact("truth", self._truth, scene, first, number, out)
+        self._draw_exact(self._truth, scene, first, number, out)
 
     def _draw_exact(
-        self,
-        kind: Literal["truth", "surface"],
-        program: moderngl.Program,
-        scene: Scene,
-        first: int,
-        number: int,
-        out: Array,
+        self, program: moderngl.Program, scene: Scene, first: int, number: int, out: Array
     ) -> None:
         """Draw what a program says of pixel centres; read it into (number, H, W, 4)."""
         ctx = self.context
@@ -292,7 +282,8 @@ class Renderer:
                 self._texture(part.texture).use(2)
                 _set(program, cutout=part.cutout)
                 drawable = self._drawable(part.mesh)
-                (drawable.truth if kind == "truth" else drawable.surface).render(instances=number)
+                array = drawable.truth if program is self._truth else drawable.surface
+                array.render(instances=number)
         target.read_into(out, view, components=4, dtype="f4")
 
     def _cull(self, part: Part) -> None:
@@ -460,6 +451,13 @@ class Renderer:
             nearest = np.sort(apart, axis=1)[:, :8]
             self._depths[look.name] = nearest.mean(axis=1).astype(np.float32)
         return self._depths[look.name]
+
+
+def _strips(scene: Scene) -> Iterator[tuple[int, int]]:
+    """(first frame, number of frames) of each strip that a clip is drawn into."""
+    tiles = max(1, STRIP_ROWS // scene.height)
+    for first in range(0, scene.frames, tiles):
+        yield first, min(tiles, scene.frames - first)
 
 
 def _scaled(colour: tuple[float, float, float], factor: float) -> tuple[float, float, float]:
