@@ -1,4 +1,4 @@
-"""The loss of matches: labels name the cell that shows the same spot, and the right one wins."""
+"""Matches name the cell that shows the same spot of a body."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from dreamactor.training.matches import FAR, NOWHERE, match_loss, matching_cells
+from dreamactor.training.matches import FAR, NOWHERE, matching_cells
 
 
 def _sheet(height: int, width: int) -> torch.Tensor:
@@ -22,7 +22,7 @@ def test_a_shifted_body_is_found_where_it_was() -> None:
     reference = _sheet(4, 6)
     shifted = torch.full_like(reference, math.nan)
     shifted[:, 2:] = reference[:, :4]
-    found = matching_cells(torch.stack([reference, shifted, reference])[None])
+    found = matching_cells(torch.stack([shifted, reference])[None], reference[None, None])
     cells = torch.arange(24).view(4, 6)
     assert_close(found[0, 0, :, 2:], cells[:, :4])
     assert (found[0, 0, :, :2] == NOWHERE).all()
@@ -34,29 +34,16 @@ def test_what_the_reference_hides_has_no_match(scale: float) -> None:
     """unchanged by: how large the figure is in the picture; half size moves borders only."""
     reference = _sheet(4, 6)
     behind = reference + torch.tensor([0.0, 0.0, 0.5])  # the back of the sheet
-    found = matching_cells(scale * torch.stack([reference, behind])[None])
+    found = matching_cells(scale * behind[None, None], scale * reference[None, None])
     assert (found == NOWHERE).all()
     nothing = torch.full_like(reference, math.nan)
-    assert (matching_cells(torch.stack([nothing, reference])[None]) == NOWHERE).all()
+    assert (matching_cells(reference[None, None], nothing[None, None]) == NOWHERE).all()
     assert FAR > 20.0
 
 
-@pytest.mark.parametrize(("frame", "row", "column"), [(0, 0, 0), (5, 3, 2), (7, 2, 7)])
-def test_the_right_cell_wins(frame: int, row: int, column: int) -> None:
-    """exact: features of one cell of one driven frame agree with those of one reference cell."""
-    match = torch.full((1, 8, 4, 8), NOWHERE)
-    match[0, frame, row, column] = 3 * 8 + 5
-    seek = torch.zeros(1, 2, 2, 4, 4, 2, 2, 3)
-    seek[0, frame // 4, row // 2, column // 2, frame % 4, row % 2, column % 2, 1] = 10
-    offer = torch.zeros(1, 2, 4, 2, 2, 3)
-    offer[0, 1, 2, 1, 1, 1] = 10  # row 3, column 5
-    loss = match_loss(seek.flatten(-4), offer.flatten(-3), match, torch.Generator())
-    assert loss.item() < 1e-6
-
-
-def test_knowing_nothing_costs_the_logarithm_of_the_cells() -> None:
-    match = torch.zeros(2, 4, 4, 6, dtype=torch.long)
-    seek, offer = torch.zeros(2, 1, 2, 3, 4 * 4 * 5), torch.zeros(2, 2, 3, 4 * 5)
-    assert_close(match_loss(seek, offer, match, torch.Generator()), torch.tensor(math.log(24.0)))
-    nowhere = torch.full_like(match, NOWHERE)
-    assert match_loss(seek, offer, nowhere, torch.Generator()).item() == 0
+def test_each_frame_has_its_own_picture() -> None:
+    """exact: the first frame is matched with the first picture only, the second with the second."""
+    body = _sheet(4, 6)
+    found = matching_cells(torch.stack([body, body])[None], torch.stack([body, body.flip(1)])[None])
+    cells = torch.arange(24).view(4, 6)
+    assert torch.equal(found[0], torch.stack([cells, cells.flip(1)]))

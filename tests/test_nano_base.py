@@ -93,10 +93,11 @@ def test_a_pool_of_clips_keeps_what_drives_the_twins(pool: Path) -> None:
     pairs, clips = (latents.held(6) for latents in both)
     twins = {name: value[1:12:2].float() for name, value in both[0].store.items()}
     near = from_nearby(pairs, twins, torch.ones(6, dtype=torch.bool))
-    assert clips.keys() == near.keys() - {"motion", "near_match"}
+    assert clips.keys() == near.keys() - {"motion", "near_match", "driver_match"}
     for name in ("target", "match", "text"):
         assert_close(clips[name], near[name])
-    assert_close(clips["joints"], near["joints"][:, :17], equal_nan=True)
+    for name in ("joints", "surface"):
+        assert_close(clips[name], near[name][:, :17], equal_nan=True)
     assert_close(clips["subject"][:, :, 1:], near["subject"][:, :, 1:])
     first = torch.from_numpy(read_shard(pool, 0).pixels[:6, 0, 1:])
     assert_close(encode_clips(vae, halve(first[None])[0], CPU)["subject"], clips["subject"],
@@ -119,7 +120,7 @@ def _weights(folder: Path, task: str) -> tuple[Path, Path]:
 
 @pytest.mark.usefixtures("quick")
 def test_losses_of_pairs_are_those_of_the_first_recipe(pool: Path, tmp_path: Path) -> None:
-    """golden: made by this test at commit 8119ad7, before there were clips by themselves."""
+    """golden: flow and pictures from commit 8119ad7, the rest from the one that brought guides."""
     vae, start = _weights(tmp_path, "animate")
     sizes = {"batch": 2, "pairs": 64, "least": 64, "pictures": 2}
     config = NanoTrainConfig(pool, vae, start=start, minutes=1e9, half_share=0, visible=0, **sizes)
@@ -130,10 +131,10 @@ def test_losses_of_pairs_are_those_of_the_first_recipe(pool: Path, tmp_path: Pat
         losses = run._losses(step)
         run.loop._update(losses["total"])
         found.append({name: value.item() for name, value in losses.items()})
-    names = ("total", "flow", "poses", "matches", "pictures")
+    names = ("flow", "total", "poses", "spots", "to_reference", "to_driver", "pictures")
     golden = (
-        (0.725901, 0.0170745, 2.81219, 4.27608),
-        (0.264678, 0.0343941, 2.88077, 4.19064, 0.0725656),
+        (0.0170745, 4.01540, 2.78679, 4.19941, 4.86410, 5.93560),
+        (0.0343941, 1.23806, 2.83566, 4.16728, 4.59546, 5.96765, 0.0725656),
     )
     for losses, values in zip(found, golden, strict=True):
         expected = dict(zip(names, values, strict=False))
@@ -169,7 +170,7 @@ def test_clips_grow_as_pairs_do(
         losses = run._losses(step)
         run.loop._update(losses["total"])
         assert all(value.isfinite() for value in losses.values())
-        assert losses.keys() >= {"flow", "poses", "matches"}
+        assert losses.keys() >= {"flow", "poses", "spots", "to_reference"}
         assert ("pictures" in losses) == (fraction > 0.6)
         assert torch.equal(rope.freqs_cos[1, : rope.t_dim], run.tables[0][1, : rope.t_dim])
 

@@ -30,7 +30,7 @@ from dreamactor.training.latents import (
     encode_block,
     from_nearby,
     halve,
-    pair_joints,
+    of_pairs,
 )
 from dreamactor.training.loop import Average, Loop, Worker, learning_rate
 from dreamactor.training.matches import matching_cells
@@ -229,18 +229,20 @@ def test_the_frame_before_can_be_the_reference() -> None:
         "near_match": torch.tensor([[7], [8]]),
     }
     pairs["joints"] = torch.cat([pairs["target"], pairs["motion"]], dim=1)
+    pairs["surface"] = -pairs["joints"]
     twins = {name: value.flip(0) for name, value in pairs.items()}
     out = from_nearby(pairs, twins, torch.tensor([True, False]))
     assert out["target"].tolist() == [[1, 2, 3], [10, 12, 13]]
     assert out["motion"] is pairs["motion"]
     assert out["joints"].tolist() == [[1, 2, 3, 11, 12, 13], [10, 12, 13, 1, 2, 3]]
+    assert torch.equal(out["surface"], -out["joints"])
     assert out["match"].tolist() == [[7], [6]]
 
 
 def test_joints_of_twins_both_ways_round() -> None:
     """exact: own reference and frames, then the other's from the frame before on."""
     joints = torch.arange(2 * 2 * 6.0).view(2, 2, 6, 1, 1)  # twins, side, frame
-    pairs = pair_joints(joints)[..., 0, 0]
+    pairs = of_pairs(joints)[..., 0, 0]
     assert pairs[0].tolist() == [0, 2, 3, 4, 5, 7, 8, 9, 10, 11]
     assert pairs[1].tolist() == [6, 8, 9, 10, 11, 1, 2, 3, 4, 5]
     assert pairs[2].tolist() == [12, 14, 15, 16, 17, 19, 20, 21, 22, 23]
@@ -515,9 +517,14 @@ def test_a_pool_keeps_what_belongs_together(pool: Path) -> None:
     assert_close(joints[0, 17:], own[1, 1:], atol=2e-3, rtol=0)
     assert_close(joints[1, 1:17], own[1, 2:], atol=2e-3, rtol=0)
     spots = torch.from_numpy(shard.surface[0, 1][..., ::2, ::2, :])
-    found = matching_cells(torch.cat([spots[:1], spots[2:]])[None])
-    assert (found >= 0).any()
-    assert torch.equal(latents.store["match"][1].long(), found[0])
+    other = torch.from_numpy(shard.surface[0, 0][..., ::2, ::2, :])
+    assert torch.equal(latents.store["surface"][1, :1].nan_to_num(), spots[:1].nan_to_num())
+    assert torch.equal(latents.store["surface"][1, 17:].nan_to_num(), other[1:].nan_to_num())
+    shown = {"match": spots[:1], "near_match": spots[1:2], "driver_match": other[2:]}
+    for name, pictures in shown.items():
+        found = matching_cells(spots[None, 2:], pictures[None])
+        assert (found >= 0).any()
+        assert torch.equal(latents.store[name][1].long(), found[0])
 
 
 def test_a_pool_that_stays_empty_is_refused(

@@ -37,11 +37,12 @@ class LatentPool:
     """Pairs of this process's share of the shards, the oldest giving way to new ones.
 
     It holds target and motion (N, C, F, h, w), subject (N, 1, F, h, w) in [0, 1], joints
-    (N, 2 T + 2, 17, 2) of reference, target and driver, match (N, T, h, w) as in
-    `training.matches`, near_match likewise with the frame before as the reference, and text
-    (N, L, D), in half precision. Both pairs of twins are neighbours, at an even place and the next.
-    Of clips it holds target from the frame before on, and subject, joints (N, T + 1, 17, 2), match
-    and text to it.
+    (N, 2 T + 2, 17, 2) and surface (N, 2 T + 2, h, w, 3) of reference, target and driver, match
+    (N, T, h, w) of the target's cells with the reference's as in `training.matches`, near_match
+    with those of the frame before, driver_match with those of the driver at the same time, and
+    text (N, L, D), in half precision. Both pairs of twins are neighbours, at an even place and the
+    next. Of clips it holds target from the frame before on, and subject, joints (N, T + 1, 17, 2),
+    surface (N, T + 1, h, w, 3), match and text to it.
     """
 
     folder: Path
@@ -87,19 +88,19 @@ class LatentPool:
         if self.half:
             block, surface = halve(block), surface[..., ::2, ::2, :]
         spare = shards[1:] if self.count == 0 else shards
-        surface = surface.flatten(0, 1)
-        near = matching_cells(surface[:, 1:])  # half precision holds integers up to 2048
+        near, target = surface[:, :, 1:2].flatten(0, 1), surface[:, :, 2:].flatten(0, 1)
+        kept = {"match": matching_cells(target, near)}  # half precision holds integers up to 2048
         if self.alone:
-            clips = encode_clips(self.vae, block[:, :, 1:].flatten(0, 1), self.worker)
-            kept = {**clips, "joints": joints[:, :, 1:].flatten(0, 1), "match": near}
+            kept |= encode_clips(self.vae, block[:, :, 1:].flatten(0, 1), self.worker)
+            kept |= {"joints": joints[:, :, 1:].flatten(0, 1)}
+            kept |= {"surface": surface[:, :, 1:].flatten(0, 1)}
         else:
-            own = torch.cat([surface[:, :1], surface[:, 2:]], dim=1)
-            kept = {
-                **encode_block(self.vae, block, self.worker),
-                "joints": pair_joints(joints),
-                "match": matching_cells(own),
-                "near_match": near,
-            }
+            kept |= encode_block(self.vae, block, self.worker)
+            kept |= {"joints": of_pairs(joints), "surface": of_pairs(surface)}
+            kept |= {"near_match": kept["match"]}
+            kept |= {"match": matching_cells(target, surface[:, :, :1].flatten(0, 1))}
+            driver = surface[:, :, 2:].flip(1).flatten(0, 1)
+            kept |= {"driver_match": matching_cells(target, driver)}
         self._put({**kept, "text": self.encoder(captions)})
         if self.consume:
             for shard in spare:
@@ -128,7 +129,8 @@ class LatentPool:
         if near <= 0:
             return self._take(which)
         chosen = torch.rand(count, generator=draws) < near
-        return from_nearby(self._take(which), self._take(which ^ 1, "motion", "joints"), chosen)
+        twins = self._take(which ^ 1, "motion", "joints", "surface")
+        return from_nearby(self._take(which), twins, chosen)
 
     def held(self, count: int) -> dict[str, Tensor]:
         """Pairs that are not trained on, one of each of the twins, float32; at most HELD / 2."""
@@ -161,18 +163,16 @@ def from_nearby(
 
     Args:
         pairs: As in the pool.
-        twins: motion and joints of the same motions the other way round.
+        twins: motion, joints and surface of the same motions the other way round.
         chosen: (B,) bool.
 
     Returns:
         The batch.
     """
     own = pairs["joints"].shape[1] // 2  # frames of a reference and its target
-    near = {
-        "target": twins["motion"],
-        "joints": torch.cat([twins["joints"][:, own:], pairs["joints"][:, own:]], dim=1),
-        "match": pairs["near_match"],
-    }
+    near = {"target": twins["motion"], "match": pairs["near_match"]}
+    for name in ("joints", "surface"):
+        near[name] = torch.cat([twins[name][:, own:], pairs[name][:, own:]], dim=1)
     out = dict(pairs)
     for name, value in near.items():
         flag = chosen.to(value.device).view(-1, *[1] * (value.ndim - 1))
@@ -187,17 +187,17 @@ def halve(block: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).unflatten(0, block.shape[:-3])
 
 
-def pair_joints(joints: Tensor) -> Tensor:
-    """Joints of both pairs of each of the twins, one after the other.
+def of_pairs(truth: Tensor) -> Tensor:
+    """What is known of both pairs of each of the twins, one after the other.
 
     Args:
-        joints: (S, 2, T + 2, J, 2) as in the pool.
+        truth: (S, 2, T + 2, ...) as in the pool.
 
     Returns:
-        (2 S, 2 T + 2, J, 2): reference, target, and the driver from the frame before on.
+        (2 S, 2 T + 2, ...): reference, target, and the driver from the frame before on.
     """
-    own = torch.cat([joints[:, :, :1], joints[:, :, 2:]], dim=2)  # (S, 2, T + 1, J, 2)
-    return torch.cat([own, joints[:, :, 1:].flip(1)], dim=2).flatten(0, 1)
+    own = torch.cat([truth[:, :, :1], truth[:, :, 2:]], dim=2)  # (S, 2, T + 1, ...)
+    return torch.cat([own, truth[:, :, 1:].flip(1)], dim=2).flatten(0, 1)
 
 
 def on_cells(mask: Tensor) -> Tensor:

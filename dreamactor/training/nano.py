@@ -42,9 +42,9 @@ from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.examples import Draws, example
 from dreamactor.training.extent import Extent, set_positions
+from dreamactor.training.guide import driver_tokens, look_loss, reference_tokens, spot_loss
 from dreamactor.training.latents import HELD, LatentPool
 from dreamactor.training.loop import LOOK_EVERY, Average, Loop, Worker, identity, workers
-from dreamactor.training.matches import match_loss
 from dreamactor.training.nano_vae import channel_weights
 from dreamactor.training.optim import optimisers_for
 from dreamactor.training.pictures import PictureLoss
@@ -99,8 +99,10 @@ class TransformerTrainConfig:
     """Share of samples without text."""
     poses: float = 0.1
     """Weight of the loss of joints at the start, falling to 0 at the end (`training.poses`)."""
-    matches: float = 0.1
-    """Weight of the loss of matches, falling to 0 likewise (`training.matches`)."""
+    spots: float = 0.5
+    """Weight of the loss of spots, falling to 0 likewise (`training.guide`)."""
+    looks: float = 0.15
+    """Weight of the losses of where attention should look, likewise."""
     subject_weight: float = 3.0
     """Extra weight of cells that the subject covers."""
     visible: float = 0.5
@@ -322,9 +324,15 @@ class _Run:
         weight = (1 + config.subject_weight * batch["subject"]) * (1 - 0.9 * shown) * self.weights
         flow = flow_loss(read.latents, latents, drawn.sigma, weight, config.motion).mean()
         poses = pose_loss(read.joints, batch["joints"])
-        matches = match_loss(read.seek, read.offer, batch["match"].long(), draws)
-        losses = {"flow": flow, "poses": poses, "matches": matches}
-        total = flow + (1 - fraction) * (config.poses * poses + config.matches * matches)
+        spots = spot_loss(read.spots, batch["surface"])
+        fetched = reference_tokens(batch["match"].long(), halves(config.motion))
+        looks = {"to_reference": look_loss(read.reference, fetched, draws)}
+        if self.task == "animate":
+            driven = driver_tokens(batch["driver_match"].long())
+            looks["to_driver"] = look_loss(read.driver, driven, draws)
+        losses = {"flow": flow, "poses": poses, "spots": spots, **looks}
+        guide = config.poses * poses + config.spots * spots + config.looks * sum(looks.values())
+        total = flow + (1 - fraction) * guide
         if fraction >= config.pictures_from and config.pictures:
             few = slice(config.pictures)
             with self.worker.autocast():

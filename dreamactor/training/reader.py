@@ -4,13 +4,13 @@ After representation alignment (Yu et al. 2024, arXiv 2410.06940), with truth of
 place of another network's features. The readers are thrown away once training is over.
 
 Legend: B pairs or clips, F latent frames, rows x columns tokens of one half, n halves (2; 1 for a
-clip by itself), S frames of a latent frame (4), J = 17 joints, D features.
+clip by itself), N = F rows n columns, S frames of a latent frame (4), J = 17 joints.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +18,14 @@ from torch import Tensor, nn
 
 from dreamactor.backbones.nano_vae import STRIDE_T
 from dreamactor.conditioning.skeleton import JOINTS
+from dreamactor.training.guide import Look
 
-MATCHED, POSED = 1 / 2, 2 / 3
-"""How far up the network matches and joints are read."""
-CELLS = 4  # of a token, 2 x 2
-FEATURES = 32
+DRIVEN, FETCHED, POSED = 4 / 12, 7 / 12, 8 / 12
+"""How far up the network spots are read and the driver is looked at; the reference is; joints
+are read."""
+GUIDED = 2
+"""Heads that are shown where to look."""
+SPOTS = STRIDE_T * 4 * 3  # of a token: 2 x 2 cells
 
 
 class Read(NamedTuple):
@@ -30,16 +33,18 @@ class Read(NamedTuple):
 
     latents: Tensor
     """(B, C, F, h, n w)."""
+    spots: Tensor
+    """(B, F, rows, n columns, S * 4 * 3) metres (`training.guide.spot_loss`)."""
     joints: Tensor
     """(B, F, rows, n columns, S * J) scores (`training.poses`)."""
-    seek: Tensor
-    """(B, F - 1, rows, columns, S * 4 * D) of the target's tokens (`training.matches`)."""
-    offer: Tensor
-    """(B, rows, columns, 4 * D) of the reference's tokens."""
+    driver: Look
+    """Of the block that should look at the driver."""
+    reference: Look
+    """Of the block that should look at the reference."""
 
 
 class Reader(nn.Module):
-    """A transformer with readers on two of its blocks.
+    """A transformer with readers before three of its blocks.
 
     Args:
         transformer: diffusers' WanTransformer3DModel.
@@ -51,15 +56,11 @@ class Reader(nn.Module):
         super().__init__()
         self.transformer = transformer
         self.halves = halves
+        self.spots = nn.Linear(width, SPOTS)
         self.joints = nn.Linear(width, STRIDE_T * len(JOINTS))
-        self.seek = nn.Linear(width, STRIDE_T * CELLS * FEATURES)
-        self.offer = nn.Linear(width, CELLS * FEATURES)
-        self._tokens: dict[float, Tensor] = {}
-        blocks = transformer.blocks
-        assert isinstance(blocks, nn.ModuleList)
-        for depth in (MATCHED, POSED):
-            block = blocks[max(0, round(len(blocks) * depth) - 1)]
-            block.register_forward_hook(self._tap(depth))
+        self._given: dict[float, tuple[Tensor, ...]] = {}
+        for depth in (DRIVEN, FETCHED, POSED):
+            self._block(depth).register_forward_pre_hook(self._tap(depth))
 
     def forward(self, x: Tensor, timestep: Tensor, text: Tensor) -> Read:
         """Predict latents from the network's input (B, 2C + 4, F, h, n w)."""
@@ -67,18 +68,64 @@ class Reader(nn.Module):
             hidden_states=x, timestep=timestep, encoder_hidden_states=text, return_dict=False
         )[0]
         shape = (x.shape[2], x.shape[3] // 2, x.shape[4] // 2)  # 2 x 2 patches
-        matched, posed = (self._take(depth, shape) for depth in (MATCHED, POSED))
-        left = matched[:, :, :, : shape[2] // self.halves]
-        return Read(latents, self.joints(posed), self.seek(left[:, 1:]), self.offer(left[:, 0]))
+        driver, reference = (self._look(depth, shape) for depth in (DRIVEN, FETCHED))
+        spots = self.spots(self._tokens(DRIVEN, shape))
+        joints = self.joints(self._tokens(POSED, shape))
+        self._given.clear()
+        return Read(latents, spots, joints, driver, reference)
 
-    def _take(self, depth: float, shape: tuple[int, int, int]) -> Tensor:
-        """(B, F, rows, n columns, width) tokens of one block, normalised."""
-        tokens = self._tokens.pop(depth).float()
+    def _block(self, depth: float) -> Any:
+        blocks = self.transformer.blocks
+        assert isinstance(blocks, nn.ModuleList)
+        return blocks[min(len(blocks) - 1, round(len(blocks) * depth))]
+
+    def _tokens(self, depth: float, shape: tuple[int, int, int]) -> Tensor:
+        """(B, F, rows, n columns, width) what a block is given, normalised."""
+        tokens = self._given[depth][0].float()
         return F.layer_norm(tokens, tokens.shape[-1:]).unflatten(1, shape)
 
-    def _tap(self, depth: float) -> Callable[[nn.Module, object, Tensor], None]:
-        @torch.compiler.disable  # type: ignore[untyped-decorator]
-        def keep(block: nn.Module, given: object, tokens: Tensor) -> None:
-            self._tokens[depth] = tokens
+    def _look(self, depth: float, shape: tuple[int, int, int]) -> Look:
+        """What the first heads of a block compare."""
+        tokens, time, rotary = self._given[depth]
+        query, key = compared(self._block(depth), tokens, time, rotary)
+        heads = query.shape[2]
+        query, key = (side[:, :, : min(GUIDED, heads)].transpose(1, 2) for side in (query, key))
+        left = query.unflatten(2, shape)[:, :, 1:, :, : shape[2] // self.halves]
+        return Look(left.flatten(3, 4), key)
 
-        return cast(Callable[[nn.Module, object, Tensor], None], keep)
+    def _tap(self, depth: float) -> Callable[[nn.Module, Any], None]:
+        @torch.compiler.disable  # type: ignore[untyped-decorator]
+        def keep(block: nn.Module, given: tuple[Any, ...]) -> None:
+            tokens, _, time, rotary = given
+            self._given[depth] = (tokens, time, rotary)
+
+        return cast(Callable[[nn.Module, Any], None], keep)
+
+
+def compared(
+    block: Any, tokens: Tensor, time: Tensor, rotary: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Queries and keys of a WanTransformerBlock's self-attention, as the block makes them.
+
+    Args:
+        block: diffusers' WanTransformerBlock.
+        tokens: (B, N, width) that the block is given.
+        time: (B, 6, width) embedded timestep.
+        rotary: cosines and sines of the positions, (1, N, 1, D) each.
+
+    Returns:
+        Both (B, N, heads, D).
+    """
+    shift, scale = (block.scale_shift_table + time.float()).chunk(6, dim=1)[:2]
+    x = (block.norm1(tokens.float()) * (1 + scale) + shift).type_as(tokens)
+    attention = block.attn1
+    query, key = attention.norm_q(attention.to_q(x)), attention.norm_k(attention.to_k(x))
+    query, key = (side.unflatten(2, (attention.heads, -1)) for side in (query, key))
+    return _turn(query, *rotary), _turn(key, *rotary)
+
+
+def _turn(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Rotary embedding as diffusers' WanAttnProcessor does it, of pairs of neighbouring channels."""
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    c, s = cosines[..., 0::2], sines[..., 1::2]
+    return torch.stack([even * c - odd * s, even * s + odd * c], dim=-1).flatten(-2).type_as(x)
