@@ -1,4 +1,4 @@
-"""Where attention should look: places among all tokens, and losses that only the right one stills."""
+"""Where attention should look: places among all tokens; losses that only the right one stills."""
 
 from __future__ import annotations
 

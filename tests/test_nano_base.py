@@ -202,7 +202,8 @@ def test_nano_learns_clips_first_and_pairs_then(pool: Path, tmp_path: Path) -> N
     rows = [json.loads(row) for row in (tmp_path / "base" / "metrics.jsonl").open()]
     assert all(math.isfinite(value) for row in rows for value in row.values())
     assert rows[0].keys() == {
-        "step", "missed_1", "silent_1", "missed_0.7", "silent_0.7", "dB_1", "dB"
+        "step", "missed_1", "silent_1", "missed_0.7", "silent_0.7", "dB_1", "dB",
+        "held_poses", "held_spots", "held_to_reference",
     }  # fmt: skip
     again, told = load_weights(train_nano(config, tmp_path / "base"))  # its time is up
     assert told == header

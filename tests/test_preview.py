@@ -85,6 +85,10 @@ def test_a_network_that_reads_the_text_misses_nothing() -> None:
 def test_missing_everything_is_one() -> None:
     batch, _ = _batch()
     assert_close(missed(torch.zeros_like(batch["target"]), batch), torch.tensor(1.0))
+    shows = torch.tensor([0.0, 2.0, 2.0, 0.0])
+    half = batch["target"] * torch.tensor([1.0, 1.0, 1.0, 7.0]).view(-1, 1, 1, 1)
+    assert missed(half, batch).item() > 1
+    assert missed(half, batch, shows).item() == 0
 
 
 def test_psnr_counts_the_subject_alone() -> None:

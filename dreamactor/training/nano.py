@@ -51,13 +51,14 @@ from dreamactor.training.pictures import PictureLoss
 from dreamactor.training.pool import TARGET_FRAMES
 from dreamactor.training.poses import pose_loss
 from dreamactor.training.preview import Preview
-from dreamactor.training.reader import Reader
+from dreamactor.training.reader import Read, Reader
 
 INSIDE = "transformer."  # names of the transformer's weights within the reader
 FRAMES = TARGET_FRAMES // STRIDE_T + 1  # latent frames of a whole clip
 PROBED = 16  # pairs whose targets are looked at
 WEIGHED = 8  # pairs that show what each latent channel shows
 COLUMNS = 6  # pairs on a sheet of samples
+GUIDES = {"poses": "poses", "spots": "spots", "to_reference": "looks", "to_driver": "looks"}
 PROBE_EVERY = 300  # steps between looks at how well targets are met; a multiple of LOOK_EVERY
 
 
@@ -105,7 +106,7 @@ class TransformerTrainConfig:
     """Weight of the losses of where attention should look, likewise."""
     subject_weight: float = 3.0
     """Extra weight of cells that the subject covers."""
-    visible: float = 0.5
+    visible: float = 1.0
     """Power of what a latent channel shows by which its errors weigh: 0 = all alike, 1 = as in
     pixels. Most of the latents' variance can hardly be seen, and cannot be foretold."""
     pictures: int = 24
@@ -275,18 +276,25 @@ class _Run:
             alone=self.task == "video",
         )
         self.pool.wait(max(least, HELD + 1))
-        shown = self.worker.mean(channel_weights(self.vae, self.pool.held(WEIGHED)["target"]))
-        self.weights = shown.pow(config.visible).view(-1, 1, 1, 1)
+        shows = channel_weights(self.vae, self.pool.held(WEIGHED)["target"])
+        self.shows = self.worker.mean(shows)
+        self.weights = self.shows.pow(config.visible).view(-1, 1, 1, 1)
 
     def _mine(self) -> int:
         """Samples of this process in a step."""
         return self.config.batch // self.worker.count * self.extent.factor
 
     def _probe(self) -> None:
-        """Log how well the targets of some pairs are met."""
+        """Log how well the targets of some pairs are met, and what is known of them on the way."""
         batch, drawn = self._held(PROBED)
         with torch.compiler.set_stance("force_eager"):
-            found = self.preview.numbers(batch, drawn)
+            found = self.preview.numbers(batch, drawn, self.shows)
+            pure = replace(drawn, sigma=torch.ones_like(drawn.sigma))
+            x, _, _, text, _ = example(batch, pure, self.config.motion)
+            with torch.no_grad(), self.worker.autocast():
+                read = self.loop.model(x, pure.sigma * TIMESTEPS, text)
+        guides = self._guides(read, batch, generator(self.config.seed, "held looks", 0))
+        found |= {f"held_{name}": value for name, value in guides.items()}
         numbers = {k: round(float(self.worker.mean(v)), 4) for k, v in found.items()}
         if self.worker.leads:
             self.folder.log(step=self.loop.step, **numbers)
@@ -323,16 +331,11 @@ class _Run:
             read = self.trainee(x, drawn.sigma * TIMESTEPS, text)
         weight = (1 + config.subject_weight * batch["subject"]) * (1 - 0.9 * shown) * self.weights
         flow = flow_loss(read.latents, latents, drawn.sigma, weight, config.motion).mean()
-        poses = pose_loss(read.joints, batch["joints"])
-        spots = spot_loss(read.spots, batch["surface"])
-        fetched = reference_tokens(batch["match"].long(), halves(config.motion))
-        looks = {"to_reference": look_loss(read.reference, fetched, draws)}
-        if self.task == "animate":
-            driven = driver_tokens(batch["driver_match"].long())
-            looks["to_driver"] = look_loss(read.driver, driven, draws)
-        losses = {"flow": flow, "poses": poses, "spots": spots, **looks}
-        guide = config.poses * poses + config.spots * spots + config.looks * sum(looks.values())
-        total = flow + (1 - fraction) * guide
+        guides = self._guides(read, batch, draws)
+        losses = {"flow": flow, **guides}
+        total = flow
+        for name, value in guides.items():
+            total = total + (1 - fraction) * getattr(config, GUIDES[name]) * value
         if fraction >= config.pictures_from and config.pictures:
             few = slice(config.pictures)
             with self.worker.autocast():
@@ -344,6 +347,21 @@ class _Run:
                 )
             total = total + config.picture_weight * losses["pictures"]
         return {"total": total, **losses}
+
+    def _guides(
+        self, read: Read, batch: dict[str, Tensor], draws: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Losses of what was read on the way; GUIDES names the setting that weighs each."""
+        fetched = reference_tokens(batch["match"].long(), halves(self.config.motion))
+        guides = {
+            "poses": pose_loss(read.joints, batch["joints"]),
+            "spots": spot_loss(read.spots, batch["surface"]),
+            "to_reference": look_loss(read.reference, fetched, draws),
+        }
+        if self.task == "animate":
+            driven = driver_tokens(batch["driver_match"].long())
+            guides["to_driver"] = look_loss(read.driver, driven, draws)
+        return guides
 
     def _export(self, step: int) -> None:
         header = {

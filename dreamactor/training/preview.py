@@ -39,20 +39,24 @@ class Preview:
     motion: MotionHalf
 
     @torch.no_grad()
-    def numbers(self, batch: dict[str, Tensor], drawn: Draws) -> dict[str, Tensor]:
+    def numbers(
+        self, batch: dict[str, Tensor], drawn: Draws, shows: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """How well the targets are met.
 
         Args:
             batch: As for `example`.
             drawn: Its randomness; the noise levels are replaced.
+            shows: (C,) what a unit of each channel shows; None = all alike.
 
         Returns:
-            missed_S and swapped_S: share of the subject's variance that one prediction at noise
-            level S misses, with the right driver and with another's. At S = 1 nothing but
-            reference and driver tells what the target looks like, so the gap between the two is
-            what the network has learnt of motion. Of clips by themselves, missed_S is with every
-            clip's text and silent_S without. dB_1 and dB: PSNR on the subject of the decoded
-            prediction at 1 and of a sample, against the decoded target.
+            missed_S and swapped_S: share of what shows of the subject (of its latents' energy,
+            weighted by `shows`) that one prediction at noise level S misses, with the right driver
+            and with another's. At S = 1 nothing but reference and driver tells what the target
+            looks like, so the gap between the two is what the network has learnt of motion. Of
+            clips by themselves, missed_S is with every clip's text and silent_S without. dB_1 and
+            dB: PSNR on the subject of the decoded prediction at 1 and of a sample, against the
+            decoded target.
         """
         if self.motion == "none":
             every = torch.ones_like(drawn.silent)
@@ -64,7 +68,7 @@ class Preview:
         for sigma in SIGMAS:
             for name, (seen, given) in {"missed": (batch, drawn), other: less}.items():
                 predicted = self.predict(seen, given, sigma)
-                found[f"{name}_{sigma:g}"] = missed(predicted, batch)
+                found[f"{name}_{sigma:g}"] = missed(predicted, batch, shows)
                 if sigma == 1 and name == "missed":
                     found["dB_1"] = self.psnr(predicted, batch)
         found["dB"] = self.psnr(self.sample(batch, drawn), batch)
@@ -119,14 +123,17 @@ class Preview:
         return 10 * torch.log10(4 * weight / error)
 
 
-def missed(predicted: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """Share of the subject's variance that a prediction misses: 0 is perfect.
+def missed(predicted: Tensor, batch: dict[str, Tensor], shows: Tensor | None = None) -> Tensor:
+    """Share of what shows of the subject that a prediction misses: 0 is perfect.
 
     Args:
         predicted: (B, C, F, h, w) targets.
         batch: target, and subject (B, 1, F, h, w) in [0, 1].
+        shows: (C,) weights of channels; None = all alike.
     """
     target, weight = batch["target"][:, :, 1:], batch["subject"][:, :, 1:]
+    if shows is not None:
+        weight = weight * shows.view(-1, 1, 1, 1)
     error = (predicted[:, :, 1:] - target).square() * weight
     return error.sum() / (target.square() * weight).sum()
 

@@ -58,7 +58,7 @@ class Reader(nn.Module):
         self.halves = halves
         self.spots = nn.Linear(width, SPOTS)
         self.joints = nn.Linear(width, STRIDE_T * len(JOINTS))
-        self._given: dict[float, tuple[Tensor, ...]] = {}
+        self._given: dict[float, tuple[Tensor, Tensor, tuple[Tensor, Tensor]]] = {}
         for depth in (DRIVEN, FETCHED, POSED):
             self._block(depth).register_forward_pre_hook(self._tap(depth))
 
@@ -125,7 +125,7 @@ def compared(
 
 
 def _turn(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Rotary embedding as diffusers' WanAttnProcessor does it, of pairs of neighbouring channels."""
+    """Rotary embedding as diffusers' WanAttnProcessor does it, of neighbouring channels."""
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     c, s = cosines[..., 0::2], sines[..., 1::2]
     return torch.stack([even * c - odd * s, even * s + odd * c], dim=-1).flatten(-2).type_as(x)
