@@ -30,10 +30,19 @@ from dreamactor.provenance import sha256
 from dreamactor.training.adapt import train_adapter
 from dreamactor.training.cache import CacheHeader, open_cache, shard_path, write_examples
 from dreamactor.training.stage import AdaptConfig, RgbConfig, draw, order
-from dreamactor.training.state import load_state, placed, put_back, read_out, save_state, whole
+from dreamactor.training.state import (
+    State,
+    load_state,
+    placed,
+    put_back,
+    read_out,
+    save_state,
+    whole,
+)
 
 TINY = NanoVAEConfig(4, (8, 8, 8), (1, 1, 1), (8, 8, 8, 8), (1, 1, 1, 1))
 SHAPE = NanoConfig(2, 1, 16, 32, 4)
+NOTHING = State({}, [])
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -150,8 +159,9 @@ def test_a_run_learns_and_writes_an_adapter_of_its_base(files: Path, tmp_path: P
     assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 4
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
-    state, facts = load_state(tmp_path / "run" / "state.safetensors") or ({}, {})
+    found, facts = load_state(tmp_path / "run" / "state.safetensors") or (NOTHING, {})
     assert facts["step"] == 60
+    state = found.tensors
     names = {name.partition("/")[2] for name in state}
     assert all(".ffn.net." in name and ".lora_" in name for name in names)
     written, average = load_weights(path)[0], "average/blocks.0.ffn.net.2.lora_B.dreamactor.weight"
@@ -293,13 +303,16 @@ def test_a_sharded_state_is_whole_in_the_file(tmp_path: Path) -> None:
     command = [sys.executable, *launch, str(script), str(tmp_path / "state.safetensors")]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, timeout=180, text=True)
     assert done.returncode == 0, done.stderr
-    state, facts = load_state(tmp_path / "state.safetensors") or ({}, {})
+    state, facts = load_state(tmp_path / "state.safetensors") or (NOTHING, {})
     assert facts == {"step": 3}
     import sharded
 
     model, average, optimiser = sharded.trained()
-    for name, value in read_out(dict(model.named_parameters()), average, optimiser).items():
-        assert_close(state[name], value, atol=1e-6, rtol=1e-6)
+    one = read_out(dict(model.named_parameters()), average, optimiser)
+    assert state.groups == json.loads(json.dumps(one.groups))
+    assert state.tensors.keys() == one.tensors.keys()
+    for name, value in one.tensors.items():
+        assert_close(state.tensors[name], value, atol=1e-6, rtol=1e-6)
 
 
 # ---- states -----------------------------------------------------------------------------------
@@ -317,12 +330,15 @@ def test_a_state_comes_back_bit_by_bit(tmp_path: Path) -> None:
     assert found is not None
     assert found[1] == {"step": 3, "seconds": 0.5}
     fresh, other, unused = sharded.fresh()
+    unused.param_groups[0]["betas"] = (0.5, 0.5)
     put_back(found[0], dict(fresh.named_parameters()), other, unused)
     again = read_out(dict(fresh.named_parameters()), other, unused)
-    assert again.keys() == state.keys()
-    assert all(torch.equal(again[name], value) for name, value in state.items())
+    assert again.tensors.keys() == state.tensors.keys()
+    assert all(torch.equal(again.tensors[name], value) for name, value in state.tensors.items())
+    assert again.groups == state.groups
+    assert unused.param_groups[0]["betas"] == (0.9, 0.999)
     with pytest.raises(WeightsError, match="is it of this run"):
-        put_back({"weight/x": torch.zeros(1)}, params, average, optimiser)
+        put_back(State({"weight/x": torch.zeros(1)}, []), params, average, optimiser)
 
 
 def test_a_torn_state_is_refused(tmp_path: Path) -> None:

@@ -58,14 +58,8 @@ def test_draws_are_keyed_by_item() -> None:
     assert numpy_generator(0, "a", 1).random() == numpy_generator(0, "a", 1).random()
 
 
-def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
+def test_a_log_grows_by_lines(tmp_path: Path) -> None:
     folder = RunFolder.open(tmp_path / "run", {"rate": 1})
-    assert folder.restore() is None
-    folder.save({"step": 3, "x": torch.ones(2)})
-    state = folder.restore()
-    assert state is not None
-    assert state["step"] == 3
-    assert torch.equal(state["x"], torch.ones(2))
     folder.log(step=1, loss=0.5)
     folder.log(step=2, loss=0.25)
     assert (folder.path / "metrics.jsonl").read_text().count("\n") == 2

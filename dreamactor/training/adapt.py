@@ -110,7 +110,7 @@ class _Run:
 
     def _restore(self) -> None:
         self.step, spent = 0, 0.0
-        found = load_state(self.folder.path / "state.safetensors")
+        found = load_state(self.folder.state)
         if found is not None:
             put_back(found[0], self.params, self.average, self.optimiser)
             self.step, spent = found[1]["step"], found[1]["seconds"]
@@ -266,7 +266,7 @@ class _Run:
         state = read_out(self.params, self.average, self.optimiser)
         facts = {"step": self.step, "seconds": self.budget.elapsed}
         if self.leads:
-            save_state(self.folder.path / "state.safetensors", state, facts)
+            save_state(self.folder.state, state, facts)
 
     # ---- processes ------------------------------------------------------------------------
 
