@@ -23,7 +23,7 @@ from torch.testing import assert_close
 from dreamactor.backbones.lora import AdapterInfo, adapter_state, attach, read_info, save_adapter
 from dreamactor.backbones.nano import NanoConfig, load_transformer
 from dreamactor.backbones.nano_vae import NanoVAE, NanoVAEConfig
-from dreamactor.backbones.weights import load_weights, save_weights
+from dreamactor.backbones.weights import load_weights, read_header, save_weights
 from dreamactor.cli import main
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.provenance import sha256
@@ -70,7 +70,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     header = {"model": "nano", "config": vars(SHAPE), "canvas": 1, "predicts": "latents"}
     save_weights(folder / "base.safetensors", base.state_dict(), header)
     for task in ("pose", "rgb"):
-        open_cache(folder / task, CacheHeader(task, "nano", vae, 12.0, {}))
+        open_cache(folder / task, CacheHeader(task, "nano", vae, 12.0, {"lead": 1 / 3}))
         for shard in range(2):
             motion = torch.randn(6, 4, 3, 4, 4)
             tensors = {"target": -motion, "motion": motion, "text": torch.randn(6, 2, 384)}
@@ -152,6 +152,7 @@ def test_a_run_learns_and_writes_an_adapter_of_its_base(files: Path, tmp_path: P
     info = read_info(path)
     base = sha256(config.base)
     assert (info.variant, info.backbone, info.weights, info.rank) == ("pose", "nano", base, 4)
+    assert info.lead == 4  # a third of a second at 12 frames a second
     assert len(info.config) == 16
     looks = _looks(tmp_path / "run")
     assert [row["step"] for row in looks] == [0, 20, 40, 60]
@@ -179,7 +180,7 @@ def test_the_second_stage_starts_where_the_first_ended(files: Path, tmp_path: Pa
     for name, value in first.items():
         assert_close(second[name], value, atol=1e-3, rtol=1e-3)
     assert any(value.abs().max() > 1e-3 for name, value in second.items() if "lora_B" in name)
-    assert read_info(path).variant == "rgb"
+    assert (read_info(path).variant, read_info(path).lead) == ("rgb", None)
 
     other = SHAPE.build()
     header = load_weights(files / "base.safetensors")[1]
@@ -200,7 +201,9 @@ def test_full_fine_tuning_writes_a_transformer(files: Path, tmp_path: Path) -> N
     assert before.keys() == after.keys()
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert any("attn1" in name for name in moved)
-    assert load_transformer(path)[1] == SHAPE
+    assert load_transformer(path, task="animate")[1] == SHAPE
+    header = read_header(path)
+    assert (header["variant"], header["lead"]) == ("pose", 4)
     train_adapter(_config(files, base=path, steps=1), "pose", tmp_path / "on")
 
 
@@ -446,7 +449,7 @@ def test_another_config_or_cache_refuses_to_resume(files: Path, tmp_path: Path) 
 
 def test_a_loss_that_is_no_number_ends_a_run(files: Path, tmp_path: Path) -> None:
     """refuses: weights that overflow at once are told, not written."""
-    info = AdapterInfo("pose", "nano", sha256(files / "base.safetensors"), rank=4)
+    info = AdapterInfo("pose", "nano", sha256(files / "base.safetensors"), rank=4, lead=4)
     transformer = load_transformer(files / "base.safetensors")[0]
     for parameter in attach(transformer, info):
         torch.nn.init.constant_(parameter, 6e4)  # squares overflow

@@ -52,6 +52,25 @@ def check_variant(backbone: Backbone, variant: Variant) -> None:
     )
 
 
+def check_lead(variant: Variant, lead: int | None) -> None:
+    """Refuse weights of the pose variant that do not say how they were trained to begin.
+
+    Args:
+        variant: What drives them.
+        lead: As in `backbones.lora.AdapterInfo`.
+
+    Raises:
+        ConfigError: It is missing, or out of place.
+    """
+    if variant == "rgb" and lead is not None:
+        raise ConfigError(f"lead={lead}: only the pose variant has one")
+    if variant == "pose" and (not isinstance(lead, int) or lead < 0):
+        raise ConfigError(
+            f"lead={lead}: want the number of frames without a skeleton at the start of the clips "
+            "that the pose variant was trained on"
+        )
+
+
 def _known(setting: str, noun: str, name: str, names: tuple[str, ...]) -> str:
     if name not in names:
         near = difflib.get_close_matches(name, names, 1, 0.0)[0]

@@ -138,7 +138,7 @@ def run(job: Job, backbone: Backbone | None = None) -> Result:
             track = find_joints(job, model.native)
     with stages("describe"):
         texts = describe(job, track)
-    driver = None if track is None else skeleton(track, model.native)
+    driver = None if track is None else skeleton(track, model)
     task = resolve(job, model, texts.prompt, driver)
     with both_or_neither(job.config.out, job.config.record) as (clip, record):
         with _quiet_torch(job.config.threads):
