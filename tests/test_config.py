@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import pytest
 import torch
 
-from dreamactor.config import from_words
+from dreamactor.config import check_device, from_words
 from dreamactor.errors import ConfigError
 from dreamactor.runs import RunFolder, generator, numpy_generator, seed_of, write_text
 
@@ -46,6 +46,14 @@ def test_words_become_typed_values() -> None:
 def test_bad_words_are_refused(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         from_words(Settings, words)
+
+
+def test_devices_are_known_by_name() -> None:
+    for device in ("cpu", "cuda", "cuda:1"):
+        check_device(device)
+    for device in ("gpu", "cuda:", "cuda:a", "cuda:0 ", "CPU", ""):
+        with pytest.raises(ConfigError, match=f"device='{device}': want cpu, cuda or cuda:N"):
+            check_device(device)
 
 
 def test_draws_are_keyed_by_item() -> None:

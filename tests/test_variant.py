@@ -58,6 +58,7 @@ class Known:
     """An estimator that finds `walk` whatever it sees, and remembers what that was."""
 
     name = "keypoints"
+    weights = {"k.safetensors": "1" * 64}  # noqa: RUF012
 
     def __init__(self, find=walk):
         self.find, self.looks = find, []
@@ -103,7 +104,7 @@ def task_of(tmp_path, backbone, count, fps=12, **size):
         tmp_path / "r.png", tmp_path / "d.mp4", tmp_path / "o.mp4", variant="pose", prompt=""
     )
     job = prepare(config)
-    track = driving.find_joints(job, backbone.native)
+    track, _ = driving.find_joints(job, backbone.native)
     return resolve(job, backbone, "", driving.skeleton(track, backbone))
 
 
@@ -195,6 +196,8 @@ def test_the_lead_is_cut_and_all_else_is_as_with_rgb(run, tmp_path, known, clip,
     assert [record["lead_frames"] for record in facts] == [0, 12]
     assert facts[1]["generated_frames"] == facts[0]["generated_frames"] + 12
     assert [record["settings"]["pose"] for record in facts] == [None, "keypoints"]
+    found = {"name": "keypoints", "weights": {"k.safetensors": "1" * 64}}
+    assert [record["estimator"] for record in facts] == [None, found]
 
 
 def test_what_comes_out_follows_the_skeleton_from_its_first_frame_on(run, known):

@@ -155,8 +155,10 @@ def load_estimator(name: str, weights: Path | None = None, device: str = "cpu") 
         return RTMLib(weights, device)
     _check_device(device)
     from dreamactor.backbones.keypoints import DATA, Keypoints, load_network
+    from dreamactor.provenance import sha256
 
-    return Keypoints(load_network(weights or DATA), device)
+    path = weights or DATA
+    return Keypoints(load_network(path), device, {path.name: sha256(path)})
 
 
 def _check_device(device: str) -> None:

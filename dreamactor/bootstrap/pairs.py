@@ -31,7 +31,7 @@ from dreamactor.bootstrap.claims import EXPIRY
 from dreamactor.bootstrap.generators import Animator, Generator
 from dreamactor.bootstrap.manifest import DataSet, Request
 from dreamactor.bootstrap.sources import Folders, Sources, World
-from dreamactor.config import check_least
+from dreamactor.config import check_device, check_least
 from dreamactor.errors import ConfigError, DreamActorError, MediaError
 from dreamactor.provenance import sha256, versions
 from dreamactor.runs import write_text
@@ -73,6 +73,7 @@ class PairsConfig:
 
     def __post_init__(self) -> None:
         check_least(self, {"count": 1, "per_source": 1, "workers": 0, "expiry": 1})
+        check_device(self.device)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from dreamactor.backbones.base import Backbone, Native
 from dreamactor.backbones.load import load_estimator
 from dreamactor.conditioning.augment import add_lead, normalise
 from dreamactor.conditioning.framing import fit_soft, to_half
+from dreamactor.conditioning.pose import identity
 from dreamactor.conditioning.skeleton import SEEN, PoseTrack, drawings
 from dreamactor.diffusion.job import Job
 from dreamactor.diffusion.task import Task, lead_of, native_frames, rate_of
@@ -51,8 +53,8 @@ def footage(job: Job, native: Native) -> Footage:
     return Footage(job.config.driving, rate_of(native), native_frames(job, native))
 
 
-def find_joints(job: Job, native: Native) -> PoseTrack:
-    """Joints of the driving clip at the backbone's rate, in its own pixels.
+def find_joints(job: Job, native: Native) -> tuple[PoseTrack, dict[str, Any]]:
+    """Joints of the driving clip at the backbone's rate, in its own pixels, and who found them.
 
     Raises:
         ConfigError: The estimator is not installed, or cannot run here.
@@ -66,7 +68,7 @@ def find_joints(job: Job, native: Native) -> PoseTrack:
             f"{job.config.driving}: {estimator.name} finds no joint in it; want a subject that it "
             "knows, another --pose, or --variant rgb"
         )
-    return track
+    return track, identity(estimator)
 
 
 def skeleton(track: PoseTrack, backbone: Backbone) -> PoseTrack:

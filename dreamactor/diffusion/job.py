@@ -7,13 +7,13 @@ everything that does not depend on the backbone is settled.
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from dreamactor.backbones.load import Variant, check_backbone, check_estimator
+from dreamactor.config import check_device
 from dreamactor.errors import ConfigError, MediaError
 from dreamactor.image import Rgb, check_input, check_output, read_image
 from dreamactor.interpolate import Interpolation
@@ -106,8 +106,7 @@ class AnimateConfig:
                 raise ConfigError(f"pose={self.pose!r}: only --variant pose looks for joints")
         if not 1 <= self.threads <= MAX_THREADS:
             raise ConfigError(f"threads={self.threads}: want 1 to {MAX_THREADS}")
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
-            raise ConfigError(f"device={self.device!r}: want cpu, cuda or cuda:N")
+        check_device(self.device)
 
     @property
     def estimator(self) -> str:

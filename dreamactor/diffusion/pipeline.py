@@ -130,12 +130,12 @@ def run(job: Job, backbone: Backbone | None = None) -> Result:
     Returns:
         As `animate`, which see for errors.
     """
-    stages, track = Stages(), None
+    stages, track, estimator = Stages(), None, None
     with stages("load weights"):
         model = _loaded(job, backbone)
     if job.config.variant == "pose":
         with stages("find joints"), _quiet_torch(job.config.threads):
-            track = find_joints(job, model.native)
+            track, estimator = find_joints(job, model.native)
     with stages("describe"):
         texts = describe(job, track)
     driver = None if track is None else skeleton(track, model)
@@ -143,7 +143,8 @@ def run(job: Job, backbone: Backbone | None = None) -> Result:
     with both_or_neither(job.config.out, job.config.record) as (clip, record):
         with _quiet_torch(job.config.threads):
             frames = _written(task, model, clip, stages)
-        facts = {**_facts(task, model, clip, frames, stages), "text": texts.plain()}
+        facts = _facts(task, model, clip, frames, stages)
+        facts |= {"estimator": estimator, "text": texts.plain()}
         write_record(record, facts)
     return Result(
         job.config.out, job.config.record, frames, job.fps, task.box.size, stages.total, facts
