@@ -18,6 +18,8 @@ BACKBONES = ("nano",)
 """Names that `load_backbone` knows."""
 ESTIMATORS = ("keypoints", "mediapipe", "rtmlib")
 """Names that `load_estimator` knows."""
+ESTIMATOR = "keypoints"
+"""Who finds joints where nobody is named."""
 
 
 def check_backbone(name: str) -> str:
@@ -32,6 +34,19 @@ def check_backbone(name: str) -> str:
 def check_estimator(name: str) -> str:
     """As `check_backbone`, of pose estimators."""
     return _known("pose", "estimator", name, ESTIMATORS)
+
+
+def check_pose(variant: Variant, estimator: str | None) -> None:
+    """Refuse the name of an estimator that there is not, or where none has to look.
+
+    Raises:
+        ConfigError: Says which one was meant, or what looks for joints.
+    """
+    if estimator is None:
+        return
+    check_estimator(estimator)
+    if variant != "pose":
+        raise ConfigError(f"pose={estimator!r}: only variant pose looks for joints")
 
 
 def check_variant(backbone: Backbone, variant: Variant) -> None:

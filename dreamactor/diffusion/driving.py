@@ -25,7 +25,7 @@ from dreamactor.backbones.base import Backbone, Native
 from dreamactor.backbones.load import load_estimator
 from dreamactor.conditioning.augment import add_lead, normalise
 from dreamactor.conditioning.framing import fit_soft, to_half
-from dreamactor.conditioning.pose import identity
+from dreamactor.conditioning.pose import PoseEstimator, identity
 from dreamactor.conditioning.skeleton import SEEN, PoseTrack, drawings
 from dreamactor.diffusion.job import Job
 from dreamactor.diffusion.task import Task, lead_of, native_frames, rate_of
@@ -53,15 +53,23 @@ def footage(job: Job, native: Native) -> Footage:
     return Footage(job.config.driving, rate_of(native), native_frames(job, native))
 
 
-def find_joints(job: Job, native: Native) -> tuple[PoseTrack, dict[str, Any]]:
+def find_joints(
+    job: Job, native: Native, estimator: PoseEstimator | None = None
+) -> tuple[PoseTrack, dict[str, Any]]:
     """Joints of the driving clip at the backbone's rate, in its own pixels, and who found them.
+
+    Args:
+        job: From `prepare`.
+        native: The rate.
+        estimator: Loaded already; None loads the one that the job names.
 
     Raises:
         ConfigError: The estimator is not installed, or cannot run here.
         MediaError: The clip cannot be read, or nothing is found in it.
         WeightsError: The estimator's weights are missing or damaged.
     """
-    estimator = load_estimator(job.config.estimator, device=job.config.device)
+    if estimator is None:
+        estimator = load_estimator(job.config.estimator, device=job.config.device)
     track = estimator(footage(job, native), native.fps)
     if not (track.confidence >= SEEN).any():
         raise MediaError(
