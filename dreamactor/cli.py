@@ -380,17 +380,18 @@ def bootstrap_pairs(
 @bootstrap.command("filter")
 def bootstrap_filter(
     data: Annotated[Path, typer.Option(help="Data set of `bootstrap pairs`.")],
+    judge: Annotated[
+        str, typer.Option(help="measured, or mllm: the model named by DREAMACTOR_MLLM_*.")
+    ] = "measured",
     scales: Annotated[Path | None, typer.Option(help="gate.json of `bootstrap calibrate`.")] = None,
     threshold: Annotated[float, typer.Option(help="What the average has to exceed.")] = 4.5,
+    device: Annotated[str, typer.Option(help="Of a local model: cpu, cuda or cuda:N.")] = "cpu",
 ) -> None:
-    """Score every item by what can be measured, 1 to 5 four times, and gate it."""
+    """Score every item, 1 to 5 four times, by what can be measured or a model sees; gate it."""
     signal.signal(signal.SIGTERM, _interrupt)
-    from dreamactor.bootstrap.gate import Measured, gate, load_scales
-    from dreamactor.bootstrap.manifest import DataSet
+    from dreamactor.bootstrap.judge import run_gate
 
-    judge = Measured(load_scales(scales) if scales else None)
-    found = gate(DataSet(data), judge, threshold)
-    print(f"{data}: {found.passed} of {found.items} items pass, {found.fresh} of them judged now")
+    print(run_gate(data, judge, scales, threshold, device))
 
 
 @bootstrap.command("review")

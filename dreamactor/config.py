@@ -7,6 +7,7 @@ error that names the nearest key.
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -62,6 +63,16 @@ def check_least(config: object, least: Mapping[str, float]) -> None:
     for name, value in least.items():
         if getattr(config, name) < value:
             raise ConfigError(f"{name}={getattr(config, name)}: want {value} or more")
+
+
+def check_device(device: str) -> None:
+    """Refuse what is no name of a device; whether it is there, only torch can say.
+
+    Raises:
+        ConfigError: Names those that are.
+    """
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"device={device!r}: want cpu, cuda or cuda:N")
 
 
 def parse(key: str, text: str, kind: Any) -> Any:

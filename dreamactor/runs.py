@@ -2,10 +2,10 @@
 
 A run is a folder, and the same command resumes it:
 
-    config.json     what the run was started with; another config refuses
-    metrics.jsonl   one JSON object a line, appended
-    checkpoint.pt   weights, averages, optimiser, step, seconds so far (our own file only)
-    samples/        pictures written while training
+    config.json        what the run was started with; another config refuses
+    metrics.jsonl      one JSON object a line, appended
+    state.safetensors  weights, averages, optimisers, step, seconds so far (`training.state`)
+    samples/           pictures written while training
 """
 
 from __future__ import annotations
@@ -98,16 +98,7 @@ class RunFolder:
                 kept.append(line)
         write_text(path, "".join(kept))
 
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Write the checkpoint, whole or not at all (not flushed: all processes wait for it)."""
-        hidden = self.path / ".checkpoint.part"
-        torch.save(dict(state), hidden)
-        hidden.replace(self.path / "checkpoint.pt")
-
-    def restore(self) -> dict[str, Any] | None:
-        """The checkpoint, if there is one; tensors on the CPU."""
-        path = self.path / "checkpoint.pt"
-        if not path.is_file():
-            return None
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return state
+    @property
+    def state(self) -> Path:
+        """Where a training run keeps what it goes on from."""
+        return self.path / "state.safetensors"

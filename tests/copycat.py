@@ -25,6 +25,8 @@ class Copycat:
     grid: LatentGrid = GRID
     weights: dict = field(default_factory=lambda: {"copycat.safetensors": "0" * 64})
     variant: str = "rgb"
+    lead: int = 13
+    """Of the pose variant: twelve frames are cut."""
     adapter: dict | None = None
     canvases: list = field(default_factory=list)
     """What it was shown, (canvas, text) each."""

@@ -50,8 +50,8 @@ def main(path: Path) -> None:
     other, mean, unused = fresh(shard=True)
     put_back(found[0], dict(other.named_parameters()), mean, unused)
     again = read_out(dict(other.named_parameters()), mean, unused)
-    assert again.keys() == state.keys()
-    assert all(torch.equal(again[name], value) for name, value in state.items())
+    assert again.tensors.keys() == state.tensors.keys()
+    assert all(torch.equal(again.tensors[name], value) for name, value in state.tensors.items())
     shards = [p.to_local().numel() for p in other.parameters()]  # type: ignore[attr-defined]
     assert sum(shards) < sum(p.numel() for p in other.parameters())
     torch.distributed.destroy_process_group()

@@ -23,17 +23,26 @@ from torch.testing import assert_close
 from dreamactor.backbones.lora import AdapterInfo, adapter_state, attach, read_info, save_adapter
 from dreamactor.backbones.nano import NanoConfig, load_transformer
 from dreamactor.backbones.nano_vae import NanoVAE, NanoVAEConfig
-from dreamactor.backbones.weights import load_weights, save_weights
+from dreamactor.backbones.weights import load_weights, read_header, save_weights
 from dreamactor.cli import main
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.provenance import sha256
 from dreamactor.training.adapt import train_adapter
 from dreamactor.training.cache import CacheHeader, open_cache, shard_path, write_examples
 from dreamactor.training.stage import AdaptConfig, RgbConfig, draw, order
-from dreamactor.training.state import load_state, placed, put_back, read_out, save_state, whole
+from dreamactor.training.state import (
+    State,
+    load_state,
+    placed,
+    put_back,
+    read_out,
+    save_state,
+    whole,
+)
 
 TINY = NanoVAEConfig(4, (8, 8, 8), (1, 1, 1), (8, 8, 8, 8), (1, 1, 1, 1))
 SHAPE = NanoConfig(2, 1, 16, 32, 4)
+NOTHING = State({}, [])
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -61,7 +70,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     header = {"model": "nano", "config": vars(SHAPE), "canvas": 1, "predicts": "latents"}
     save_weights(folder / "base.safetensors", base.state_dict(), header)
     for task in ("pose", "rgb"):
-        open_cache(folder / task, CacheHeader(task, "nano", vae, 12.0, {}))
+        open_cache(folder / task, CacheHeader(task, "nano", vae, 12.0, {"lead": 1 / 3}))
         for shard in range(2):
             motion = torch.randn(6, 4, 3, 4, 4)
             tensors = {"target": -motion, "motion": motion, "text": torch.randn(6, 2, 384)}
@@ -143,6 +152,7 @@ def test_a_run_learns_and_writes_an_adapter_of_its_base(files: Path, tmp_path: P
     info = read_info(path)
     base = sha256(config.base)
     assert (info.variant, info.backbone, info.weights, info.rank) == ("pose", "nano", base, 4)
+    assert info.lead == 4  # a third of a second at 12 frames a second
     assert len(info.config) == 16
     looks = _looks(tmp_path / "run")
     assert [row["step"] for row in looks] == [0, 20, 40, 60]
@@ -150,8 +160,9 @@ def test_a_run_learns_and_writes_an_adapter_of_its_base(files: Path, tmp_path: P
     assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 4
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
-    state, facts = load_state(tmp_path / "run" / "state.safetensors") or ({}, {})
+    found, facts = load_state(tmp_path / "run" / "state.safetensors") or (NOTHING, {})
     assert facts["step"] == 60
+    state = found.tensors
     names = {name.partition("/")[2] for name in state}
     assert all(".ffn.net." in name and ".lora_" in name for name in names)
     written, average = load_weights(path)[0], "average/blocks.0.ffn.net.2.lora_B.dreamactor.weight"
@@ -169,7 +180,7 @@ def test_the_second_stage_starts_where_the_first_ended(files: Path, tmp_path: Pa
     for name, value in first.items():
         assert_close(second[name], value, atol=1e-3, rtol=1e-3)
     assert any(value.abs().max() > 1e-3 for name, value in second.items() if "lora_B" in name)
-    assert read_info(path).variant == "rgb"
+    assert (read_info(path).variant, read_info(path).lead) == ("rgb", None)
 
     other = SHAPE.build()
     header = load_weights(files / "base.safetensors")[1]
@@ -190,7 +201,9 @@ def test_full_fine_tuning_writes_a_transformer(files: Path, tmp_path: Path) -> N
     assert before.keys() == after.keys()
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert any("attn1" in name for name in moved)
-    assert load_transformer(path)[1] == SHAPE
+    assert load_transformer(path, task="animate")[1] == SHAPE
+    header = read_header(path)
+    assert (header["variant"], header["lead"]) == ("pose", 4)
     train_adapter(_config(files, base=path, steps=1), "pose", tmp_path / "on")
 
 
@@ -293,13 +306,16 @@ def test_a_sharded_state_is_whole_in_the_file(tmp_path: Path) -> None:
     command = [sys.executable, *launch, str(script), str(tmp_path / "state.safetensors")]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, timeout=180, text=True)
     assert done.returncode == 0, done.stderr
-    state, facts = load_state(tmp_path / "state.safetensors") or ({}, {})
+    state, facts = load_state(tmp_path / "state.safetensors") or (NOTHING, {})
     assert facts == {"step": 3}
     import sharded
 
     model, average, optimiser = sharded.trained()
-    for name, value in read_out(dict(model.named_parameters()), average, optimiser).items():
-        assert_close(state[name], value, atol=1e-6, rtol=1e-6)
+    one = read_out(dict(model.named_parameters()), average, optimiser)
+    assert state.groups == json.loads(json.dumps(one.groups))
+    assert state.tensors.keys() == one.tensors.keys()
+    for name, value in one.tensors.items():
+        assert_close(state.tensors[name], value, atol=1e-6, rtol=1e-6)
 
 
 # ---- states -----------------------------------------------------------------------------------
@@ -317,12 +333,15 @@ def test_a_state_comes_back_bit_by_bit(tmp_path: Path) -> None:
     assert found is not None
     assert found[1] == {"step": 3, "seconds": 0.5}
     fresh, other, unused = sharded.fresh()
+    unused.param_groups[0]["betas"] = (0.5, 0.5)
     put_back(found[0], dict(fresh.named_parameters()), other, unused)
     again = read_out(dict(fresh.named_parameters()), other, unused)
-    assert again.keys() == state.keys()
-    assert all(torch.equal(again[name], value) for name, value in state.items())
+    assert again.tensors.keys() == state.tensors.keys()
+    assert all(torch.equal(again.tensors[name], value) for name, value in state.tensors.items())
+    assert again.groups == state.groups
+    assert unused.param_groups[0]["betas"] == (0.9, 0.999)
     with pytest.raises(WeightsError, match="is it of this run"):
-        put_back({"weight/x": torch.zeros(1)}, params, average, optimiser)
+        put_back(State({"weight/x": torch.zeros(1)}, []), params, average, optimiser)
 
 
 def test_a_torn_state_is_refused(tmp_path: Path) -> None:
@@ -430,7 +449,7 @@ def test_another_config_or_cache_refuses_to_resume(files: Path, tmp_path: Path) 
 
 def test_a_loss_that_is_no_number_ends_a_run(files: Path, tmp_path: Path) -> None:
     """refuses: weights that overflow at once are told, not written."""
-    info = AdapterInfo("pose", "nano", sha256(files / "base.safetensors"), rank=4)
+    info = AdapterInfo("pose", "nano", sha256(files / "base.safetensors"), rank=4, lead=4)
     transformer = load_transformer(files / "base.safetensors")[0]
     for parameter in attach(transformer, info):
         torch.nn.init.constant_(parameter, 6e4)  # squares overflow

@@ -141,15 +141,16 @@ def test_the_box_leaves_out_what_is_not_found() -> None:
 
 def test_first_second_is_hidden_in_training_and_empty_at_inference() -> None:
     """exact: 12 frames at 12 a second, 24 at 23.976; what is added is cut."""
-    assert (lead_frames(12.0), lead_frames(24000 / 1001), lead_frames(30.0)) == (12, 24, 30)
+    assert [lead_frames(fps, 1.0) for fps in (12.0, 24000 / 1001, 30.0)] == [12, 24, 30]
+    assert lead_frames(12.0, 1 / 3) == 4
     track = walk()
-    hidden = draw(hide_lead(track))
+    hidden = draw(hide_lead(track, 1.0))
     assert not hidden[:12].any()
     assert_array_equal(hidden[12:], draw(track)[12:])
-    led = draw(add_lead(track))
+    led = draw(add_lead(track, 12))
     assert led.shape[0] == 42
     assert not led[:12].any()
-    assert_array_equal(led[lead_frames(track.fps) :], draw(track))
+    assert_array_equal(led[12:], draw(track))
 
 
 def test_realigned_bodies_have_the_others_proportions() -> None:

@@ -121,5 +121,7 @@ def test_bench_measures_resumes_and_reports(tmp_path: Path) -> None:
 def test_estimators_that_are_not_there_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"estimators=openpose: no 'openpose'; known: keypoints"):
         PoseBenchConfig(estimators="openpose")
+    with pytest.raises(ConfigError, match="device='cuda:x': want cpu, cuda or cuda:N"):
+        PoseBenchConfig(device="cuda:x")
     with pytest.raises(ConfigError, match="count=0: want 1 or more"):
         PoseBenchConfig(count=0)

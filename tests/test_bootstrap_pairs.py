@@ -14,9 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import standin
+import torch
 from standin import Tint
+from test_nano import TINY, save, tiny_nano
+from test_variant import Known
 
 from dreamactor import cli
+from dreamactor.backbones.lora import AdapterInfo, adapter_state, attach, save_adapter
+from dreamactor.bootstrap import generators
 from dreamactor.bootstrap.generators import Animator
 from dreamactor.bootstrap.manifest import DataSet, Request, check_name
 from dreamactor.bootstrap.pairs import PairsConfig, attempt, make_pairs
@@ -317,6 +322,89 @@ def test_exact_nano_is_a_generator(folders, tmp_path):
     assert record["output"]["sha256"] == facts["clip"]["sha256"]
 
 
+@pytest.fixture
+def posed(tmp_path, monkeypatch):
+    """What an `Animator` of the pose variant takes, of tiny weights; estimators that look."""
+    folder, looks = tmp_path / "weights", []
+    folder.mkdir()
+    digest = save(tiny_nano(), folder)["transformer.safetensors"]
+
+    def adapter(name, seed):
+        torch.manual_seed(seed)
+        transformer, info = TINY.build(), AdapterInfo("pose", "nano", digest, rank=2, lead=4)
+        for parameter in attach(transformer, info):
+            torch.nn.init.normal_(parameter, std=0.3)
+        save_adapter(folder / name, adapter_state(transformer), info)
+        return folder / name
+
+    class Finder(Known):
+        def __init__(self, name):
+            super().__init__()
+            self.name, self.weights, self.looks = name, {"k": name[0] * 64}, looks
+
+    monkeypatch.setattr(generators, "load_estimator", lambda name, device: Finder(name))
+    given = {"weights": folder, "adapter": adapter("a.safetensors", 1), "variant": "pose"}
+    yield {**given, "steps": 1}, adapter("b.safetensors", 2), looks
+    generators._load.cache_clear()
+    generators._load_estimator.cache_clear()
+
+
+def test_exact_the_pose_variant_is_a_generator(folders, tmp_path, posed):
+    """Skeletons of the source clip drive; the manifest says whose, and by which adapter."""
+    given, _, looks = posed
+    one = replace(folders, per_source=1)
+    made = make_pairs(tmp_path / "out", one, Animator(**given))
+    assert (made.made, made.failed) == (3, {})
+    lines = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
+    (about,) = {json.dumps(json.loads(line)["generator"], sort_keys=True) for line in lines}
+    about = json.loads(about)
+    assert about["variant"] == "pose"
+    assert about["estimator"] == {"name": "keypoints", "weights": {"k": "k" * 64}}
+    assert about["adapter"]["sha256"] == sha256(given["adapter"])
+    assert about["adapter"]["lead"] == 4
+    for item in made.data.items():
+        record = json.loads((made.data.folder(item) / "clip.json").read_text())
+        assert record["estimator"] == about["estimator"]
+        assert record["backbone"]["adapter"] == about["adapter"]
+        assert record["lead_frames"] == 3
+    sources = [made.data.synthesis(item).forward.source.path for item in made.data.items()]
+    seen = {np.stack(frames).tobytes() for frames in looks}
+    assert seen == {np.stack([f for _, f in iter_frames(path)]).tobytes() for path in sources}
+
+
+def test_another_adapter_or_estimator_is_another_item(folders, tmp_path, posed):
+    """exact: as with all that has a say; the same file in another place has none."""
+    given, other, _ = posed
+    moved = tmp_path / "moved.safetensors"
+    shutil.copy(given["adapter"], moved)
+    changes = {"same": {}, "moved": {"adapter": moved}, "adapter": {"adapter": other},
+               "estimator": {"pose": "mediapipe"}}  # fmt: skip
+    items = {}
+    for name, change in changes.items():
+        about = Animator(**given | change).about
+        data = DataSet.begin(tmp_path / name, about)
+        items[name] = {request.item for request in folders.requests(data, about)}
+    assert items["same"] == items["moved"]
+    assert not items["same"] & items["adapter"]
+    assert not items["same"] & items["estimator"]
+    make_pairs(tmp_path / "out", replace(folders, per_source=1), Animator(**given))
+    with pytest.raises(ConfigError, match="begun with another adapter of the generator"):
+        make_pairs(tmp_path / "out", folders, Animator(**given | {"adapter": other}))
+
+
+def test_refuses_an_adapter_of_another_variant(folders, tmp_path, posed):
+    for change in ({"variant": "rgb"}, {"adapter": None}):
+        with pytest.raises(ConfigError, match="trained for"):
+            make_pairs(tmp_path / "out", folders, Animator(**posed[0] | change))
+    assert not (tmp_path / "out").exists()
+
+
 def test_refuses_settings_that_cannot_work():
+    with pytest.raises(ConfigError, match="pose='keypoints': only variant pose looks for joints"):
+        PairsConfig(pose="keypoints")
+    with pytest.raises(ConfigError, match="no such estimator, nearest is rtmlib"):
+        PairsConfig(variant="pose", pose="rtmlab")
+    with pytest.raises(ConfigError, match="device='gpu': want cpu, cuda or cuda:N"):
+        PairsConfig(device="gpu")
     with pytest.raises(ConfigError, match="workers=-1: want 0 or more"):
         PairsConfig(workers=-1)

@@ -208,7 +208,7 @@ def test_refuses_files(command, tmp_path, files, message):
             ["--variant", "pose", "--pose", "rtm"],
             "pose='rtm': no such estimator, nearest is rtmlib",
         ),
-        (["--pose", "rtmlib"], "pose='rtmlib': only --variant pose looks for joints"),
+        (["--pose", "rtmlib"], "pose='rtmlib': only variant pose looks for joints"),
         (["--adapter", "/gone"], "/gone: no such file"),
         (["--describer", "online"], "describer='online': want auto or offline"),
         (["--fit", "stretch"], "fit='stretch': want letterbox or crop"),

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import pytest
 import torch
 
-from dreamactor.config import from_words
+from dreamactor.config import check_device, from_words
 from dreamactor.errors import ConfigError
 from dreamactor.runs import RunFolder, generator, numpy_generator, seed_of, write_text
 
@@ -48,6 +48,14 @@ def test_bad_words_are_refused(words: list[str], message: str) -> None:
         from_words(Settings, words)
 
 
+def test_devices_are_known_by_name() -> None:
+    for device in ("cpu", "cuda", "cuda:1"):
+        check_device(device)
+    for device in ("gpu", "cuda:", "cuda:a", "cuda:0 ", "CPU", ""):
+        with pytest.raises(ConfigError, match=f"device='{device}': want cpu, cuda or cuda:N"):
+            check_device(device)
+
+
 def test_draws_are_keyed_by_item() -> None:
     """unchanged by: what was drawn before; different for every part of the key."""
     first = torch.randn(4, generator=generator(0, "a", 1))
@@ -58,14 +66,8 @@ def test_draws_are_keyed_by_item() -> None:
     assert numpy_generator(0, "a", 1).random() == numpy_generator(0, "a", 1).random()
 
 
-def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
+def test_a_log_grows_by_lines(tmp_path: Path) -> None:
     folder = RunFolder.open(tmp_path / "run", {"rate": 1})
-    assert folder.restore() is None
-    folder.save({"step": 3, "x": torch.ones(2)})
-    state = folder.restore()
-    assert state is not None
-    assert state["step"] == 3
-    assert torch.equal(state["x"], torch.ones(2))
     folder.log(step=1, loss=0.5)
     folder.log(step=2, loss=0.25)
     assert (folder.path / "metrics.jsonl").read_text().count("\n") == 2

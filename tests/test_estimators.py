@@ -17,6 +17,7 @@ from onnx_standin import write_constant_model
 from dreamactor.conditioning.pose import MediaPipe, RTMLib, checked, follow
 from dreamactor.conditioning.skeleton import WHOLE, PoseTrack
 from dreamactor.errors import ConfigError, ShapeError, WeightsError
+from dreamactor.provenance import sha256
 
 needs_rtmlib = pytest.mark.skipif(not importlib.util.find_spec("rtmlib"), reason="make extras")
 needs_mediapipe = pytest.mark.skipif(
@@ -46,7 +47,10 @@ def _joint(track: PoseTrack, name: str, subject: int = 0) -> np.ndarray:
 @needs_rtmlib
 def test_joints_of_rtmlib_stand_where_its_model_says(standin: Path) -> None:
     """exact: COCO-WholeBody's order becomes ours; crop pixels become the picture's."""
-    track = RTMLib(standin)(np.zeros((2, 208, 170, 3), np.uint8), 12.0)
+    estimator = RTMLib(standin)
+    files = ("detector.onnx", "pose.onnx")
+    assert estimator.weights == {name: sha256(standin / name) for name in files}
+    track = estimator(np.zeros((2, 208, 170, 3), np.uint8), 12.0)
     assert (track.names, track.confidence.shape) == (WHOLE, (2, 2, 128))
     numbers = {"nose": 0, "ear_l": 3, "shoulder_r": 6, "wrist_l": 9, "hip_r": 12, "ankle_l": 15}
     numbers |= {"face0": 23, "face67": 90, "palm_l": 91, "thumb4_l": 95, "palm_r": 112}
@@ -103,7 +107,10 @@ def test_mediapipe_finds_an_astronaut() -> None:
     """golden: joints of a photograph, named by eye, within 5 % of its 512 pixels."""
     from skimage import data
 
-    track = MediaPipe()(np.stack([data.astronaut()] * 2), 12.0)
+    estimator = MediaPipe()
+    assert {"pose_landmark_full.tflite", "face_landmark.tflite"} <= estimator.weights.keys()
+    assert {len(digest) for digest in estimator.weights.values()} == {64}
+    track = estimator(np.stack([data.astronaut()] * 2), 12.0)
     seen = {"nose": (222, 130), "shoulder_r": (108, 244), "shoulder_l": (306, 247)}
     seen |= {"eye_r": (205, 103), "ear_l": (270, 122), "face8": (221, 177), "face0": (180, 95)}
     for name, at in seen.items():

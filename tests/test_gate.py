@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import standin
+from numpy.testing import assert_array_equal
 from standin import Tint
 
 from dreamactor import cli
@@ -16,8 +17,8 @@ from dreamactor.bench.agreement import count_found
 from dreamactor.bootstrap import calibrate
 from dreamactor.bootstrap.calibrate import SHOWN_BY, CalibrateConfig, Row, fit_scales
 from dreamactor.bootstrap.faults import Faults, Watched, energy, find_faults, grain
-from dreamactor.bootstrap.gate import FAULTS_OF, Measured, Scale, gate, load_scales
-from dreamactor.bootstrap.judge import PROMPT, Asked, parse_scores
+from dreamactor.bootstrap.gate import FAULTS_OF, Measured, Scale, evidence_of, gate, load_scales
+from dreamactor.bootstrap.judge import PROMPT, Asked, key_frames, parse_scores
 from dreamactor.bootstrap.pairs import make_pairs
 from dreamactor.bootstrap.planted import LIMITS, worst
 from dreamactor.bootstrap.sources import Folders
@@ -163,7 +164,7 @@ def test_exact_a_recorded_model_is_a_judge(data):
         asked.append((images, text))
         return f"Sharp, fluent, steady, the same.\n{GOOD}" if len(asked) > 1 else "I cannot tell."
 
-    judge = Asked(ask, "Recorded-7B", fps=12)
+    judge = Asked(ask, "Recorded-7B")
     found = gate(data, judge)
     assert (found.passed, found.fresh, len(asked)) == (0, 3, 4)  # 4.5 is not above 4.5
     images, text = asked[0]
@@ -175,6 +176,20 @@ def test_exact_a_recorded_model_is_a_judge(data):
     assert isinstance(judge.about, Mapping)
     assert gate(data, judge, threshold=4.4).passed == 3
     assert len(asked) == 4  # not asked again
+
+
+def test_key_frames_go_by_the_rate_of_the_clip(data):
+    """exact: two a second and the last, whatever the rate."""
+    shown = []
+    judge = Asked(lambda images, text: shown.append(images) or GOOD, "a")
+    evidence = evidence_of(data, data.items()[0])
+    assert evidence.fps == 12
+    rising = np.repeat(np.arange(24, dtype=np.uint8)[:, None, None, None], 3, -1)
+    rising = np.broadcast_to(rising, (24, 48, 64, 3))
+    for fps in (12.0, 24.0):
+        judge(replace(evidence, source=rising, fps=fps))
+        assert_array_equal(shown[-1][1], key_frames("driving clip", rising, fps))
+    assert shown[0][1].shape != shown[1][1].shape  # five pictures, and three
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from dreamactor.backbones.weights import save_weights
 from dreamactor.conditioning.skeleton import JOINTS
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.image import Box, Rgb
+from dreamactor.provenance import sha256
 from dreamactor.runs import generator
 from dreamactor.training.keypoints import (
     FramePool,
@@ -201,6 +202,7 @@ def test_weights_round_trip_and_are_small(tmp_path: Path) -> None:
     assert (tmp_path / "k.safetensors").stat().st_size <= 6e6
     loaded = load_estimator("keypoints", tmp_path / "k.safetensors")
     assert loaded.name == "keypoints"
+    assert loaded.weights == {"k.safetensors": sha256(tmp_path / "k.safetensors")}
 
 
 def test_weights_that_do_not_ship_yet_are_asked_for(

@@ -24,7 +24,7 @@ from dreamactor.backbones.nano import NanoConfig
 from dreamactor.backbones.weights import save_weights
 from dreamactor.errors import ConfigError, WeightsError
 
-INFO = AdapterInfo("pose", "nano", "f" * 64, rank=4)
+INFO = AdapterInfo("pose", "nano", "f" * 64, rank=4, lead=4)
 SHAPE = NanoConfig(2, 1, 16, 32, 4)
 
 

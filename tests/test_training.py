@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections import OrderedDict
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch.testing import assert_close
 
 from dreamactor.backbones.base import Native
@@ -19,7 +21,7 @@ from dreamactor.backbones.weights import load_weights
 from dreamactor.conditioning.canvas import build_canvas
 from dreamactor.conditioning.skeleton import JOINTS
 from dreamactor.conditioning.text import TextEncoder
-from dreamactor.errors import ConfigError
+from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.examples import Draws, example
 from dreamactor.training.export import export_nano
@@ -62,6 +64,7 @@ from dreamactor.training.pool import (
     ready_shards,
     write_shard,
 )
+from dreamactor.training.state import load_state, read_out, save_state
 from dreamactor.world.scene import Joints
 
 TINY_VAE = NanoVAEConfig(4, (8, 8, 8), (1, 1, 1), (8, 8, 8, 8), (1, 1, 1, 1))
@@ -365,39 +368,84 @@ def test_unknown_optimiser_is_refused() -> None:
         optimisers_for(torch.nn.Linear(2, 2), "blocks.", "sgd", 0.1, 0.0)
 
 
-def _loop(run: Path, steps: int, minutes: float = 60.0) -> tuple[torch.nn.Linear, list[float]]:
+def _small() -> torch.nn.Module:
+    """A network with matrices for Muon, vectors, buffers, and kernels with channels last."""
     torch.manual_seed(0)
-    model = torch.nn.Linear(4, 4)
-    optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(model.parameters(), lr=0.01)]
+    inner = torch.nn.Conv2d(4, 4, 3, padding=1), torch.nn.BatchNorm2d(4)
+    layers = {"blocks": torch.nn.Sequential(*inner), "out": torch.nn.Conv2d(4, 4, 3, padding=1)}
+    model: torch.nn.Module = torch.nn.Sequential(OrderedDict(layers))
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _loop(run: Path, steps: int, name: str) -> tuple[Loop, list[float]]:
+    model = _small()
+    optimisers = optimisers_for(model, "blocks.", name, 0.01, 0.1)
     folder = RunFolder.open(run, {"a": 1})
     average = Average(model, 0.9)
-    loop = Loop(folder, CPU, model, optimisers, average, minutes, 1, 1.0, lambda step: None)
+    loop = Loop(folder, CPU, model, optimisers, average, 60.0, 1, 1.0, lambda step: None)
     seen: list[float] = []
 
     def losses(step: int) -> dict[str, torch.Tensor]:
         if step == steps:
             loop.budget.spent = 1e9  # the time is up
-        x = torch.randn(8, 4, generator=generator(0, "x", step))
+        x = torch.randn(2, 4, 3, 3, generator=generator(0, "x", step))
         total = (model(x) - x).square().mean()
         seen.append(total.item())
         return {"total": total}
 
     loop.run(losses, lambda: None)
-    return model, seen
+    return loop, seen
 
 
-def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path) -> None:
-    """unchanged by: stopping after 40 steps and starting again."""
-    whole, losses = _loop(tmp_path / "whole", 59)
-    _, first = _loop(tmp_path / "broken", 39)
-    folder = RunFolder(tmp_path / "broken")
-    state = folder.restore()
-    assert state is not None
-    assert state["step"] == 40
-    folder.save({**state, "seconds": 0.0})
-    resumed, second = _loop(tmp_path / "broken", 59)
+def _turn_back(run: Path) -> int:
+    """Give a run all of its time again; its steps so far."""
+    path = RunFolder(run).state
+    state, facts = load_state(path) or pytest.fail(f"{path} is not there")
+    save_state(path, state, {**facts, "seconds": 0.0})
+    return int(facts["step"])
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path, name: str) -> None:
+    """unchanged by: stopping after 40 steps and starting again, to the last bit of everything."""
+    whole, losses = _loop(tmp_path / "whole", 59, name)
+    _, first = _loop(tmp_path / "broken", 39, name)
+    assert _turn_back(tmp_path / "broken") == 40
+    resumed, second = _loop(tmp_path / "broken", 59, name)
     assert first + second == losses
-    assert torch.equal(whole.weight, resumed.weight)
+    read = [read_out(loop.model.state_dict(keep_vars=True), loop.average.state, *loop.optimisers)
+            for loop in (whole, resumed)]  # fmt: skip
+    assert read[0].groups == read[1].groups
+    assert read[0].tensors.keys() == read[1].tensors.keys()
+    kinds = {key.partition("/")[0] for key in read[0].tensors}
+    moments = {"muon": {"momentum_buffer"}, "adamw": set()}[name]
+    assert kinds == {"weight", "average", "step", "exp_avg", "exp_avg_sq"} | moments
+    assert all(torch.equal(read[1].tensors[key], value) for key, value in read[0].tensors.items())
+
+
+def test_what_comes_back_lies_in_memory_as_before(tmp_path: Path) -> None:
+    """same: the order of channels, without which a resumed network would be slower."""
+    _loop(tmp_path / "run", 19, "muon")
+    loop = _loop(tmp_path / "run", 0, "muon")[0]
+    for optimiser in loop.optimisers:
+        for weight, moments in optimiser.state.items():
+            for kind, moment in moments.items():
+                assert kind == "step" or moment.stride() == weight.stride()
+
+
+def test_a_run_folder_holds_safetensors_only(tmp_path: Path) -> None:
+    """exact: one file to go on from, nothing of pickle, nothing beside it."""
+    _loop(tmp_path / "run", 19, "muon")
+    made = {path.name for path in (tmp_path / "run").iterdir()}
+    assert made == {"config.json", "state.safetensors", "samples"}
+    with safe_open(tmp_path / "run" / "state.safetensors", framework="pt") as file:
+        assert "momentum_buffer/blocks.0.weight" in file.keys()  # noqa: SIM118
+
+
+def test_a_state_of_another_optimiser_is_refused(tmp_path: Path) -> None:
+    _loop(tmp_path / "run", 19, "muon")
+    with pytest.raises(WeightsError, match="optimisers have other parameters"):
+        _loop(tmp_path / "run", 19, "adamw")
 
 
 def test_a_paused_run_goes_on(tmp_path: Path) -> None:

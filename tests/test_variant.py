@@ -1,4 +1,4 @@
-"""The pose variant: a skeleton drives in place of the clip, behind an empty second; adapters."""
+"""The pose variant: a skeleton drives in place of the clip, behind empty frames; adapters."""
 
 import json
 import os
@@ -58,6 +58,7 @@ class Known:
     """An estimator that finds `walk` whatever it sees, and remembers what that was."""
 
     name = "keypoints"
+    weights = {"k.safetensors": "1" * 64}  # noqa: RUF012
 
     def __init__(self, find=walk):
         self.find, self.looks = find, []
@@ -103,8 +104,8 @@ def task_of(tmp_path, backbone, count, fps=12, **size):
         tmp_path / "r.png", tmp_path / "d.mp4", tmp_path / "o.mp4", variant="pose", prompt=""
     )
     job = prepare(config)
-    track = driving.find_joints(job, backbone.native)
-    return resolve(job, backbone, "", driving.skeleton(track, backbone.native))
+    track, _ = driving.find_joints(job, backbone.native)
+    return resolve(job, backbone, "", driving.skeleton(track, backbone))
 
 
 # ---- what the model is shown --------------------------------------------------------------------
@@ -124,8 +125,34 @@ def test_the_motion_half_is_what_training_draws(tmp_path, known, size):
     frames = np.stack([to_picture(shown[k]) for k in range(task.native_frames)])
     sample = augment(walk(40), PLAIN, 0, 0)
     assert_array_equal(frames[12:], draw(sample))
-    assert_array_equal(frames[:12], draw(hide_lead(sample))[:12])
+    assert_array_equal(frames[:12], draw(hide_lead(sample, 1.0))[:12])
     assert (frames[12:].max(axis=(1, 2, 3)) > 200).all()
+
+
+@pytest.mark.parametrize("lead", [1, 4, 7])
+def test_the_canvas_begins_as_in_training(tmp_path, known, lead):
+    """same: the motion half of the first segment is a training sample whose first frames are
+    hidden, frame for frame: as many are empty, and the next one shows the clip's first pose."""
+    backbone = Copycat(variant="pose", lead=lead)
+    task = task_of(tmp_path, backbone, 40, size=(64, 64))
+    assert task.lead == lead - 1
+    next(generate(task, backbone, Stages(), lambda: None))
+    canvas = backbone.canvases[0][0]
+    shown = np.stack([to_picture(x) for x in motion_half(canvas.pixels)[0].unbind(1)])
+    body = augment(walk(40), PLAIN, 0, 0)
+    before = np.repeat(body.positions[:1], lead, 0), np.ones((lead, *body.confidence.shape[1:]))
+    sample = replace(
+        body,
+        positions=np.concatenate([before[0], body.positions])[:17],
+        confidence=np.concatenate([before[1], body.confidence]).astype(np.float32)[:17],
+    )
+    first = 1 if lead == 1 else 0  # of one hidden frame, the reference's, the canvas makes the next
+    assert_array_equal(shown[first:], draw(hide_lead(sample, lead / 12))[first:])
+
+
+def test_no_lead_at_all(tmp_path, known):
+    task = task_of(tmp_path, Copycat(variant="pose", lead=0), 40)
+    assert (task.lead, task.native_frames) == (0, 40)
 
 
 def test_the_estimator_sees_the_clip_at_the_backbones_rate(tmp_path, known):
@@ -169,6 +196,8 @@ def test_the_lead_is_cut_and_all_else_is_as_with_rgb(run, tmp_path, known, clip,
     assert [record["lead_frames"] for record in facts] == [0, 12]
     assert facts[1]["generated_frames"] == facts[0]["generated_frames"] + 12
     assert [record["settings"]["pose"] for record in facts] == [None, "keypoints"]
+    found = {"name": "keypoints", "weights": {"k.safetensors": "1" * 64}}
+    assert [record["estimator"] for record in facts] == [None, found]
 
 
 def test_what_comes_out_follows_the_skeleton_from_its_first_frame_on(run, known):
@@ -220,7 +249,7 @@ def weights(tmp_path_factory):
 
     def adapter(variant="pose", **facts):
         torch.manual_seed(1)
-        info = AdapterInfo(variant, "nano", digest, rank=2)
+        info = AdapterInfo(variant, "nano", digest, rank=2, lead=4 if variant == "pose" else None)
         transformer = TINY.build()
         for parameter in attach(transformer, info):
             torch.nn.init.normal_(parameter, std=0.3)
@@ -238,9 +267,11 @@ def test_an_adapter_is_merged_and_recorded(run, command, known, weights, tmp_pat
     assert command(*words)[0] == 0
     record = json.loads((tmp_path / "out.json").read_text())
     facts = {"variant": "pose", "backbone": "nano", "weights": digest, "rank": 2, "targets": "ff"}
+    facts["lead"] = 4
     told = record["backbone"]["adapter"]
     assert facts.items() <= told.items()
     assert told["sha256"] == sha256(path)
+    assert record["lead_frames"] == 3
     assert record["settings"]["adapter"] == str(path)
     assert record["settings"]["variant"] == "pose"
     # same: by hand, and the same again; without it the clip is another
@@ -250,7 +281,7 @@ def test_an_adapter_is_merged_and_recorded(run, command, known, weights, tmp_pat
     assert hand["backbone"] == again["backbone"] == record["backbone"]
     assert hand["output"]["sha256"] == again["output"]["sha256"]
     bare = load_backbone("nano", folder)
-    bare.variant = "pose"
+    bare.variant, bare.lead = "pose", 4
     assert run(backbone=bare, out="bare.mp4").facts["output"]["sha256"] != hand["output"]["sha256"]
 
 
@@ -279,14 +310,19 @@ def test_weights_that_say_pose_need_no_adapter(run, known, tmp_path):
     folder.mkdir()
     nano = tiny_nano()
     files = save(nano, folder)
-    for variant in ("pose", "depth"):
+    for variant, lead in (("pose", 4), ("pose", None), ("depth", None)):
         path = folder / "transformer.safetensors"
-        header = {"model": "nano", "config": vars(TINY), "predicts": PREDICTS, "variant": variant}
+        header = {"model": "nano", "config": vars(TINY), "predicts": PREDICTS}
+        header |= {"variant": variant, "lead": lead}
         files[path.name] = save_weights(path, nano.transformer.state_dict(), header)
         manifest = {"files": files, "native": vars(NATIVE)}
         (folder / "manifest.json").write_text(json.dumps(manifest))
-        if variant == "pose":
-            assert run(backbone=load_backbone("nano", folder)).frames == 30
+        if lead:
+            result = run(backbone=load_backbone("nano", folder))
+            assert (result.frames, result.facts["lead_frames"]) == (30, 3)
+        elif variant == "pose":
+            with pytest.raises(Exception, match="lead=None: want the number of frames"):
+                load_backbone("nano", folder)
     with pytest.raises(Exception, match="driven by 'depth', want rgb or pose"):
         load_backbone("nano", folder)
 
@@ -314,6 +350,10 @@ def broken(path, change):
         ("pose", lambda new: broken(new(), lambda b: b"x" * 99), "not a readable safetensors"),
         ("pose", lambda new: broken(new(), lambda b: b.replace(b"rank", b"rang")),
          "not an adapter header this program reads"),
+        ("pose", lambda new: broken(new(), lambda b: b.replace(b'lead\\": 4', b'lead\\": -')),
+         "its header is not JSON"),
+        ("pose", lambda new: broken(new(), lambda b: b.replace(b'\\"lead\\": 4, ', b" " * 13)),
+         "not an adapter header this program reads (lead=None: want the number of frames"),
         ("pose", lambda new: new().with_name("vae.safetensors"), "'nano-vae', want 'adapter'"),
     ],
 )  # fmt: skip

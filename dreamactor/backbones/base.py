@@ -61,6 +61,8 @@ class Backbone(Protocol):
     """File name -> sha256 of every weight file in use."""
     variant: Variant
     """What it was trained to be driven by."""
+    lead: int
+    """Frames of the canvas that showed no skeleton in training (`lora.AdapterInfo`); 0 with rgb."""
     adapter: dict[str, Any] | None
     """sha256 and header of the adapter that was merged in, if one was."""
 

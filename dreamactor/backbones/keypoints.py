@@ -156,11 +156,18 @@ class Keypoints:
     Args:
         network: Trained.
         device: Where it runs, in float32.
+        weights: File name -> sha256, for the record.
     """
 
     name = "keypoints"
 
-    def __init__(self, network: KeypointNet, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        network: KeypointNet,
+        device: str | torch.device = "cpu",
+        weights: dict[str, str] | None = None,
+    ) -> None:
+        self.weights = weights or {}
         self.device = torch.device(device)
         self.network = channels_last(network.eval().requires_grad_(False).to(self.device))
 

@@ -18,6 +18,8 @@ BACKBONES = ("nano",)
 """Names that `load_backbone` knows."""
 ESTIMATORS = ("keypoints", "mediapipe", "rtmlib")
 """Names that `load_estimator` knows."""
+ESTIMATOR = "keypoints"
+"""Who finds joints where nobody is named."""
 
 
 def check_backbone(name: str) -> str:
@@ -32,6 +34,19 @@ def check_backbone(name: str) -> str:
 def check_estimator(name: str) -> str:
     """As `check_backbone`, of pose estimators."""
     return _known("pose", "estimator", name, ESTIMATORS)
+
+
+def check_pose(variant: Variant, estimator: str | None) -> None:
+    """Refuse the name of an estimator that there is not, or where none has to look.
+
+    Raises:
+        ConfigError: Says which one was meant, or what looks for joints.
+    """
+    if estimator is None:
+        return
+    check_estimator(estimator)
+    if variant != "pose":
+        raise ConfigError(f"pose={estimator!r}: only variant pose looks for joints")
 
 
 def check_variant(backbone: Backbone, variant: Variant) -> None:
@@ -50,6 +65,25 @@ def check_variant(backbone: Backbone, variant: Variant) -> None:
         f"variant={variant}: {what} trained for {backbone.variant}; want an --adapter trained for "
         f"{variant}, or --variant {backbone.variant}"
     )
+
+
+def check_lead(variant: Variant, lead: int | None) -> None:
+    """Refuse weights of the pose variant that do not say how they were trained to begin.
+
+    Args:
+        variant: What drives them.
+        lead: As in `backbones.lora.AdapterInfo`.
+
+    Raises:
+        ConfigError: It is missing, or out of place.
+    """
+    if variant == "rgb" and lead is not None:
+        raise ConfigError(f"lead={lead}: only the pose variant has one")
+    if variant == "pose" and (not isinstance(lead, int) or lead < 0):
+        raise ConfigError(
+            f"lead={lead}: want the number of frames without a skeleton at the start of the clips "
+            "that the pose variant was trained on"
+        )
 
 
 def _known(setting: str, noun: str, name: str, names: tuple[str, ...]) -> str:
@@ -136,8 +170,10 @@ def load_estimator(name: str, weights: Path | None = None, device: str = "cpu") 
         return RTMLib(weights, device)
     _check_device(device)
     from dreamactor.backbones.keypoints import DATA, Keypoints, load_network
+    from dreamactor.provenance import sha256
 
-    return Keypoints(load_network(weights or DATA), device)
+    path = weights or DATA
+    return Keypoints(load_network(path), device, {path.name: sha256(path)})
 
 
 def _check_device(device: str) -> None:

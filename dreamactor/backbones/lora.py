@@ -16,7 +16,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
-from dreamactor.backbones.load import Variant
+from dreamactor.backbones.load import Variant, check_lead
 from dreamactor.backbones.weights import check_model, load_weights, read_header, save_weights
 from dreamactor.conditioning.canvas import VERSION
 from dreamactor.errors import ConfigError, WeightsError
@@ -48,6 +48,9 @@ class AdapterInfo:
     """Layout of the canvas (`conditioning.canvas.VERSION`)."""
     config: str = ""
     """Hash of the training settings."""
+    lead: int | None = None
+    """Frames of the canvas, its first one among them, that showed no skeleton in training: so many
+    are empty when it animates. The pose variant has to say it; rgb has none."""
 
     def __post_init__(self) -> None:
         """Check every value by itself.
@@ -60,6 +63,7 @@ class AdapterInfo:
         for name, words in (("variant", get_args(Variant)), ("targets", get_args(Targets))):
             if getattr(self, name) not in words:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: want {' or '.join(words)}")
+        check_lead(self.variant, self.lead)
 
 
 class Adaptable(Protocol):
@@ -69,6 +73,7 @@ class Adaptable(Protocol):
     transformer: ModelMixin
     weights: dict[str, str]
     variant: Variant
+    lead: int
     adapter: dict[str, Any] | None
 
 
@@ -164,7 +169,7 @@ def adapt(backbone: Adaptable, path: Path) -> None:
     weights = backbone.weights.get(TRANSFORMER, "")
     info = load_adapter(backbone.transformer, path, backbone.name, weights)
     merge(backbone.transformer)
-    backbone.variant = info.variant
+    backbone.variant, backbone.lead = info.variant, info.lead or 0
     backbone.adapter = {"sha256": sha256(path), **asdict(info)}
 
 

@@ -26,7 +26,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
 from dreamactor.backbones.base import Cond, Native, Trainee
-from dreamactor.backbones.load import Variant
+from dreamactor.backbones.load import Variant, check_lead
 from dreamactor.backbones.nano_vae import STRIDE_S, STRIDE_T, NanoVAE, NanoVAEConfig
 from dreamactor.backbones.weights import check_model, load_weights, read_header
 from dreamactor.conditioning import canvas as canvas_module
@@ -38,7 +38,7 @@ from dreamactor.conditioning.canvas import (
     reference_half,
 )
 from dreamactor.conditioning.text import WIDTH, TextEncoder
-from dreamactor.errors import WeightsError
+from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.provenance import sha256
 
 DATA = Path(__file__).parent.parent / "data" / "nano"
@@ -115,6 +115,7 @@ class Nano:
         native: Sizes and defaults of these weights.
         weights: File name -> sha256, for the record.
         variant: What the transformer was trained to be driven by.
+        lead: Frames without a skeleton at the start, as in training.
     """
 
     name = "nano"
@@ -127,12 +128,14 @@ class Nano:
         text: TextEncoder | None = None,
         weights: dict[str, str] | None = None,
         variant: Variant = "rgb",
+        lead: int = 0,
     ) -> None:
         self.vae = vae.eval().requires_grad_(False)
         self.transformer = transformer.eval().requires_grad_(False)
         self.native = native
         self.weights = weights or {}
         self.variant = variant
+        self.lead = lead
         self.adapter: dict[str, Any] | None = None
         self.grid = LatentGrid(STRIDE_T, STRIDE_S, vae.config.latent_channels)
         self._text = text
@@ -220,11 +223,16 @@ def load_nano(
     vae = load_vae(folder / "vae.safetensors", files["vae.safetensors"])
     path = folder / "transformer.safetensors"
     transformer, _ = load_transformer(path, files[path.name], task)
-    variant = read_header(path).get("variant", "rgb")
+    header = read_header(path)
+    variant, lead = header.get("variant", "rgb"), header.get("lead")
     if variant not in get_args(Variant):
         raise WeightsError(f"{path}: driven by {variant!r}, want {' or '.join(get_args(Variant))}")
-    native = Native(**manifest["native"])
-    return Nano(vae.to(device), transformer.to(device), native, weights=files, variant=variant)
+    try:
+        check_lead(variant, lead)
+    except ConfigError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    placed, native = (vae.to(device), transformer.to(device)), Native(**manifest["native"])
+    return Nano(*placed, native, weights=files, variant=variant, lead=lead or 0)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from dreamactor.conditioning.skeleton import (
     draw,
     select,
 )
-from dreamactor.config import check_least
+from dreamactor.config import check_device, check_least
 from dreamactor.errors import ConfigError
 from dreamactor.image import contact_sheet, write_png
 from dreamactor.provenance import sha256
@@ -84,12 +84,14 @@ class PoseBenchConfig:
     rtmlib: Path | None = None
     """Folder of rtmlib's weights; None lets it fetch its own."""
     device: str = "cpu"
+    """Where keypoints and rtmlib run: cpu, cuda or cuda:N."""
     seed: int = 0
     size: int = 256
     """Pixels of a side."""
 
     def __post_init__(self) -> None:
         check_least(self, {"count": 1, "size": 64})
+        check_device(self.device)
         for name in self.names:
             if name not in ("world", *ESTIMATORS):
                 raise ConfigError(

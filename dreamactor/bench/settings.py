@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamactor.config import check_least
+from dreamactor.config import check_device, check_least
 from dreamactor.errors import ConfigError, MediaError
 
 if TYPE_CHECKING:
@@ -50,8 +49,7 @@ class BenchConfig:
         if self.size % 8:
             nearest = self.size // 8 * 8
             raise ConfigError(f"size={self.size}: want a multiple of 8, nearest is {nearest}")
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
-            raise ConfigError(f"device={self.device!r}: want cpu, cuda or cuda:N")
+        check_device(self.device)
 
     @property
     def at_once(self) -> int:

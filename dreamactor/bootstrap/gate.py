@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from dreamactor.bootstrap.faults import Faults, Watched, find_faults
 from dreamactor.bootstrap.manifest import DataSet
 from dreamactor.bootstrap.triplets import HIGHEST, LOWEST, THRESHOLD, Scores, Verdict
-from dreamactor.errors import ConfigError
+from dreamactor.errors import AnswerError, ConfigError
 from dreamactor.image import Rgb, read_image
 from dreamactor.video import iter_frames
 
@@ -48,6 +49,8 @@ class Evidence:
     """(H, W, 3) I_o."""
     result: NDArray[np.uint8]
     """(T, H, W, 3) V_o."""
+    fps: float
+    """Frames a second of both clips."""
 
 
 class Judge(Protocol):
@@ -145,10 +148,14 @@ class Gated:
     passed: int
     fresh: int
     """Judged by this run; the others had been judged by the same judge."""
+    unjudged: dict[str, str]
+    """Why an item got no scores, by its name; the next run asks again."""
 
 
 def gate(data: DataSet, judge: Judge, threshold: float = THRESHOLD) -> Gated:
     """Judge every item that this judge has not judged yet; repeat to go on.
+
+    Where a judge has no answer the next item gets its turn.
 
     Args:
         data: The data set.
@@ -161,12 +168,16 @@ def gate(data: DataSet, judge: Judge, threshold: float = THRESHOLD) -> Gated:
     if not LOWEST <= threshold < HIGHEST:
         raise ConfigError(f"threshold={threshold}: want {LOWEST:.0f} to below {HIGHEST:.0f}")
     about = json.loads(json.dumps(dict(judge.about)))
-    items, fresh, passed = data.items(), 0, 0
+    items, fresh, passed, unjudged = data.items(), 0, 0, {}
     for item in tqdm(items, unit="item", disable=None, leave=False):
         known = data.said(item, "gate").get(judge.name)
         clip = data.facts(item)["clip"]["sha256"]
         if known is None or (known["about"], known["clip"]) != (about, clip):
-            scores, why = judge(evidence_of(data, item))
+            try:
+                scores, why = judge(evidence_of(data, item))
+            except AnswerError as error:
+                unjudged[item] = str(error)
+                continue
             known = {"about": about, "clip": clip, "scores": scores.plain(), "why": dict(why)}
             fresh += 1
         verdict = Verdict(judge.name, Scores(**known["scores"]), threshold)
@@ -174,14 +185,14 @@ def gate(data: DataSet, judge: Judge, threshold: float = THRESHOLD) -> Gated:
         said = {**known, "threshold": threshold, "average": verdict.scores.average}
         data.say(item, "gate", judge.name, {**said, "passed": verdict.passed})
     data.write_manifest()
-    return Gated(len(items), passed, fresh)
+    return Gated(len(items), passed, fresh, unjudged)
 
 
 def evidence_of(data: DataSet, item: str) -> Evidence:
     """Read what a judge is shown."""
-    synthesis = data.synthesis(item)
+    synthesis, fps = data.synthesis(item), float(Fraction(data.facts(item)["clip"]["fps"]))
     clips = [
         np.stack([frame for _, frame in iter_frames(path)])
         for path in (synthesis.forward.source.path, synthesis.clip.path)
     ]
-    return Evidence(clips[0], read_image(synthesis.forward.identity.path), clips[1])
+    return Evidence(clips[0], read_image(synthesis.forward.identity.path), clips[1], fps)

@@ -1,7 +1,7 @@
 """What makes V_o: any callable that puts the motion of a source clip onto an identity.
 
-Stage 1's pose variant estimates or reads the source's skeletons inside its call; until its
-weights exist, `Animator` runs any backbone of this package on the clip itself.
+`Animator` runs a backbone of this package: with an adapter of `train pose` on the source's
+skeletons, which is the paper's stage 1, or as it is on the clip itself.
 """
 
 from __future__ import annotations
@@ -13,10 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dreamactor import __version__
+from dreamactor.backbones.load import (
+    ESTIMATOR,
+    Variant,
+    check_variant,
+    load_backbone,
+    load_estimator,
+)
 from dreamactor.bootstrap.triplets import Forward
+from dreamactor.conditioning.pose import identity
 
 if TYPE_CHECKING:
     from dreamactor.backbones.base import Backbone
+    from dreamactor.conditioning.pose import PoseEstimator
 
 
 class Generator(Protocol):
@@ -41,12 +50,16 @@ class Animator:
     steps: int | None = None
     device: str = "cpu"
     threads: int = 4
+    adapter: Path | None = None
+    variant: Variant = "rgb"
+    pose: str | None = None
+    """Who finds the joints of the pose variant."""
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """Name, weights, steps and threads; loads the weights."""
-        model = _load(self.backbone, self.weights, self.device)
-        return {
+        """Name, weights, adapter, estimator, steps and threads; loads the weights."""
+        model, estimator = self._model(), self._estimator()
+        about = {
             "name": model.name,
             "weights": dict(model.weights),
             "steps": self.steps or model.native.steps,
@@ -54,6 +67,12 @@ class Animator:
             "threads": self.threads,
             "version": __version__,
         }
+        # named only where there is one, so that items made without keep their names
+        if model.adapter is not None:
+            about["adapter"] = dict(model.adapter)
+        if estimator is not None:
+            about |= {"variant": self.variant, "estimator": identity(estimator)}
+        return about
 
     def __call__(self, forward: Forward, out: Path) -> None:
         """Animate the identity with the source clip; the record goes beside `out`."""
@@ -66,6 +85,8 @@ class Animator:
             out,
             backbone=self.backbone,
             weights=self.weights,
+            variant=self.variant,
+            pose=self.pose,
             steps=self.steps,
             seed=forward.seed,
             audio=False,
@@ -73,11 +94,24 @@ class Animator:
             device=self.device,
             threads=self.threads,
         )
-        run(prepare(config), _load(self.backbone, self.weights, self.device))
+        run(prepare(config), self._model(), self._estimator())
+
+    def _model(self) -> Backbone:
+        model = _load(self.backbone, self.weights, self.device, self.adapter)
+        check_variant(model, self.variant)
+        return model
+
+    def _estimator(self) -> PoseEstimator | None:
+        if self.variant != "pose":
+            return None
+        return _load_estimator(self.pose or ESTIMATOR, self.device)
 
 
 @lru_cache(maxsize=1)
-def _load(backbone: str, weights: Path | None, device: str) -> Backbone:
-    from dreamactor.backbones.load import load_backbone
+def _load(backbone: str, weights: Path | None, device: str, adapter: Path | None) -> Backbone:
+    return load_backbone(backbone, weights, device, adapter)
 
-    return load_backbone(backbone, weights, device)
+
+@lru_cache(maxsize=1)
+def _load_estimator(name: str, device: str) -> PoseEstimator:
+    return load_estimator(name, device=device)

@@ -1,5 +1,6 @@
-"""The judge that asks a multimodal language model, through any `ask(images, text) -> str`.
+"""The judge that asks a multimodal language model, and the choice between it and the measured one.
 
+`dreamactor bootstrap filter` takes either; this one asks through any `ask(images, text) -> str`.
 Prompts are our own (the paper publishes none) and part of what a score is stored with. Frames are
 laid out as Video-Bench does: two a second and the last, in rows, so that one picture is a clip.
 """
@@ -8,18 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dreamactor.bootstrap.gate import Evidence
-from dreamactor.bootstrap.manifest import check_name
+from dreamactor.bootstrap.gate import Evidence, Judge, Measured, gate, load_scales
+from dreamactor.bootstrap.manifest import DataSet, check_name
 from dreamactor.bootstrap.triplets import DIMENSIONS, Scores
 from dreamactor.errors import AnswerError, ConfigError
 from dreamactor.image import Rgb, contact_sheet
+from dreamactor.mllm import VARIABLES, from_environment
 
 Ask = Callable[[Sequence[Rgb], str], str]
 """Pictures (H, W, 3) and a text to an answer."""
@@ -58,12 +62,11 @@ class Asked:
     Args:
         ask: The model.
         model: What it is, for the record; part of the judge's name.
-        fps: Frames a second of the clips, for the choice of key frames.
         tries: Times that an answer without scores is asked for again.
     """
 
-    def __init__(self, ask: Ask, model: str, fps: float = 12.0, tries: int = 2) -> None:
-        self.ask, self.model, self.fps, self.tries = ask, model, fps, max(1, tries)
+    def __init__(self, ask: Ask, model: str, tries: int = 2) -> None:
+        self.ask, self.model, self.tries = ask, model, max(1, tries)
         self.name = check_name(re.sub(r"[^a-z0-9_-]+", "-", model.lower()).strip("-_")[:32])
 
     @property
@@ -80,8 +83,8 @@ class Asked:
         """
         images = [
             contact_sheet([("reference", [evidence.identity])], HEIGHT),
-            key_frames("driving clip", evidence.source, self.fps),
-            key_frames("generated clip", evidence.result, self.fps),
+            key_frames("driving clip", evidence.source, evidence.fps),
+            key_frames("generated clip", evidence.result, evidence.fps),
         ]
         for left in reversed(range(self.tries)):
             answer = self.ask(images, PROMPT.format(rate=PER_SECOND))
@@ -91,6 +94,61 @@ class Asked:
                 if not left:
                     raise
         raise AssertionError  # there is at least one try
+
+
+def asked(device: str = "cpu") -> Asked:
+    """The model that the environment names (see `mllm.py`) as a judge.
+
+    Args:
+        device: Where a local model runs.
+
+    Raises:
+        ConfigError: It names none, or one whose name is that of another judge.
+    """
+    client = from_environment(os.environ, device)
+    if client is None:
+        raise ConfigError(f"judge=mllm: {VARIABLES[0]} and {VARIABLES[1]} name no model; set them")
+    judge = Asked(client.ask, client.name)
+    if judge.name == Measured.name:
+        raise ConfigError(f"judge=mllm: a model called {client.name!r}; want another name for it")
+    return judge
+
+
+def run_gate(
+    folder: Path, word: str, scales: Path | None, threshold: float, device: str = "cpu"
+) -> str:
+    """What the command line asks for; says what came of it.
+
+    Args:
+        folder: The data set.
+        word: "measured", or "mllm": the model that the environment names (see `mllm.py`).
+        scales: Of the measured judge; None takes those that ship.
+        threshold: What the average has to exceed.
+        device: Where a local model runs.
+
+    Raises:
+        AnswerError: Some items got no scores; all others did.
+        ConfigError: No such judge, no model named, or settings that have no say.
+    """
+    if word not in ("measured", "mllm"):
+        raise ConfigError(f"judge={word!r}: want measured or mllm")
+    if word == "mllm" and scales is not None:
+        raise ConfigError(f"scales={scales}: only the measured judge has scales")
+    data = DataSet(folder)
+    judge: Judge
+    if word == "mllm":
+        judge = asked(device)
+    else:
+        judge = Measured(load_scales(scales) if scales else None)
+    found = gate(data, judge, threshold)
+    told = f"{found.passed} of {found.items} items pass, {found.fresh} of them judged now"
+    if found.unjudged:
+        item, why = next(iter(found.unjudged.items()))
+        raise AnswerError(
+            f"{folder}: {told} by {judge.name}, {len(found.unjudged)} got no scores; the same "
+            f"command asks again. The first, {item}: {why}"
+        )
+    return f"{folder}: {told} by {judge.name}"
 
 
 def parse_scores(answer: str) -> Scores:

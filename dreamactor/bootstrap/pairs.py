@@ -27,11 +27,12 @@ from typing import Any, Literal, NoReturn
 
 from tqdm import tqdm
 
+from dreamactor.backbones.load import Variant, check_pose
 from dreamactor.bootstrap.claims import EXPIRY
 from dreamactor.bootstrap.generators import Animator, Generator
 from dreamactor.bootstrap.manifest import DataSet, Request
 from dreamactor.bootstrap.sources import Folders, Sources, World
-from dreamactor.config import check_least
+from dreamactor.config import check_device, check_least
 from dreamactor.errors import ConfigError, DreamActorError, MediaError
 from dreamactor.provenance import sha256, versions
 from dreamactor.runs import write_text
@@ -58,6 +59,12 @@ class PairsConfig:
     """What animates."""
     weights: Path | None = None
     """Folder of its weights; none takes those that ship."""
+    adapter: Path | None = None
+    """Adapter of `train pose` or `train rgb` for it; none means none."""
+    variant: Variant = "rgb"
+    """What drives: the source clip itself, or with pose (the paper's stage 1) its skeletons."""
+    pose: str | None = None
+    """Who finds the joints of the pose variant; none takes keypoints."""
     steps: int | None = None
     """Sampling steps; none takes the model's default."""
     device: str = "cpu"
@@ -73,6 +80,8 @@ class PairsConfig:
 
     def __post_init__(self) -> None:
         check_least(self, {"count": 1, "per_source": 1, "workers": 0, "expiry": 1})
+        check_device(self.device)
+        check_pose(self.variant, self.pose)
 
 
 @dataclass(frozen=True)
@@ -160,7 +169,14 @@ def run_pairs(
         assert references is not None
         asked = Folders(sources, references, config.per_source, config.seed)
     generator = Animator(
-        config.backbone, config.weights, config.steps, config.device, config.threads
+        config.backbone,
+        config.weights,
+        config.steps,
+        config.device,
+        config.threads,
+        config.adapter,
+        config.variant,
+        config.pose,
     )
     done = make_pairs(out, asked, generator, config.workers, config.ray, config.expiry)
     if done.failed:

@@ -2,8 +2,9 @@
 
 The paper scales bones by anatomical group with factors from U(0.8, 1.2) on 30 % of samples,
 normalises by the bounding box of all joints of the whole clip, and hides the driving signal in
-the first second of each training clip; at inference an empty second stands before the clip and
-is cut from the result. Everything else here is ours and off by default.
+the first second of each training clip; at inference as much stands empty before the clip and is
+cut from the result (`backbones.lora.AdapterInfo.lead` says how much). Everything else here is ours
+and off by default.
 
 Draws are keyed by the item, so a sample is the same in any batch and after any restart.
 
@@ -22,8 +23,6 @@ from dreamactor.conditioning.skeleton import BONES, SEEN, Array, Group, PoseTrac
 from dreamactor.errors import ConfigError
 from dreamactor.runs import numpy_generator
 
-LEAD = 1.0
-"""Seconds without a driving signal, in which the subject may come to the driver's first pose."""
 UNLIKE = 3.0
 """Ratio of two bodies' bones up to which `realign` follows it; more is a fault of an estimator."""
 
@@ -174,21 +173,20 @@ def normalise(track: PoseTrack, margin: float = 0.1) -> PoseTrack:
     return replace(track, positions=positions.astype(np.float32))
 
 
-def lead_frames(fps: float, seconds: float = LEAD) -> int:
-    """Frames of the lead."""
+def lead_frames(fps: float, seconds: float) -> int:
+    """Frames without a driving signal, in which the subject may come to the driver's pose."""
     return round(seconds * fps)
 
 
-def hide_lead(track: PoseTrack, seconds: float = LEAD) -> PoseTrack:
-    """Training: nothing is found in the clip's first second; its length stays."""
+def hide_lead(track: PoseTrack, seconds: float) -> PoseTrack:
+    """Training: nothing is found in the clip's first seconds; its length stays."""
     confidence = track.confidence.copy()
     confidence[: lead_frames(track.fps, seconds)] = 0
     return replace(track, confidence=confidence)
 
 
-def add_lead(track: PoseTrack) -> PoseTrack:
-    """Inference: a second in which nothing is found comes before the clip."""
-    count = lead_frames(track.fps)
+def add_lead(track: PoseTrack, count: int) -> PoseTrack:
+    """Inference: so many frames on which nothing is found come before the clip."""
     first = np.repeat(track.positions[:1], count, axis=0)
     nothing = np.zeros((count, *track.confidence.shape[1:]), np.float32)
     return replace(

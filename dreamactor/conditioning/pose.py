@@ -11,7 +11,7 @@ Legend: T frames of H x W pixels, S subjects, J joints, N subjects of one frame.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ import numpy as np
 from dreamactor.conditioning.skeleton import BODY, SEEN, WHOLE, Array, PoseTrack
 from dreamactor.errors import ConfigError, ShapeError, WeightsError
 from dreamactor.image import Rgb
+from dreamactor.provenance import sha256
 
 MESH = (  # of mediapipe's face mesh, the points nearest to iBUG's 68
     *(162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 389),
@@ -42,6 +43,11 @@ class PoseEstimator(Protocol):
         """As `backbones.load.load_estimator` names it."""
         ...
 
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """File name -> sha256 of every weight file in use."""
+        ...
+
     def __call__(self, frames: Iterable[Rgb], fps: float) -> PoseTrack:
         """Joints on every frame.
 
@@ -51,6 +57,11 @@ class PoseEstimator(Protocol):
             fps: Frames a second.
         """
         ...
+
+
+def identity(estimator: PoseEstimator) -> dict[str, Any]:
+    """Which weights find the joints, for JSON."""
+    return {"name": estimator.name, "weights": dict(estimator.weights)}
 
 
 def checked(frames: Iterable[Rgb]) -> Iterator[Rgb]:
@@ -87,6 +98,8 @@ class MediaPipe:
                 "`pip install 'dreamactor[mediapipe]'` brings it (Python 3.12 or older)"
             ) from error
         self._holistic = holistic
+        models = Path(holistic.__file__).parents[2] / "modules"
+        self.weights = _hashes(models.glob("*/*.tflite"))
         self._numbers = {n: holistic.PoseLandmark[_upper(n)].value for n in BODY if n != "neck"}
 
     def __call__(self, frames: Iterable[Rgb], fps: float) -> PoseTrack:
@@ -173,6 +186,8 @@ class RTMLib:
         points = [output.shape[1] for output in self._pose.session.get_outputs()]
         if points != [133, 133]:
             raise WeightsError(f"{pose}: outputs of {points} points, want 133 along x and along y")
+        tools = self._detector, self._pose  # of what was fetched they name the place
+        self.weights = _hashes(Path(tool.onnx_model) for tool in tools)
 
     def __call__(self, frames: Iterable[Rgb], fps: float) -> PoseTrack:
         """Joints of WHOLE of everyone, each followed from frame to frame."""
@@ -191,6 +206,10 @@ class RTMLib:
             found.append((at.astype(np.float32), (sure * inside).astype(np.float32)))
         positions, confidence = follow(found)
         return PoseTrack(WHOLE, positions, confidence, height, width, fps)
+
+
+def _hashes(paths: Iterable[Path]) -> dict[str, str]:
+    return {path.name: sha256(path) for path in sorted(paths)}
 
 
 def _there(path: Path) -> Path:

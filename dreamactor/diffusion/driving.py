@@ -1,8 +1,8 @@
 """What takes the motion half of the canvas: the driving clip (rgb), or its skeleton (pose).
 
     rgb    clip -> frames at the backbone's rate, fitted into a half
-    pose   clip -> frames at the backbone's rate -> joints of the whole clip -> normalised, an
-           empty second before them -> drawn frame by frame
+    pose   clip -> frames at the backbone's rate -> joints of the whole clip -> normalised, as
+           many empty frames before them as training had -> drawn frame by frame
 
 The normalisation needs the box of the whole clip, so an estimator goes through all of it first;
 only the joints are kept. Everything else streams.
@@ -16,17 +16,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dreamactor.backbones.base import Native
+from dreamactor.backbones.base import Backbone, Native
 from dreamactor.backbones.load import load_estimator
 from dreamactor.conditioning.augment import add_lead, normalise
 from dreamactor.conditioning.framing import fit_soft, to_half
+from dreamactor.conditioning.pose import PoseEstimator, identity
 from dreamactor.conditioning.skeleton import SEEN, PoseTrack, drawings
 from dreamactor.diffusion.job import Job
-from dreamactor.diffusion.task import Task, native_frames, rate_of
+from dreamactor.diffusion.task import Task, lead_of, native_frames, rate_of
 from dreamactor.errors import MediaError
 from dreamactor.image import Rgb
 from dreamactor.video import iter_frames, resample
@@ -51,27 +53,37 @@ def footage(job: Job, native: Native) -> Footage:
     return Footage(job.config.driving, rate_of(native), native_frames(job, native))
 
 
-def find_joints(job: Job, native: Native) -> PoseTrack:
-    """Joints of the driving clip at the backbone's rate, in its own pixels.
+def find_joints(
+    job: Job, native: Native, estimator: PoseEstimator | None = None
+) -> tuple[PoseTrack, dict[str, Any]]:
+    """Joints of the driving clip at the backbone's rate, in its own pixels, and who found them.
+
+    Args:
+        job: From `prepare`.
+        native: The rate.
+        estimator: Loaded already; None loads the one that the job names.
 
     Raises:
         ConfigError: The estimator is not installed, or cannot run here.
         MediaError: The clip cannot be read, or nothing is found in it.
         WeightsError: The estimator's weights are missing or damaged.
     """
-    estimator = load_estimator(job.config.estimator, device=job.config.device)
+    if estimator is None:
+        estimator = load_estimator(job.config.estimator, device=job.config.device)
     track = estimator(footage(job, native), native.fps)
     if not (track.confidence >= SEEN).any():
         raise MediaError(
             f"{job.config.driving}: {estimator.name} finds no joint in it; want a subject that it "
             "knows, another --pose, or --variant rgb"
         )
-    return track
+    return track, identity(estimator)
 
 
-def skeleton(track: PoseTrack, native: Native) -> PoseTrack:
-    """What drives in place of a clip with these joints: as in training, and an empty second."""
-    return add_lead(normalise(replace(track, height=native.height, width=native.width)))
+def skeleton(track: PoseTrack, backbone: Backbone) -> PoseTrack:
+    """What drives in place of a clip with these joints: as in training, behind its lead."""
+    native = backbone.native
+    fitted = normalise(replace(track, height=native.height, width=native.width))
+    return add_lead(fitted, lead_of(backbone))
 
 
 def motion_frames(task: Task, native: Native) -> Iterator[Rgb]:

@@ -7,13 +7,13 @@ everything that does not depend on the backbone is settled.
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from dreamactor.backbones.load import Variant, check_backbone, check_estimator
+from dreamactor.backbones.load import ESTIMATOR, Variant, check_backbone, check_pose
+from dreamactor.config import check_device
 from dreamactor.errors import ConfigError, MediaError
 from dreamactor.image import Rgb, check_input, check_output, read_image
 from dreamactor.interpolate import Interpolation
@@ -100,19 +100,15 @@ class AnimateConfig:
         for name, words in ((name, get_args(choice)) for name, choice in choices.items()):
             if getattr(self, name) not in words:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: want {' or '.join(words)}")
-        if self.pose is not None:
-            check_estimator(self.pose)
-            if self.variant != "pose":
-                raise ConfigError(f"pose={self.pose!r}: only --variant pose looks for joints")
+        check_pose(self.variant, self.pose)
         if not 1 <= self.threads <= MAX_THREADS:
             raise ConfigError(f"threads={self.threads}: want 1 to {MAX_THREADS}")
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
-            raise ConfigError(f"device={self.device!r}: want cpu, cuda or cuda:N")
+        check_device(self.device)
 
     @property
     def estimator(self) -> str:
         """Who finds the joints, if someone has to."""
-        return self.pose or "keypoints"
+        return self.pose or ESTIMATOR
 
     @property
     def record(self) -> Path:

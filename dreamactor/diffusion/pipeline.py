@@ -30,6 +30,7 @@ from dreamactor.backbones.base import Backbone, Cond, identity
 from dreamactor.backbones.load import Variant, check_variant, load_backbone
 from dreamactor.conditioning.canvas import build_canvas, motion_half, reference_half
 from dreamactor.conditioning.framing import to_half, to_picture
+from dreamactor.conditioning.pose import PoseEstimator
 from dreamactor.diffusion.driving import Window, find_joints, motion_frames, skeleton
 from dreamactor.diffusion.flow import schedule
 from dreamactor.diffusion.job import AnimateConfig, Fit, Job, describe, prepare
@@ -120,30 +121,34 @@ def animate(*, backbone: str | Backbone = "nano", **settings: Unpack[Settings]) 
     return run(prepare(config), None if isinstance(backbone, str) else backbone)
 
 
-def run(job: Job, backbone: Backbone | None = None) -> Result:
+def run(
+    job: Job, backbone: Backbone | None = None, estimator: PoseEstimator | None = None
+) -> Result:
     """Do a checked job.
 
     Args:
         job: From `prepare`.
         backbone: Loaded already; None loads the one that the job names.
+        estimator: Likewise, of the pose variant.
 
     Returns:
         As `animate`, which see for errors.
     """
-    stages, track = Stages(), None
+    stages, track, found_by = Stages(), None, None
     with stages("load weights"):
         model = _loaded(job, backbone)
     if job.config.variant == "pose":
         with stages("find joints"), _quiet_torch(job.config.threads):
-            track = find_joints(job, model.native)
+            track, found_by = find_joints(job, model.native, estimator)
     with stages("describe"):
         texts = describe(job, track)
-    driver = None if track is None else skeleton(track, model.native)
+    driver = None if track is None else skeleton(track, model)
     task = resolve(job, model, texts.prompt, driver)
     with both_or_neither(job.config.out, job.config.record) as (clip, record):
         with _quiet_torch(job.config.threads):
             frames = _written(task, model, clip, stages)
-        facts = {**_facts(task, model, clip, frames, stages), "text": texts.plain()}
+        facts = _facts(task, model, clip, frames, stages)
+        facts |= {"estimator": found_by, "text": texts.plain()}
         write_record(record, facts)
     return Result(
         job.config.out, job.config.record, frames, job.fps, task.box.size, stages.total, facts

@@ -7,7 +7,6 @@ from fractions import Fraction
 from typing import Any
 
 from dreamactor.backbones.base import Backbone, Native
-from dreamactor.conditioning.augment import lead_frames
 from dreamactor.conditioning.framing import fit_soft
 from dreamactor.conditioning.skeleton import PoseTrack
 from dreamactor.diffusion.job import Job
@@ -29,7 +28,7 @@ class Task:
     box: Box
     """Part of the half that shows the reference and becomes the output; even sides."""
     lead: int
-    """Frames at the beginning that are generated and cut: one second in the pose variant."""
+    """Frames at the beginning that are generated and cut: empty ones of the pose variant."""
     native_frames: int
     """Frames to generate, at the backbone's rate, those of the lead among them."""
     segments: list[Segment]
@@ -69,7 +68,7 @@ def resolve(
     """
     native, config = backbone.native, job.config
     reference, box = fit_soft(job.reference, (native.height, native.width), config.fit)
-    lead = lead_frames(native.fps) if config.variant == "pose" else 0
+    lead = lead_of(backbone) if config.variant == "pose" else 0
     count = lead + native_frames(job, native)
     return Task(
         job=job,
@@ -84,6 +83,14 @@ def resolve(
         prompt=(config.prompt or "") if prompt is None else prompt,
         skeleton=skeleton,
     )
+
+
+def lead_of(backbone: Backbone) -> int:
+    """Empty frames that come before a skeleton, for the canvas to begin as it did in training.
+
+    Its first frame, the reference's, is not generated and shows what the next one shows.
+    """
+    return max(0, backbone.lead - 1)
 
 
 def rate_of(native: Native) -> Fraction:

@@ -60,7 +60,7 @@ class _Run:
     """One training run."""
 
     def __init__(self, config: AdaptConfig, variant: Variant, run: Path) -> None:
-        self.config, self.variant = config, variant
+        self.config = config
         on_gpu = torch.cuda.is_available()
         precision = "bf16" if on_gpu and config.precision == "bf16" else "no"
         self.accelerator = Accelerator(cpu=not on_gpu, mixed_precision=precision)
@@ -84,7 +84,7 @@ class _Run:
         }
         digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
         self.trainee = trainee
-        self.info = prepare(trainee, config, variant, digest)
+        self.info = prepare(trainee, config, self.cache.header, digest)
         self.folder = RunFolder.open(run, known, self.leads)  # last: a fault leaves no folder
         self._wrap()
         self._restore()
@@ -110,7 +110,7 @@ class _Run:
 
     def _restore(self) -> None:
         self.step, spent = 0, 0.0
-        found = load_state(self.folder.path / "state.safetensors")
+        found = load_state(self.folder.state)
         if found is not None:
             put_back(found[0], self.params, self.average, self.optimiser)
             self.step, spent = found[1]["step"], found[1]["seconds"]
@@ -256,8 +256,10 @@ class _Run:
 
     def _write(self, weights: dict[str, Tensor]) -> None:
         if self.info is None:
-            header = {**self.trainee.header, "steps": self.step, "motion": self.config.motion}
-            save_weights(self.file, weights, header)
+            cache = self.cache.header
+            learnt = {"task": "animate", "variant": cache.task, "lead": cache.lead}
+            header = {**learnt, "steps": self.step, "motion": self.config.motion}
+            save_weights(self.file, weights, {**self.trainee.header, **header})
             return
         transformer = self.trainee.transformer
         save_adapter(self.file, adapter_state(transformer, weights), self.info)
@@ -266,7 +268,7 @@ class _Run:
         state = read_out(self.params, self.average, self.optimiser)
         facts = {"step": self.step, "seconds": self.budget.elapsed}
         if self.leads:
-            save_state(self.folder.path / "state.safetensors", state, facts)
+            save_state(self.folder.state, state, facts)
 
     # ---- processes ------------------------------------------------------------------------
 

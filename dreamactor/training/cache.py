@@ -28,6 +28,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dreamactor.backbones.load import Variant
+from dreamactor.conditioning.augment import lead_frames
 from dreamactor.conditioning.canvas import VERSION
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.image import atomic
@@ -51,6 +52,11 @@ class CacheHeader:
     settings: dict[str, Any]
     """How they were made; JSON values."""
     canvas: int = VERSION
+
+    @property
+    def lead(self) -> int | None:
+        """Frames at the start of each example that show no skeleton; None where clips drive."""
+        return lead_frames(self.fps, self.settings["lead"]) if self.task == "pose" else None
 
 
 def unlikeness(target: Tensor, motion: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dreamactor.errors import DreamActorError
 from dreamactor.runs import RunFolder, plain
+from dreamactor.training.state import load_state, put_back, read_out, save_state
 
 LOG_EVERY = 100
 """Steps between lines of the log."""
@@ -174,17 +175,12 @@ class Average:
                 self.state[name].copy_(value)
         torch._foreach_lerp_(mine, theirs, 1 - decay)
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Take over saved averages."""
-        for name, value in state.items():
-            self.state[name].copy_(value)
-
 
 @dataclass
 class Loop:
     """The steps of one run, until its time is up; killed and repeated, it goes on.
 
-    A checkpoint is written every `save_minutes` and at the end, with whatever `export` writes
+    Its state is written every `save_minutes` and at the end, with whatever `export` writes
     beside it.
     """
 
@@ -197,7 +193,7 @@ class Loop:
     warmup: int
     decay_from: float
     export: Callable[[int], None]
-    """Called on process 0 with the number of steps done, after each checkpoint."""
+    """Called on process 0 with the number of steps done, after each state."""
     pause_minutes: float = math.inf
     """This process stops so many minutes after it began, to be resumed by the same command."""
     save_minutes: float = 2.0
@@ -208,14 +204,16 @@ class Loop:
         self.fraction = 0.0
         """Of the time budget, as process 0 saw it at the last look; the same for all."""
         self.budget = Budget(60 * self.minutes)
-        if (state := self.folder.restore()) is not None:
-            self.model.load_state_dict(state["model"])
-            for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-                optimiser.load_state_dict(saved)
-            self.average.load(state["average"])
-            self.step = state["step"]
-            self.budget = Budget(60 * self.minutes, spent=state["seconds"])
+        if (found := load_state(self.folder.state)) is not None:
+            put_back(found[0], *self._changing)
+            self.step = found[1]["step"]
+            self.budget = Budget(60 * self.minutes, spent=found[1]["seconds"])
         self.fraction = self.worker.share(self.budget.fraction)
+
+    @property
+    def _changing(self) -> tuple[Any, ...]:
+        """All that changes in a step, as `training.state` takes it."""
+        return self.model.state_dict(keep_vars=True), self.average.state, *self.optimisers
 
     def run(self, losses: Callable[[int], dict[str, Tensor]], look: Callable[[], None]) -> None:
         """Train.
@@ -277,16 +275,9 @@ class Loop:
         print(f"step {self.step} {seconds:.0f} s (ETA {left:.0f} s) {text}", file=sys.stderr)  # noqa: T201
 
     def save(self) -> None:
-        """Checkpoint and export, by process 0 while the others wait."""
+        """State and export, by process 0 while the others wait."""
         if self.worker.leads:
-            self.folder.save(
-                {
-                    "model": self.model.state_dict(),
-                    "average": self.average.state,
-                    "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-                    "step": self.step,
-                    "seconds": self.budget.elapsed,
-                }
-            )
+            facts = {"step": self.step, "seconds": self.budget.elapsed}
+            save_state(self.folder.state, read_out(*self._changing), facts)
             self.export(self.step)
         self.worker.agree(True)

@@ -21,7 +21,7 @@ from dreamactor.diffusion.flow import MotionHalf, sample_sigma
 from dreamactor.errors import ConfigError
 from dreamactor.provenance import sha256
 from dreamactor.runs import generator, seed_of
-from dreamactor.training.cache import Cache
+from dreamactor.training.cache import Cache, CacheHeader
 from dreamactor.training.examples import Draws
 
 
@@ -136,14 +136,14 @@ def check_fit(config: AdaptConfig, variant: Variant, cache: Cache, trainee: Trai
 
 
 def prepare(
-    trainee: Trainee, config: AdaptConfig, variant: Variant, digest: str
+    trainee: Trainee, config: AdaptConfig, header: CacheHeader, digest: str
 ) -> AdapterInfo | None:
     """Freeze the transformer and attach a fresh or known adapter; None with targets=full.
 
     Args:
         trainee: The network; changed in place.
         config: Of the run.
-        variant: What drives.
+        header: Of the cache: what drives, and from which frame on.
         digest: Hash of the settings, for the adapter's header.
 
     Raises:
@@ -155,7 +155,13 @@ def prepare(
         transformer.requires_grad_(True)
         return None
     info = AdapterInfo(
-        variant, trainee.name, trainee.weights, config.rank, config.targets, config=digest
+        header.task,
+        trainee.name,
+        trainee.weights,
+        config.rank,
+        config.targets,
+        config=digest,
+        lead=header.lead,
     )
     if config.start is None:
         torch.manual_seed(config.seed)  # the same in every process

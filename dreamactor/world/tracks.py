@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class Exact:
 
     track: PoseTrack
     name: str = "world"
+    weights: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, frames: Iterable[Rgb], fps: float) -> PoseTrack:
         """The truth, if the frames can be those that it belongs to.
