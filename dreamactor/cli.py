@@ -318,6 +318,20 @@ def bench_nano(
     print(bench_nano(cast, out, from_words(NanoBenchConfig, settings or [])))
 
 
+@bench.command("variants")
+def bench_variants(
+    cast: Annotated[Path, typer.Option(help="Cast pack with a test split.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results; the same command goes on.")],
+    settings: Settings = None,
+) -> None:
+    """Adapters of both stages against the model that was trained on true pairs."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.bench.variants import VariantsBenchConfig, bench_variants
+    from dreamactor.config import from_words
+
+    print(bench_variants(cast, out, from_words(VariantsBenchConfig, settings or [])))
+
+
 @bench.command("vae")
 def bench_vae(
     cast: Annotated[Path, typer.Option(help="Cast pack with a test split.")],

@@ -50,7 +50,7 @@ def from_words(cls: type[T], words: Iterable[str]) -> T:
             values.setdefault(section, Section())[inner] = text
             continue
         if key not in hints:
-            near = difflib.get_close_matches(key, hints, 1)
+            near = difflib.get_close_matches(section, hints, 1)
             hint = f"; nearest is {near[0]}" if near else ""
             raise ConfigError(f"unknown setting {key!r}{hint}; known: {', '.join(hints)}")
         if key in values:
