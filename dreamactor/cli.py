@@ -117,6 +117,24 @@ def demo(
     play(out, overwrite, say=lambda line: print(line, flush=True))
 
 
+@app.command()
+def reproduce(
+    config: Annotated[Path, typer.Argument(help="YAML file, such as configs/reproduce.yaml.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="What differs: key=value or section.key=value ...")
+    ] = None,
+) -> None:
+    """Do the whole recipe within a time budget, and write one report; the same command goes on."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.config import from_file
+    from dreamactor.reproduce.settings import ReproduceConfig
+
+    asked = from_file(ReproduceConfig, config, settings or [])
+    from dreamactor.reproduce.chain import reproduce
+
+    print(reproduce(asked, say=lambda line: print(line, flush=True)))
+
+
 @train.command("nano-vae")
 def train_nano_vae(
     out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],

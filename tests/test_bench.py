@@ -93,7 +93,8 @@ def test_a_case_is_its_pair_with_the_driving_clip_aligned(cast, sampler):
 
 
 @pytest.mark.parametrize(
-    ("index", "frames", "variant"), [(0, 16, "rgb"), (5, 16, "rgb"), (1, 20, "rgb"), (2, 16, "pose")]
+    ("index", "frames", "variant"),
+    [(0, 16, "rgb"), (5, 16, "rgb"), (1, 20, "rgb"), (2, 16, "pose")],
 )
 def test_a_case_comes_out_as_animate_makes_it(tmp_path, index, frames, variant, monkeypatch):
     """same: of one segment or two, driven by the clip or by its skeleton behind a second."""

@@ -151,5 +151,7 @@ def variant_goals(records: Sequence[Record], seed: int = 0) -> list[Goal]:
     animals = stats.NONE
     if psnr(RGB, "animal").keys() & psnr(POSE, "animal").keys():
         animals = stats.paired_difference(psnr(RGB, "animal"), psnr(POSE, "animal"), seed)
-    goals.append(Goal("PSNR of end-to-end minus that of pose", "animals", animals, low=0, unit=" dB"))
+    goals.append(
+        Goal("PSNR of end-to-end minus that of pose", "animals", animals, low=0, unit=" dB")
+    )
     return goals

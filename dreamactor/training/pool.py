@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from dreamactor.conditioning.skeleton import JOINTS
 from dreamactor.errors import ConfigError
+from dreamactor.runs import end_with_parent
 from dreamactor.world.scene import Joints
 
 SHARD = 16
@@ -254,6 +255,7 @@ def _work(
     from dreamactor.world.cast import load_cast
     from dreamactor.world.pairs import CELL, PairSampler
 
+    end_with_parent()  # the next run of the command would render the same shards
     cast = load_cast(config.cast)
     sampler = PairSampler(cast, config.split, config.size, device, config.frames)
     for index in shards:

@@ -1,0 +1,382 @@
+"""The stages of the chain: each calls what its command calls, on the folders of those before.
+
+pool, short -> base -> weights/          pool -> keypoints
+pool -> pose_cache -> pose -> pairs (data/) -> filter -> rgb_cache -> rgb -> bench
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dreamactor.backbones.nano import DATA
+from dreamactor.bench.variants import VariantsBenchConfig, bench_variants
+from dreamactor.bootstrap.gate import Measured, gate_best
+from dreamactor.bootstrap.manifest import DataSet
+from dreamactor.bootstrap.pairs import PairsConfig, make_pairs
+from dreamactor.bootstrap.review import accept_unseen, unreviewed
+from dreamactor.bootstrap.sources import World
+from dreamactor.config import Section, check_least, from_words
+from dreamactor.errors import ConfigError, MediaError
+from dreamactor.provenance import sha256
+from dreamactor.reproduce.settings import ReproduceConfig
+from dreamactor.training.adapt import train_adapter
+from dreamactor.training.cache import Cache
+from dreamactor.training.encode import CacheConfig, fill_cache
+from dreamactor.training.export import export_nano
+from dreamactor.training.keypoints import KeypointTrainConfig, train_keypoints
+from dreamactor.training.nano import NanoBaseConfig, train_nano
+from dreamactor.training.pool import SHARD, PoolConfig, fill, ready_shards
+from dreamactor.training.stage import AdaptConfig, RgbConfig
+from dreamactor.world.cast import load_cast
+from dreamactor.world.pairs import PairSampler
+
+if TYPE_CHECKING:
+    from dreamactor.bootstrap.generators import Generator
+
+T = TypeVar("T")
+Run = Callable[["Time"], str]
+LEAST_SHARDS = 2
+"""Of a pool: the first one is held back by whoever trains on it."""
+PARTS = 20
+"""Into which the pairs are cut, to look at the clock in between."""
+MEANS = ("minutes", "pause_minutes", "compile", "processes", "workers", "threads", "gpus", "device")
+"""Settings that say how a stage is carried out and not what comes of it."""
+
+
+@dataclass(frozen=True)
+class Time:
+    """What a stage has."""
+
+    minutes: float
+    """In all: a trainer counts by itself what earlier processes took of it."""
+    left: Callable[[], float]
+    """Minutes of them that are left now."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the chain that is done once."""
+
+    name: str
+    after: tuple[str, ...]
+    """Stages whose results it takes."""
+    settings: Mapping[str, Any]
+    """JSON values that say what comes of it, but for those stages."""
+    run: Run
+    """Do it, or go on with it; a line that sums up."""
+    timed: bool = True
+    """Whether it can be ended by the clock."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shards:
+    """Settings of a pool."""
+
+    shards: int = 300
+    """Of 16 twins; the clock may end it before. 0 = no short clips."""
+    gpus: int = 1
+    """EGL devices to spread renderers over."""
+
+    def __post_init__(self) -> None:
+        check_least(self, {"shards": 0, "gpus": 1})
+
+
+def build(config: ReproduceConfig) -> list[Stage]:
+    """All stages, their settings checked.
+
+    Raises:
+        AssetError: The cast pack is missing or damaged.
+        ConfigError: A setting of a stage cannot work.
+        WeightsError: The autoencoder is missing.
+    """
+    return _Chain(config).stages()
+
+
+def generator(config: PairsConfig, pose: Path, keypoints: Path) -> Generator:
+    """Stage 1 as `bootstrap` sees it.
+
+    The seam to the pose variant: until `bootstrap.generators` takes its adapter, the backbone that
+    is named in the section `pairs`, or the one that ships, animates by the clip itself.
+
+    Args:
+        config: Of the pairs.
+        pose: The pose stage's adapter, of the base in weights/.
+        keypoints: Weights of the estimator.
+    """
+    from dreamactor.bootstrap.generators import Animator
+
+    return Animator(config.backbone, config.weights, config.steps, config.device, config.threads)
+
+
+class _Chain:
+    """Stages of one config."""
+
+    def __init__(self, config: ReproduceConfig) -> None:
+        import torch
+
+        self.config, self.out = config, config.out
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.vae = config.vae or DATA / "vae.safetensors"
+        self.cast = load_cast(config.cast)
+        self.given = {"cast": self.cast.digest, "vae": sha256(self.vae), "size": config.size}
+        self.weights, self.data = self.out / "weights", self.out / "data"
+        self.base = self.weights / "transformer.safetensors"
+
+    def stages(self) -> list[Stage]:
+        """In order."""
+        found = [self._pool("pool", 16, 0), self._pool("short", 4, 1)]
+        found = [stage for stage in found if stage.settings["shards"]]
+        pools = tuple(stage.name for stage in found)
+        if "pool" not in pools:
+            raise ConfigError(f"pool.shards=0: want {LEAST_SHARDS} or more")
+        found += [self._base(pools), self._keypoints(), self._cache("pose"), self._adapter("pose")]
+        found += [self._pairs(), self._filter(), self._cache("rgb"), self._adapter("rgb")]
+        return [*found, self._bench()]
+
+    # ---- rendering and training -----------------------------------------------------------------
+
+    def _pool(self, name: str, frames: int, stream: int) -> Stage:
+        section: Section = getattr(self.config, name)
+        shards = from_words(Shards, section.words)
+        pool = PoolConfig(
+            self.config.cast, "train", self.config.seed + stream, self.config.size, frames
+        )
+
+        def run(time: Time) -> str:
+            made = fill(
+                self.out / name,
+                pool,
+                range(shards.shards),
+                self.config.processes,
+                time.left(),
+                shards.gpus,
+            )
+            if made < LEAST_SHARDS:
+                raise ConfigError(
+                    f"{name}: {made} shards in {time.minutes:.1f} minutes, want {LEAST_SHARDS} or "
+                    f"more; give it a larger part of the time (shares.{name}=) or more processes="
+                )
+            return f"{made} shards, {2 * SHARD * made} clips"
+
+        settings = {"shards": shards.shards, "seed": pool.seed}
+        return self._stage(name, (), {**settings, "cast": self.cast.digest}, run)
+
+    def _base(self, pools: tuple[str, ...]) -> Stage:
+        wired: dict[str, object] = {"pool": self.out / "pool", "vae": self.vae}
+        wired["short"] = self.out / "short" if "short" in pools else "none"
+        config = self._config(NanoBaseConfig, "base", wired, {"seed": self.config.seed})
+
+        def run(time: Time) -> str:
+            path = train_nano(replace(config, minutes=time.minutes), self.out / "base")
+            steps, shift = self.config.steps, self.config.shift
+            size = export_nano(self.vae, path, self.weights, steps, shift, self.config.size)
+            missed = _last(self.out / "base", "missed_1")
+            return f"{_steps(self.out / 'base')}; missed {missed}; {size / 1e6:.1f} MB"
+
+        sampled = {"steps": self.config.steps, "shift": self.config.shift}
+        return self._stage("base", pools, {**self._said("base", config.seed), **sampled}, run)
+
+    def _keypoints(self) -> Stage:
+        wired = {"pool": self.out / "pool"}
+        config = self._config(KeypointTrainConfig, "keypoints", wired, {"seed": self.config.seed})
+
+        def run(time: Time) -> str:
+            train_keypoints(replace(config, minutes=time.minutes), self.out / "keypoints")
+            near, far = (_last(self.out / "keypoints", k) for k in ("held_pck5", "held_pck10"))
+            steps = _steps(self.out / "keypoints")
+            return f"{steps}; of held frames' joints {near} within .05, {far} within .1"
+
+        return self._stage("keypoints", ("pool",), self._said("keypoints", config.seed), run)
+
+    def _cache(self, task: str) -> Stage:
+        name = f"{task}_cache"
+        source = {"pose": ("pool", self.out / "pool"), "rgb": ("triplets", self._triplets)}[task]
+        wired: dict[str, object] = {"vae": self.vae, source[0]: source[1]}
+        config = self._config(
+            CacheConfig, name, wired, {"seed": self.config.seed, "size": self.config.size}
+        )
+
+        def run(time: Time) -> str:
+            limited = replace(config, minutes=max(0.0, time.left()))
+            fill_cache(limited, "pose" if task == "pose" else "rgb", self.out / name)
+            cache = Cache(self.out / name)
+            cache.close()
+            return f"{len(cache)} examples of {' x '.join(map(str, cache.shape))}"
+
+        after = ("pool",) if task == "pose" else ("filter",)
+        return self._stage(name, after, self._said(name, config.seed), run)
+
+    def _adapter(self, task: str) -> Stage:
+        wired: dict[str, object] = {"cache": self.out / f"{task}_cache", "base": self.base}
+        wired |= {"vae": self.vae}
+        kind: type[AdaptConfig] = AdaptConfig
+        if task == "rgb":
+            kind, wired = RgbConfig, {**wired, "start": self.out / "pose" / "adapter.safetensors"}
+        config = self._config(kind, task, wired, {"seed": self.config.seed})
+
+        def run(time: Time) -> str:
+            folder = self.out / task
+            train_adapter(
+                replace(config, minutes=time.minutes), "pose" if task == "pose" else "rgb", folder
+            )
+            missed, swapped = (_last(folder, k) for k in ("missed_1", "swapped_1"))
+            return f"{_steps(folder)}; missed {missed}, with another's driver {swapped}"
+
+        after = ("base", f"{task}_cache", *(("pose",) if task == "rgb" else ()))
+        return self._stage(task, after, self._said(task, config.seed), run)
+
+    # ---- bootstrapping and measuring --------------------------------------------------------------
+
+    @property
+    def _triplets(self) -> Path:
+        return self.data / "triplets.jsonl"
+
+    def _pairs(self) -> Stage:
+        mine = {
+            "seed": self.config.seed + 2,
+            "steps": self.config.steps,
+            "device": self.device,
+        }
+        config = self._config(PairsConfig, "pairs", {}, mine)
+
+        def run(time: Time) -> str:
+            made = generator(
+                config,
+                self.out / "pose" / "adapter.safetensors",
+                self.out / "keypoints" / "keypoints.safetensors",
+            )
+            sampler = PairSampler(self.cast, config.split, self.config.size)
+            part = -(-config.count // PARTS)
+            for count in range(part, config.count + part, part):
+                world = World(sampler, min(count, config.count), config.per_source, config.seed)
+                done = make_pairs(self.data, world, made, config.workers, config.ray, config.expiry)
+                if done.failed:
+                    item, why = next(iter(done.failed.items()))
+                    raise MediaError(
+                        f"pairs: {len(done.failed)} of {done.items} items could not be made. The "
+                        f"first, {item}: {why}"
+                    )
+                if time.left() <= 0:
+                    break
+            ended = "" if done.items >= config.count * config.per_source else ", ended by the clock"
+            return f"{done.items} pairs by {done.data.generator['name']}{ended}"
+
+        settings = {"steps": config.steps, **self._said("pairs", config.seed)}
+        return self._stage("pairs", ("pose", "keypoints"), settings, run)
+
+    def _filter(self) -> Stage:
+        config = self.config
+
+        def run(time: Time) -> str:
+            data, judge = DataSet(self.data), Measured()
+            found, threshold = gate_best(data, judge, config.threshold, config.least)
+            if config.reviewers:
+                open_ = unreviewed(data, judge.name, config.reviewers)
+                if open_:
+                    raise ConfigError(
+                        f"{len(open_)} of {found.passed} pairs want {config.reviewers} "
+                        f"reviewer(s): `dreamactor bootstrap review --data {self.data}`, then this "
+                        "command again"
+                    )
+            else:
+                accept_unseen(data, judge.name)
+            _, count = data.write_triplets(judge.name, max(1, config.reviewers))
+            if not count:
+                raise ConfigError(
+                    f"none of {found.items} pairs became a triplet (threshold "
+                    f"{threshold:.2f}); want more pairs, a lower threshold= or least= over 0"
+                )
+            above = f"average over {threshold:.2f}"
+            if threshold < config.threshold:
+                above += f" (too few were over {config.threshold:g})"
+            seen = "" if config.reviewers else "; no person has looked at them"
+            return f"{count} triplets of {found.items} pairs, {above}{seen}"
+
+        settings = {
+            "threshold": config.threshold,
+            "least": config.least,
+            "reviewers": config.reviewers,
+        }
+        return self._stage("filter", ("pairs",), settings, run, timed=False)
+
+    def _bench(self) -> Stage:
+        wired = {
+            "weights": self.weights,
+            "pose": self.out / "pose" / "adapter.safetensors",
+            "keypoints": self.out / "keypoints" / "keypoints.safetensors",
+            "rgb": self.out / "rgb" / "adapter.safetensors",
+        }
+        mine = {
+            "size": self.config.size,
+            "steps": self.config.steps,
+            "device": self.device,
+            "processes": self.config.processes if self.device != "cpu" else 0,
+        }
+        config = self._config(VariantsBenchConfig, "bench", wired, mine)
+
+        def run(time: Time) -> str:
+            bench_variants(self.config.cast, self.out / "bench", config)
+            return f"{config.count} pairs"
+
+        after = ("base", "keypoints", "pose", "rgb")
+        settings = {**self._said("bench", config.seed), "steps": config.steps}
+        return self._stage("bench", after, settings, run, timed=False)
+
+    # ---- settings ---------------------------------------------------------------------------------
+
+    def _stage(
+        self,
+        name: str,
+        after: tuple[str, ...],
+        settings: Mapping[str, Any],
+        run: Run,
+        timed: bool = True,
+    ) -> Stage:
+        return Stage(name, after, {**self.given, **settings}, run, timed)
+
+    def _config(
+        self, kind: type[T], name: str, wired: Mapping[str, object], mine: Mapping[str, object]
+    ) -> T:
+        """Settings of a stage's command.
+
+        Args:
+            kind: Its dataclass.
+            name: The section that goes over `mine`.
+            wired: What no section may change.
+            mine: What the chain would have.
+        """
+        section: Section = getattr(self.config, name)
+        for key in section:
+            if key in wired or key in ("minutes", "device"):
+                raise ConfigError(f"{name}.{key}: the chain settles this by itself; leave it out")
+        values = {**mine, **section, **wired}
+        try:
+            return from_words(kind, [f"{key}={value}" for key, value in values.items()])
+        except ConfigError as error:
+            raise ConfigError(f"section {name}: {error}") from error
+
+    def _said(self, name: str, seed: int) -> dict[str, Any]:
+        """What a section says that has a say in the result."""
+        section: Section = getattr(self.config, name)
+        return {"seed": seed, **{k: v for k, v in section.items() if k not in MEANS}}
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """Lines of a run's metrics.jsonl, whole ones."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _last(run: Path, key: str) -> str:
+    found = [row[key] for row in metrics(run) if key in row]
+    return f"{found[-1]:.2f}" if found else "-"
+
+
+def _steps(run: Path) -> str:
+    found = [row["step"] for row in metrics(run)]
+    return f"{max(found, default=0):,} steps"
