@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class Mark:
     """What came of it, in words."""
     ended: str = ""
     """When, UTC."""
-    starts: int = field(default=0)
+    starts: int = 0
     """Processes that were at it."""
 
 
@@ -77,14 +77,14 @@ def reproduce(config: ReproduceConfig, say: Say = lambda line: None) -> Path:
             label = f"[{number}/{len(stages)}] {stage.name}"
             known = marks.get(stage.name)
             if known is not None and known.done:
-                say(f"{label}: done before, in {known.seconds / 60:.1f} min; {known.result}")
+                say(f"{label}: done before, in {span(known.seconds)}; {known.result}")
                 continue
             minutes = known.minutes if known else _allot(config, stages, marks, stage)
             began = known or Mark(dict(stage.settings), digest(stage, stages), minutes)
             say(f"{label}: {STAGES[stage.name]}; {_outlook(config, marks, began)}")
             ended = _carry_out(config.out, stage, began)
             marks[stage.name] = ended
-            say(f"{label}: done in {ended.seconds / 60:.1f} min; {ended.result}")
+            say(f"{label}: done in {span(ended.seconds)}; {ended.result}")
             _report(config, stages, marks)
         return _report(config, stages, marks)
 
@@ -117,12 +117,19 @@ def check(out: Path, stages: Sequence[Stage], marks: Mapping[str, Mark]) -> None
     """
     for stage in stages:
         mark = marks.get(stage.name)
-        if mark is None or mark.digest == digest(stage, stages):
+        if mark is None:
             continue
-        now, then = dict(stage.settings), mark.settings
+        for name in stage.after:
+            if name not in marks or not marks[name].done:
+                raise ConfigError(
+                    f"{_path(out, stage.name)}: this stage was begun, and {name}, which it rests "
+                    f"on, is not done; put stages/{name}.json back, or name another folder by out="
+                )
+        if mark.digest == digest(stage, stages):
+            continue
+        now, then = json.loads(json.dumps(dict(stage.settings))), mark.settings
         keys = sorted(k for k in now.keys() | then.keys() if now.get(k) != then.get(k))
         what = ", ".join(f"{k} ({_brief(then.get(k))}, now {_brief(now.get(k))})" for k in keys)
-        what = what or " or ".join(stage.after)  # whose own mark is gone
         raise ConfigError(
             f"{out}: stage {stage.name} was {'made' if mark.done else 'begun'} with another "
             f"{what}; go on with the old settings, or name another folder by out="
@@ -156,12 +163,17 @@ def _allot(
 
 def _outlook(config: ReproduceConfig, marks: Mapping[str, Mark], mark: Mark) -> str:
     """How long a stage and the whole may still take."""
-    own = max(0.0, mark.minutes - mark.seconds / 60)
-    spent = sum(m.seconds for m in marks.values() if m.done) / 60 + mark.seconds / 60
-    left = max(own, config.minutes - spent)
-    at = datetime.now() + timedelta(minutes=left)
-    again = f", {mark.seconds / 60:.1f} min were spent before" if mark.starts else ""
-    return f"{own:.1f} min{again}, all of it {left:.0f} min (ETA {at:%H:%M})"
+    own = max(0.0, 60 * mark.minutes - mark.seconds)
+    spent = mark.seconds + sum(m.seconds for m in marks.values() if m.done)
+    left = max(own, 60 * config.minutes - spent)
+    at = datetime.now() + timedelta(seconds=left)
+    again = f", {span(mark.seconds)} were spent on it before" if mark.starts else ""
+    return f"about {span(own)}{again}; all is done in about {span(left)} (ETA {at:%H:%M})"
+
+
+def span(seconds: float) -> str:
+    """A time in words, such as "40 s" or "12.5 min"."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 def _carry_out(out: Path, stage: Stage, mark: Mark) -> Mark:

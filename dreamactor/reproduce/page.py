@@ -14,14 +14,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from dreamactor.bench import evaluate, stats
 from dreamactor.bench.goals import goals_table
-from dreamactor.bench.report import difference_table, summary_table
+from dreamactor.bench.report import difference_table, summary_table, values
+from dreamactor.bench.sheets import tile
 from dreamactor.bench.variants import COPY, ORACLE, POSE, RGB, variant_goals
 from dreamactor.bootstrap.gate import evidence_of
 from dreamactor.bootstrap.manifest import DataSet
@@ -30,7 +31,7 @@ from dreamactor.errors import ConfigError
 from dreamactor.image import Rgb, contact_sheet, read_image
 from dreamactor.provenance import versions
 from dreamactor.reproduce.settings import STAGES, ReproduceConfig
-from dreamactor.reproduce.stages import metrics
+from dreamactor.reproduce.stages import NOT_STAGE_1, metrics
 from dreamactor.runs import write_text
 
 if TYPE_CHECKING:
@@ -54,21 +55,25 @@ SHEETS = {
     "rgb": "driving clip, target, sample of held examples",
 }
 ROWS = f"""{COPY}: the reference in every frame. {POSE}: stage 1, driven by skeletons that the
-chain's own estimator finds. {RGB}: stage 2, driven by the clips themselves. {ORACLE}: the model that
-was trained on true pairs. truth: what a perfect clip measures."""
+chain's own estimator finds. {RGB}: stage 2, driven by the clips themselves. {ORACLE}: the model
+that was trained on true pairs. truth: what a perfect clip measures."""
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #888; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1280px; margin: 2rem auto;
+  padding: 0 1rem; }
 h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
 h3 { margin-top: 1.5rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
+th, td { padding: .3rem .5rem; border-bottom: 1px solid var(--line); text-align: right;
   vertical-align: top; }
 th { white-space: nowrap; } td { white-space: nowrap; } td.words { white-space: normal; }
 th:first-child, td:first-child, .words { text-align: left !important; }
 img { max-width: 100%; height: auto; background: #fff; }
-figure { margin: 1rem 0; } figcaption, .soft { color: var(--soft); font-size: 14px; }
+figure { margin: 1rem 0; }
+.grid { display: grid; gap: 1rem; 
+  grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); }
+figcaption, .soft { color: var(--soft); font-size: 14px; }
 .warn { border-left: 4px solid #c80; padding: .2rem 1rem; }
 pre { overflow-x: auto; border: 1px solid var(--line); padding: 1rem; font-size: 13px; }
 """
@@ -117,9 +122,29 @@ def _lead(
         lines.append(
             f'<p class="warn">Not finished: next is {next_}. The same command goes on.</p>'
         )
+    if "bench" in done:
+        lines.insert(1, f"<p><b>{html.escape(_headline(config.out))}</b></p>")
+    if "pairs" in done and NOT_STAGE_1 in marks["pairs"].result:
+        lines.append(
+            f'<p class="warn">The bootstrapped pairs were {NOT_STAGE_1}: stage 2 learns from '
+            "another model's clips here, and says little of the recipe.</p>"
+        )
     if "filter" in done and "no person" in marks["filter"].result:
         lines.append(f'<p class="warn">Of the pairs: {html.escape(marks["filter"].result)}.</p>')
     return "\n".join(lines)
+
+
+def _headline(out: Path) -> str:
+    """The result in a sentence."""
+    records = evaluate.read(out / "bench" / "results.jsonl")
+    psnr = {name: values(records, name, "psnr") for name in (COPY, POSE, RGB, ORACLE)}
+    levels = {name: stats.bootstrap(found.values()) for name, found in psnr.items()}
+    shown = {name: stats.format_interval(x, 2, "plus-minus") for name, x in levels.items()}
+    gain = stats.format_interval(stats.paired_difference(psnr[RGB], psnr[POSE]))
+    return (
+        f"PSNR on held-out pairs: end-to-end {shown[RGB]} dB, pose {shown[POSE]}, oracle "
+        f"{shown[ORACLE]}, copy {shown[COPY]}; end-to-end minus pose, clip by clip: {gain} dB."
+    )
 
 
 def _measured(config: ReproduceConfig, done: bool) -> list[str]:
@@ -131,9 +156,9 @@ def _measured(config: ReproduceConfig, done: bool) -> list[str]:
     clips = len({record.case for record in records})
     goals = variant_goals(records)
     return [
-        f"<h2>Measurements</h2><p>{clips} held-out pairs: characters and motions that training never "
-        "saw. Means over clips; after ± half the width of the 95 % interval (bootstrap over clips), "
-        "in brackets the interval itself. Fidelity is measured in the subject's box.</p>",
+        f"<h2>Measurements</h2><p>{clips} held-out pairs: characters and motions that training "
+        "never saw. Means over clips; after ± half the width of the 95 % interval (bootstrap over "
+        "clips), in brackets the interval itself. Fidelity is measured in the subject's box.</p>",
         _table(summary_table(records)),
         f'<p class="soft">{html.escape(ROWS)}</p>',
         "<h3>Clip by clip against the pose variant</h3>",
@@ -151,13 +176,13 @@ def _stages(stages: Sequence[str], marks: Mapping[str, Mark]) -> str:
     rows = []
     for number, name in enumerate(stages, 1):
         mark = marks.get(name)
-        took = f"{mark.seconds / 60:.1f}" if mark else "-"
-        given = f"{mark.minutes:.1f}" if mark else "-"
+        took = f"{mark.seconds / 60:.2f}" if mark else "-"
+        given = f"{mark.minutes:.2f}" if mark else "-"
         starts = str(mark.starts) if mark else "-"
         came = mark.result or "begun" if mark else "to come"
         rows.append([str(number), name, STAGES[name], took, given, starts, came])
     total = sum(mark.seconds for mark in marks.values()) / 60
-    rows.append(["", "all", "", f"{total:.1f}", "", "", ""])
+    rows.append(["", "all", "", f"{total:.2f}", "", "", ""])
     head = ["", "stage", "what", "minutes", "given", "starts", "what came of it"]
     machines = sorted({mark.hardware for mark in marks.values() if mark.hardware})
     return (
@@ -179,28 +204,31 @@ def _curves(out: Path, done: Sequence[str]) -> str:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError as error:
         raise ConfigError("the curves need matplotlib: pip install 'dreamactor[bench]'") from error
     figure = Figure(figsize=(3.6 * len(trained), 5.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, len(trained), squeeze=False)
     for column, name in enumerate(trained):
-        rows = _timed(metrics(out / name))
+        rows = metrics(out / name)
         for axis, keys in zip(axes[:, column], CURVES[name], strict=True):
             for key in keys:
                 here = [row for row in rows if key in row]
                 axis.plot(
-                    [row["seconds"] / 60 for row in here],
+                    [row["step"] for row in here],
                     [row[key] for row in here],
                     label=key if here else f"{key}: nothing logged",
                     marker="o" if len(here) < 12 else None,
                     markersize=3,
                 )
+            axis.ticklabel_format(axis="y", useOffset=False)
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axis.grid(alpha=0.3)
             axis.legend(fontsize=8, frameon=False)
         axes[0, column].set_title(f"{name}: loss", fontsize=10)
         axes[1, column].set_title("held examples", fontsize=10)
-        axes[1, column].set_xlabel("minutes", fontsize=9)
+        axes[1, column].set_xlabel("steps", fontsize=9)
     file = io.BytesIO()
     figure.savefig(file, format="png")
     said = (
@@ -211,15 +239,6 @@ def _curves(out: Path, done: Sequence[str]) -> str:
     return "<h2>Training</h2>" + _embedded(file.getvalue(), "png", said)
 
 
-def _timed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lines with the seconds of the line before where they have none of their own."""
-    seconds, found = 0.0, []
-    for row in rows:
-        seconds = row.get("seconds", seconds)
-        found.append({**row, "seconds": seconds})
-    return found
-
-
 def _samples(out: Path, done: Sequence[str]) -> str:
     parts = []
     for name, said in SHEETS.items():
@@ -227,7 +246,9 @@ def _samples(out: Path, done: Sequence[str]) -> str:
         if sheets:
             caption = f"{name}, step {int(sheets[-1].stem):,}: {said}"
             parts.append(_figure(sheets[-1], caption))
-    return "<h2>Samples while training</h2>" + "\n".join(parts) if parts else ""
+    if not parts:
+        return ""
+    return "<h2>Samples while training</h2><div class=grid>" + "\n".join(parts) + "</div>"
 
 
 def _pairs(out: Path) -> str:
@@ -240,19 +261,20 @@ def _pairs(out: Path) -> str:
     if not ranked:
         return ""
     places = np.linspace(0, len(ranked) - 1, min(PAIRS, len(ranked))).round().astype(int)
-    rows: list[tuple[str, list[Rgb]]] = []
+    blocks: list[Rgb] = []
     for average, item in (ranked[k] for k in places):
         shown = evidence_of(data, item)
         moments = np.linspace(0, len(shown.result) - 1, MOMENTS).round().astype(int)
         verdict = verdicts[item]
         word = "passed" if verdict is not None and verdict.passed else "refused"
-        rows.append(
-            (f"average {average:.2f}, {word}: identity, then the source clip",
-             [shown.identity, *(shown.source[k] for k in moments)])
-        )  # fmt: skip
-        blank = np.full_like(shown.identity, 255)
-        rows.append(("its motion on the identity", [blank, *(shown.result[k] for k in moments)]))
-    sheet = contact_sheet(rows, CELL, text_height=14)
+        source = [shown.identity, *(shown.source[k] for k in moments)]
+        result = [np.full_like(shown.identity, 255), *(shown.result[k] for k in moments)]
+        rows = [
+            (f"average {average:.2f}, {word}: identity, then the source clip", source),
+            ("its motion on the identity", result),
+        ]
+        blocks.append(contact_sheet(rows, CELL, text_height=14))
+    sheet = tile(blocks, columns=2)
     averages = [average for average, _ in ranked]
     spread = stats.format_interval(stats.bootstrap(averages), 2)
     caption = (
@@ -283,7 +305,7 @@ def _embedded(picture: bytes, kind: str, caption: str) -> str:
     )
 
 
-# ---- tables ---------------------------------------------------------------------------------------
+# ---- tables -------------------------------------------------------------------------------------
 
 
 def _settings(config: ReproduceConfig) -> str:

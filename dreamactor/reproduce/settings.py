@@ -11,8 +11,7 @@ from dreamactor.config import Section, check_least
 from dreamactor.errors import ConfigError
 
 STAGES = {
-    "pool": "render pairs: whole clips",
-    "short": "render pairs: clips of four frames",
+    "pool": "render pairs for the estimator and stage 1",
     "base": "image-to-video model on single clips, from then on frozen",
     "keypoints": "pose estimator on exact joints",
     "pose_cache": "encode clips and their skeletons",
@@ -24,10 +23,6 @@ STAGES = {
     "bench": "measure on held-out pairs",
 }
 """What each stage does, in order."""
-
-
-def _section() -> Section:
-    return field(default_factory=Section)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -46,7 +41,7 @@ class ReproduceConfig:
     size: int = 256
     """Pixels of a side."""
     processes: int = 2
-    """Renderers, and workers of the bench."""
+    """Renderers; on a machine with a GPU workers of the bench too."""
     seed: int = 0
     """Of everything but the held-out pairs, which are the same for all."""
     vae: Path | None = None
@@ -61,16 +56,18 @@ class ReproduceConfig:
     """Triplets wanted in any case: where fewer pairs pass, the threshold falls."""
     reviewers: int = 0
     """People who have to look at every pair; 0 = nobody does, and the report says so."""
-    pool: Section = _section()
-    short: Section = _section()
-    base: Section = _section()
-    keypoints: Section = _section()
-    pose_cache: Section = _section()
-    pose: Section = _section()
-    pairs: Section = _section()
-    rgb_cache: Section = _section()
-    rgb: Section = _section()
-    bench: Section = _section()
+    pool: Section = field(default_factory=Section)
+    """`stages.Shards`."""
+    fresh: Section = field(default_factory=Section)
+    """`stages.Fresh`: what is rendered beside the base's training."""
+    base: Section = field(default_factory=Section)
+    keypoints: Section = field(default_factory=Section)
+    pose_cache: Section = field(default_factory=Section)
+    pose: Section = field(default_factory=Section)
+    pairs: Section = field(default_factory=Section)
+    rgb_cache: Section = field(default_factory=Section)
+    rgb: Section = field(default_factory=Section)
+    bench: Section = field(default_factory=Section)
 
     def __post_init__(self) -> None:
         """Check what can be checked without the stages.

@@ -1,13 +1,16 @@
 """The stages of the chain: each calls what its command calls, on the folders of those before.
 
-pool, short -> base -> weights/          pool -> keypoints
-pool -> pose_cache -> pose -> pairs (data/) -> filter -> rgb_cache -> rgb -> bench
+    pool -> keypoints        base (fresh/, short/) -> weights/
+    pool -> pose_cache -> pose -> pairs (data/) -> filter -> rgb_cache -> rgb -> bench
+
+A stage can be killed at any moment and run again.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,7 +32,7 @@ from dreamactor.training.encode import CacheConfig, fill_cache
 from dreamactor.training.export import export_nano
 from dreamactor.training.keypoints import KeypointTrainConfig, train_keypoints
 from dreamactor.training.nano import NanoBaseConfig, train_nano
-from dreamactor.training.pool import SHARD, PoolConfig, fill, ready_shards
+from dreamactor.training.pool import SHARD, TARGET_FRAMES, PoolConfig, fill, filling
 from dreamactor.training.stage import AdaptConfig, RgbConfig
 from dreamactor.world.cast import load_cast
 from dreamactor.world.pairs import PairSampler
@@ -41,8 +44,12 @@ T = TypeVar("T")
 Run = Callable[["Time"], str]
 LEAST_SHARDS = 2
 """Of a pool: the first one is held back by whoever trains on it."""
+SLACK = 10.0
+"""Minutes that renderers are given beyond the base's, which start late and are ended with it."""
 PARTS = 20
 """Into which the pairs are cut, to look at the clock in between."""
+NOT_STAGE_1 = "driven by the clips themselves, not by stage 1"
+"""Said of pairs until the generator takes an adapter (`generator`)."""
 MEANS = ("minutes", "pause_minutes", "compile", "processes", "workers", "threads", "gpus", "device")
 """Settings that say how a stage is carried out and not what comes of it."""
 
@@ -74,15 +81,33 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Shards:
-    """Settings of a pool."""
+    """Settings of the pool."""
 
     shards: int = 300
-    """Of 16 twins; the clock may end it before. 0 = no short clips."""
+    """Of 16 twins; the clock may end it before. A shard of 256 x 256 pixels takes 150 MB."""
     gpus: int = 1
     """EGL devices to spread renderers over."""
 
     def __post_init__(self) -> None:
-        check_least(self, {"shards": 0, "gpus": 1})
+        check_least(self, {"shards": LEAST_SHARDS, "gpus": 1})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fresh:
+    """What is rendered beside the base's training and deleted once it is encoded."""
+
+    shards: int = 1_000_000
+    """Of whole clips at most; 0 = the pool is used, and may be learnt by heart."""
+    short: int = 1_000_000
+    """Of clips of four frames at most; 0 = whole clips from the start."""
+    room: int = 110
+    """Shards of whole clips that may lie there at once."""
+    short_room: int = 240
+    gpus: int = 1
+    """EGL devices to spread renderers over."""
+
+    def __post_init__(self) -> None:
+        check_least(self, {"shards": 0, "short": 0, "room": 2, "short_room": 2, "gpus": 1})
 
 
 def build(config: ReproduceConfig) -> list[Stage]:
@@ -128,57 +153,67 @@ class _Chain:
 
     def stages(self) -> list[Stage]:
         """In order."""
-        found = [self._pool("pool", 16, 0), self._pool("short", 4, 1)]
-        found = [stage for stage in found if stage.settings["shards"]]
-        pools = tuple(stage.name for stage in found)
-        if "pool" not in pools:
-            raise ConfigError(f"pool.shards=0: want {LEAST_SHARDS} or more")
-        found += [self._base(pools), self._keypoints(), self._cache("pose"), self._adapter("pose")]
-        found += [self._pairs(), self._filter(), self._cache("rgb"), self._adapter("rgb")]
-        return [*found, self._bench()]
+        first = [self._pool(), self._base(), self._keypoints()]
+        middle = [self._cache("pose"), self._adapter("pose"), self._pairs(), self._filter()]
+        return [*first, *middle, self._cache("rgb"), self._adapter("rgb"), self._bench()]
 
     # ---- rendering and training -----------------------------------------------------------------
 
-    def _pool(self, name: str, frames: int, stream: int) -> Stage:
-        section: Section = getattr(self.config, name)
-        shards = from_words(Shards, section.words)
-        pool = PoolConfig(
-            self.config.cast, "train", self.config.seed + stream, self.config.size, frames
-        )
+    def _twins(self, stream: int, frames: int = TARGET_FRAMES) -> PoolConfig:
+        config = self.config
+        return PoolConfig(config.cast, "train", 10 * config.seed + stream, config.size, frames)
+
+    def _pool(self) -> Stage:
+        section, pool = from_words(Shards, self.config.pool.words), self._twins(0)
 
         def run(time: Time) -> str:
-            made = fill(
-                self.out / name,
-                pool,
-                range(shards.shards),
-                self.config.processes,
-                time.left(),
-                shards.gpus,
-            )
+            shards, processes = range(section.shards), self.config.processes
+            made = fill(self.out / "pool", pool, shards, processes, time.left(), section.gpus)
             if made < LEAST_SHARDS:
                 raise ConfigError(
-                    f"{name}: {made} shards in {time.minutes:.1f} minutes, want {LEAST_SHARDS} or "
-                    f"more; give it a larger part of the time (shares.{name}=) or more processes="
+                    f"pool: {made} shards in {time.minutes:.1f} minutes, want {LEAST_SHARDS} or "
+                    "more; begin again in another folder (out=) with a larger shares.pool= or "
+                    "more processes="
                 )
-            return f"{made} shards, {2 * SHARD * made} clips"
+            return f"{made} shards, {2 * SHARD * made:,} clips"
 
-        settings = {"shards": shards.shards, "seed": pool.seed}
-        return self._stage(name, (), {**settings, "cast": self.cast.digest}, run)
+        return self._stage("pool", (), {"shards": section.shards, "seed": pool.seed}, run)
 
-    def _base(self, pools: tuple[str, ...]) -> Stage:
-        wired: dict[str, object] = {"pool": self.out / "pool", "vae": self.vae}
-        wired["short"] = self.out / "short" if "short" in pools else "none"
+    def _base(self) -> Stage:
+        fresh = from_words(Fresh, self.config.fresh.words)
+        wired: dict[str, object] = {"vae": self.vae, "consume": bool(fresh.shards)}
+        wired["pool"] = self.out / ("fresh" if fresh.shards else "pool")
+        wired["short"] = self.out / "short" if fresh.short else None
         config = self._config(NanoBaseConfig, "base", wired, {"seed": self.config.seed})
+        pools = [  # folder, what, shards, how many may lie there
+            ("fresh", self._twins(1), fresh.shards, fresh.room),
+            ("short", self._twins(2, frames=4), fresh.short, fresh.short_room),
+        ]
 
         def run(time: Time) -> str:
-            path = train_nano(replace(config, minutes=time.minutes), self.out / "base")
+            with ExitStack() as renderers:
+                for name, pool, shards, room in pools:
+                    if shards:
+                        each, left = max(1, self.config.processes // 2), time.left() + SLACK
+                        renderers.enter_context(
+                            filling(
+                                self.out / name, pool, range(shards), each, left, fresh.gpus, room
+                            )
+                        )
+                path = train_nano(replace(config, minutes=time.minutes), self.out / "base")
             steps, shift = self.config.steps, self.config.shift
             size = export_nano(self.vae, path, self.weights, steps, shift, self.config.size)
             missed = _last(self.out / "base", "missed_1")
             return f"{_steps(self.out / 'base')}; missed {missed}; {size / 1e6:.1f} MB"
 
-        sampled = {"steps": self.config.steps, "shift": self.config.shift}
-        return self._stage("base", pools, {**self._said("base", config.seed), **sampled}, run)
+        settings = {
+            **self._said("base", config.seed),
+            "fresh": fresh.shards,
+            "short": fresh.short,
+            "steps": self.config.steps,
+            "shift": self.config.shift,
+        }
+        return self._stage("base", () if fresh.shards else ("pool",), settings, run)
 
     def _keypoints(self) -> Stage:
         wired = {"pool": self.out / "pool"}
@@ -229,7 +264,7 @@ class _Chain:
         after = ("base", f"{task}_cache", *(("pose",) if task == "rgb" else ()))
         return self._stage(task, after, self._said(task, config.seed), run)
 
-    # ---- bootstrapping and measuring --------------------------------------------------------------
+    # ---- bootstrapping and measuring ------------------------------------------------------------
 
     @property
     def _triplets(self) -> Path:
@@ -237,7 +272,7 @@ class _Chain:
 
     def _pairs(self) -> Stage:
         mine = {
-            "seed": self.config.seed + 2,
+            "seed": 10 * self.config.seed + 3,
             "steps": self.config.steps,
             "device": self.device,
         }
@@ -263,7 +298,9 @@ class _Chain:
                 if time.left() <= 0:
                     break
             ended = "" if done.items >= config.count * config.per_source else ", ended by the clock"
-            return f"{done.items} pairs by {done.data.generator['name']}{ended}"
+            about = done.data.generator
+            driven = "stage 1" if about.get("adapter") else NOT_STAGE_1
+            return f"{done.items} pairs by {about['name']}, {driven}{ended}"
 
         settings = {"steps": config.steps, **self._said("pairs", config.seed)}
         return self._stage("pairs", ("pose", "keypoints"), settings, run)
@@ -326,7 +363,7 @@ class _Chain:
         settings = {**self._said("bench", config.seed), "steps": config.steps}
         return self._stage("bench", after, settings, run, timed=False)
 
-    # ---- settings ---------------------------------------------------------------------------------
+    # ---- settings -------------------------------------------------------------------------------
 
     def _stage(
         self,

@@ -21,11 +21,14 @@ import json
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -247,6 +250,35 @@ def fill(
     if all(job.exitcode for job in jobs):
         raise ConfigError(f"{folder}: every renderer failed; see the messages above")
     return len(ready_shards(folder))
+
+
+@contextmanager
+def filling(
+    folder: Path,
+    config: PoolConfig,
+    shards: range,
+    processes: int,
+    minutes: float,
+    gpus: int = 1,
+    room: int = 1_000_000,
+) -> Iterator[None]:
+    """As `fill`, beside the block and as politely as can be; it ends with the block."""
+    job = multiprocessing.get_context("spawn").Process(
+        target=_fill_beside, args=(folder, config, shards, processes, minutes, gpus, room)
+    )
+    job.start()
+    try:
+        yield
+    finally:
+        job.terminate()  # and its renderers with it
+        job.join()
+
+
+def _fill_beside(*given: Any) -> None:
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's; renderers inherit it
+    os.nice(19)
+    fill(*given)
 
 
 def _work(
