@@ -217,8 +217,8 @@ def test_people_are_waited_for(run, files, folder, tmp_path) -> None:
 def test_a_killed_chain_goes_on(files, tmp_path) -> None:
     """unchanged by: SIGKILL while it renders, while it trains; SIGTERM while it makes pairs."""
     out = tmp_path / "run"
-    words = [*files, f"out={out}", "minutes=5", "pose.steps=400", "pose.save_minutes=0.01"]
-    words += ["shares.base=0.5", "shares.keypoints=0.5"]
+    words = [*files, f"out={out}", "minutes=5", "pose.steps=200", "pose.save_minutes=0.01"]
+    words += ["pose.look_every=1000", "shares.base=0.5", "shares.keypoints=0.5", "shares.pose=30"]
     _until(words, lambda: (out / "pool" / "000000.npy").is_file(), signal.SIGKILL)
     state = out / "pose" / "state.safetensors"
     said = _until(words, state.is_file, signal.SIGKILL)
@@ -231,7 +231,7 @@ def test_a_killed_chain_goes_on(files, tmp_path) -> None:
     said = _until(words, lambda: any((out / "data" / "items").glob("[!.]*")), signal.SIGTERM, 130)
     assert len(re.findall(r": done before, in \d+ s; ", said)) == 4
     steps = [json.loads(x)["step"] for x in (out / "pose" / "metrics.jsonl").open() if "loss" in x]
-    assert steps == list(range(1, 401))
+    assert steps == list(range(1, 201))
     starts = {path.stem: json.loads(path.read_text())["starts"] for path in marks.glob("*.json")}
     assert starts == {"pool": 2, "base": 1, "keypoints": 1, "pose_cache": 1, "pose": 2, "pairs": 1}
 
