@@ -24,6 +24,7 @@ from dreamactor.bench.motion import NanoBenchConfig, bench_nano
 from dreamactor.bench.page import results_page
 from dreamactor.bench.reconstruction import VAEBenchConfig, bench_vae, samples_table
 from dreamactor.bench.systems import Animation, Reconstruction
+from dreamactor.bench.variants import VariantsBenchConfig, variant_goals
 from dreamactor.diffusion import driving
 from dreamactor.diffusion.job import AnimateConfig, prepare
 from dreamactor.diffusion.pipeline import generate, resolve
@@ -255,6 +256,25 @@ def test_goals_say_pass_or_miss_and_by_how_much():
     assert goals["sharpness over the truth's"].wanted == "0.85 to 1.15"
     table = goals_table(motion_goals(rows[:12], ""))
     assert table.count("| not measured |") == 7
+
+
+def test_goals_of_variants_are_parts_of_the_gap():
+    """exact: 1.5 of the 2 dB between pose and oracle; no gap, no part of it."""
+    rows = [
+        *records_of("pose", psnr=15.0),
+        *records_of("end-to-end", psnr=16.5),
+        *records_of("oracle", psnr=17.0),
+    ]
+    part, animals = variant_goals(rows)
+    assert (part.measured.mean, part.verdict) == (pytest.approx(0.75), "miss by 0.05")
+    assert animals.verdict == "not measured"
+    rows += [*records_of("pose", "animal", psnr=14.0), *records_of("end-to-end", "animal", psnr=14)]
+    assert variant_goals(rows)[1].verdict == "pass by 0.00 dB"
+    below = [*rows[:8], *records_of("oracle", psnr=14.0)]
+    assert variant_goals(below)[0].verdict == "not measured"
+    assert variant_goals(rows[:8]) == []
+    with pytest.raises(ConfigError, match="neither pose nor rgb"):
+        VariantsBenchConfig()
 
 
 def test_goals_of_the_autoencoder_name_every_sample():

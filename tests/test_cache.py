@@ -264,6 +264,15 @@ def test_filling_goes_on_where_it_stopped(pool: Path, vae: Path, tmp_path: Path)
     assert "0 new examples" in fill_cache(config, "pose", tmp_path, "cpu")
 
 
+def test_the_clock_ends_filling_after_a_shard(pool: Path, vae: Path, tmp_path: Path) -> None:
+    """unchanged by: what minutes= left out comes by the same command again."""
+    config = CacheConfig(pool=pool, vae=vae, minutes=0)
+    fill_cache(config, "pose", tmp_path, "cpu")
+    assert not shard_path(tmp_path, 1).exists()
+    fill_cache(config, "pose", tmp_path, "cpu")
+    assert shard_path(tmp_path, 1).exists()
+
+
 # ---- clips and triplets -----------------------------------------------------------------------
 
 

@@ -27,9 +27,11 @@ from dreamactor.bench.evaluate import read
 from dreamactor.bootstrap.manifest import DataSet
 from dreamactor.bootstrap.review import decide
 from dreamactor.bootstrap.triplets import Decision
+from dreamactor.config import from_file
 from dreamactor.errors import AssetError
 from dreamactor.provenance import sha256
-from dreamactor.reproduce.settings import STAGES
+from dreamactor.reproduce.settings import STAGES, ReproduceConfig
+from dreamactor.reproduce.stages import build
 from dreamactor.training.pool import PoolConfig, ShardFeed, consume_shard, filling
 from dreamactor.world.cast import load_cast
 from dreamactor.world.render import Renderer
@@ -96,6 +98,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _marks(out: Path) -> dict[str, dict]:
     return {name: json.loads((out / "stages" / f"{name}.json").read_text()) for name in NAMES}
+
+
+def test_the_config_for_nano_is_sound(tmp_path) -> None:
+    """exact: every section is taken by its command, and the shares are hours of one GPU."""
+    words = [f"cast={cli.MINI}", f"out={tmp_path}"]
+    config = from_file(ReproduceConfig, CONFIG.with_name("reproduce.yaml"), words)
+    assert [stage.name for stage in build(config)] == NAMES
+    assert sum(config.parts.values()) == config.minutes == 470
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("quick")
@@ -237,7 +248,7 @@ def test_a_killed_chain_goes_on(files, tmp_path) -> None:
 
 
 def test_renderers_beside_a_block_end_with_it(files, tmp_path) -> None:
-    """exact: what a trainer consumes is rendered anew, up to the room; nothing goes on behind it."""
+    """exact: what a trainer consumes is rendered anew, up to the room; then no more comes."""
     config = PoolConfig(cli.MINI, size=16, frames=4)
     with filling(tmp_path / "pool", config, range(100), 1, 1.0, room=2):
         feed = ShardFeed(tmp_path / "pool", 0, 1)
