@@ -123,6 +123,9 @@ def reproduce(
     settings: Annotated[
         list[str] | None, typer.Argument(help="What differs: key=value or section.key=value ...")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the stages and their time, write nothing.")
+    ] = False,
 ) -> None:
     """Do the whole recipe within a time budget, and write one report; the same command goes on."""
     signal.signal(signal.SIGTERM, _interrupt)
@@ -130,8 +133,11 @@ def reproduce(
     from dreamactor.reproduce.settings import ReproduceConfig
 
     asked = from_file(ReproduceConfig, config, settings or [])
-    from dreamactor.reproduce.chain import reproduce
+    from dreamactor.reproduce.chain import plan, reproduce
 
+    if dry_run:
+        print("\n".join(plan(asked)))
+        return
     print(reproduce(asked, say=lambda line: print(line, flush=True)))
 
 

