@@ -173,6 +173,8 @@ def _measured(config: ReproduceConfig, done: bool) -> list[str]:
 
 
 def _stages(stages: Sequence[str], marks: Mapping[str, Mark]) -> str:
+    machines = sorted({mark.hardware for mark in marks.values() if mark.hardware})
+    several = len(machines) > 1
     rows = []
     for number, name in enumerate(stages, 1):
         mark = marks.get(name)
@@ -180,14 +182,15 @@ def _stages(stages: Sequence[str], marks: Mapping[str, Mark]) -> str:
         given = f"{mark.minutes:.2f}" if mark else "-"
         starts = str(mark.starts) if mark else "-"
         came = mark.result or "begun" if mark else "to come"
-        rows.append([str(number), name, STAGES[name], took, given, starts, came])
+        where = [mark.hardware if mark else "-"] if several else []
+        rows.append([str(number), name, STAGES[name], took, given, starts, came, *where])
     total = sum(mark.seconds for mark in marks.values()) / 60
-    rows.append(["", "all", "", f"{total:.2f}", "", "", ""])
+    rows.append(["", "all", "", f"{total:.2f}", "", "", "", *([""] if several else [])])
     head = ["", "stage", "what", "minutes", "given", "starts", "what came of it"]
-    machines = sorted({mark.hardware for mark in marks.values() if mark.hardware})
+    head += ["on"] if several else []
     return (
         "<h2>Stages</h2>"
-        + _rows(head, rows, words=(1, 2, 6))
+        + _rows(head, rows, words=(1, 2, 6, 7))
         + f'<p class="soft">On {html.escape("; ".join(machines) or "-")}. Given: minutes that the '
         "budget left for a stage when it began. Starts: processes that were at it, more than one "
         "where it was interrupted.</p>"
