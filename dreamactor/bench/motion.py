@@ -139,6 +139,7 @@ def draw_sheets(
     main: str | None,
     records: Sequence[evaluate.Record],
     first: Sequence[str],
+    columns: int = 4,
 ) -> None:
     """contact.png and, of a main system, worst.png; the clips are made again.
 
@@ -150,6 +151,7 @@ def draw_sheets(
         main: Name of the one whose worst cases are looked for.
         records: What was measured.
         first: Names of the cases of contact.png.
+        columns: Cases side by side.
     """
     chosen = {"contact.png": list(first)}
     if main is not None:
@@ -167,7 +169,7 @@ def draw_sheets(
         }
         blocks[name] = sheets.block(case, clips, sheets.title_of(case, records, shown))
     for file, names in chosen.items():
-        write_png(out / file, sheets.tile([blocks[name] for name in names], columns=4))
+        write_png(out / file, sheets.tile([blocks[name] for name in names], columns=columns))
 
 
 def _time(

@@ -82,7 +82,7 @@ def bench_variants(cast: Path, out: Path, config: VariantsBenchConfig) -> Path:
         shown = [name for name in (POSE, RGB, ORACLE) if name in systems]
         if fresh or not (out / "contact.png").is_file():
             main = RGB if RGB in systems else POSE
-            draw_sheets(out, studio, systems, shown, main, records, names[:ON_SHEET])
+            draw_sheets(out, studio, systems, shown, main, records, names[:ON_SHEET], columns=3)
     text = report(
         path,
         config.command("variants", cast),
