@@ -117,6 +117,30 @@ def demo(
     play(out, overwrite, say=lambda line: print(line, flush=True))
 
 
+@app.command()
+def reproduce(
+    config: Annotated[Path, typer.Argument(help="YAML file, such as configs/reproduce.yaml.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="What differs: key=value or section.key=value ...")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the stages and their time, write nothing.")
+    ] = False,
+) -> None:
+    """Do the whole recipe within a time budget, and write one report; the same command goes on."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.config import from_file
+    from dreamactor.reproduce.settings import ReproduceConfig
+
+    asked = from_file(ReproduceConfig, config, settings or [])
+    from dreamactor.reproduce.chain import plan, reproduce
+
+    if dry_run:
+        print("\n".join(plan(asked)))
+        return
+    print(reproduce(asked, say=lambda line: print(line, flush=True)))
+
+
 @train.command("nano-vae")
 def train_nano_vae(
     out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
@@ -316,6 +340,20 @@ def bench_nano(
     from dreamactor.config import from_words
 
     print(bench_nano(cast, out, from_words(NanoBenchConfig, settings or [])))
+
+
+@bench.command("variants")
+def bench_variants(
+    cast: Annotated[Path, typer.Option(help="Cast pack with a test split.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results; the same command goes on.")],
+    settings: Settings = None,
+) -> None:
+    """Adapters of both stages against the model that was trained on true pairs."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.bench.variants import VariantsBenchConfig, bench_variants
+    from dreamactor.config import from_words
+
+    print(bench_variants(cast, out, from_words(VariantsBenchConfig, settings or [])))
 
 
 @bench.command("vae")

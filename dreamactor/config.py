@@ -1,7 +1,8 @@
-"""Settings as frozen dataclasses, stated on the command line as key=value.
+"""Settings as frozen dataclasses, stated on the command line as key=value, or in a YAML file.
 
 Only what differs from the defaults is stated; an unknown key or a value of the wrong type is an
-error that names the nearest key.
+error that names the nearest key. A field of the kind `Section` holds settings that are passed on
+to something else: `pose: {rank: 64}` in a file, `pose.rank=64` as a word.
 """
 
 from __future__ import annotations
@@ -14,9 +15,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import yaml
+
 from dreamactor.errors import ConfigError
 
 T = TypeVar("T")
+
+
+class Section(dict[str, str]):
+    """Settings of something else, as text."""
+
+    @property
+    def words(self) -> list[str]:
+        """As `from_words` takes them."""
+        return [f"{key}={text}" for key, text in self.items()]
 
 
 def from_words(cls: type[T], words: Iterable[str]) -> T:
@@ -33,11 +45,13 @@ def from_words(cls: type[T], words: Iterable[str]) -> T:
     hints = {name: kind for name, kind in get_type_hints(cls).items() if name in named}
     values: dict[str, Any] = {}
     for word in words:
-        key, sign, text = word.partition("=")
-        if not sign:
-            raise ConfigError(f"{word!r}: want key=value, such as {key}=1")
+        key, text = _split(word)
+        section, dot, inner = key.partition(".")
+        if dot and hints.get(section) is Section:
+            values.setdefault(section, Section())[inner] = text
+            continue
         if key not in hints:
-            near = difflib.get_close_matches(key, hints, 1)
+            near = difflib.get_close_matches(section, hints, 1)
             hint = f"; nearest is {near[0]}" if near else ""
             raise ConfigError(f"unknown setting {key!r}{hint}; known: {', '.join(hints)}")
         if key in values:
@@ -48,6 +62,49 @@ def from_words(cls: type[T], words: Iterable[str]) -> T:
     except TypeError as error:
         needed = [name for name in hints if name not in values]
         raise ConfigError(f"{error}; settings not given: {', '.join(needed)}") from error
+
+
+def from_file(cls: type[T], path: Path, words: Iterable[str] = ()) -> T:
+    """A config from a YAML file of settings and sections.
+
+    Args:
+        cls: A frozen dataclass.
+        path: The file.
+        words: key=value or section.key=value; they go over the file's.
+
+    Raises:
+        ConfigError: As `from_words`; or the file is missing or holds something else.
+    """
+    try:
+        stated = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(f"{path}: no settings: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(stated, dict):
+        raise ConfigError(f"{path}: want settings, such as minutes: 60")
+    known: dict[str, str] = {}
+    for key, value in stated.items():
+        inner = value if isinstance(value, dict) else {None: value}
+        known |= {f"{key}.{k}" if k else str(key): _text(path, key, v) for k, v in inner.items()}
+    over = [_split(word) for word in words]
+    if twice := [key for n, (key, _) in enumerate(over) if key in dict(over[:n])]:
+        raise ConfigError(f"setting {twice[0]!r} is given twice")
+    return from_words(cls, [f"{key}={text}" for key, text in (known | dict(over)).items()])
+
+
+def _split(word: str) -> tuple[str, str]:
+    key, sign, text = word.partition("=")
+    if not sign:
+        raise ConfigError(f"{word!r}: want key=value, such as {key}=1")
+    return key, text
+
+
+def _text(path: Path, key: object, value: object) -> str:
+    """A value of a file as it would be typed."""
+    if isinstance(value, dict | list):
+        raise ConfigError(f"{path}: {key}: want one value, not {type(value).__name__}")
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def check_least(config: object, least: Mapping[str, float]) -> None:
@@ -95,6 +152,8 @@ def parse(key: str, text: str, kind: Any) -> Any:
         if text.lower() not in ("true", "false"):
             raise ConfigError(f"{key}={text}: want true or false")
         return text.lower() == "true"
+    if kind is Section:
+        raise ConfigError(f"{key}: want settings of it, such as {key}.key=value")
     if kind in (int, float, str, Path):
         try:
             return kind(text)

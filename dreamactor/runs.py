@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -44,6 +47,18 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all."""
     with atomic(path) as hidden:
         hidden.write_text(text)
+
+
+def end_with_parent() -> None:
+    """In a worker process: end when the parent is gone, also if that was killed outright."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from filming import film, frames_of
 from numpy.testing import assert_array_equal
 from test_nano import NATIVE, save, tiny_nano
+from test_variant import Known
 
 import dreamactor
 from dreamactor import cli
@@ -23,6 +24,8 @@ from dreamactor.bench.motion import NanoBenchConfig, bench_nano
 from dreamactor.bench.page import results_page
 from dreamactor.bench.reconstruction import VAEBenchConfig, bench_vae, samples_table
 from dreamactor.bench.systems import Animation, Reconstruction
+from dreamactor.bench.variants import VariantsBenchConfig, variant_goals
+from dreamactor.diffusion import driving
 from dreamactor.diffusion.job import AnimateConfig, prepare
 from dreamactor.diffusion.pipeline import generate, resolve
 from dreamactor.errors import AssetError, ConfigError
@@ -90,24 +93,36 @@ def test_a_case_is_its_pair_with_the_driving_clip_aligned(cast, sampler):
 # systems
 
 
-@pytest.mark.parametrize("index", [0, 5])
-def test_a_case_comes_out_as_animate_makes_it(tmp_path, index):
-    case = noise_case(index)
+@pytest.mark.parametrize(
+    ("index", "frames", "variant"),
+    [(0, 16, "rgb"), (5, 16, "rgb"), (1, 20, "rgb"), (2, 16, "pose")],
+)
+def test_a_case_comes_out_as_animate_makes_it(tmp_path, index, frames, variant):
+    """same: of one segment or two, driven by the clip or by its skeleton behind a second."""
+    case, estimator = noise_case(index, frames=frames), Known() if variant == "pose" else None
     write_png(tmp_path / "reference.png", case.reference)
     lossless = {"codec": "libx264rgb", "pix_fmt": "rgb24", "options": {"crf": "0"}}
     clip = film(
-        tmp_path / "d.mp4", 16, 12, size=(SIDE, SIDE), draw=lambda i, *_: case.driving[i],
+        tmp_path / "d.mp4", frames, 12, size=(SIDE, SIDE), draw=lambda i, *_: case.driving[i],
         **lossless,
     )  # fmt: skip
     assert_array_equal(np.stack(frames_of(clip)), case.driving)
     nano = tiny_nano()
+    nano.variant, nano.lead = variant, 4 if variant == "pose" else 0
     config = AnimateConfig(
-        tmp_path / "reference.png", clip, tmp_path / "o.mp4", steps=3, seed=7 + index
-    )
-    task = resolve(prepare(config), nano)
+        tmp_path / "reference.png", clip, tmp_path / "o.mp4", variant=variant, steps=3,
+        seed=7 + index,
+    )  # fmt: skip
+    job = prepare(config)
+    skeleton = None
+    if estimator is not None:
+        track, _ = driving.find_joints(job, nano.native, estimator)
+        skeleton = driving.skeleton(track, nano)
+    task = resolve(job, nano, skeleton=skeleton)
     with torch.inference_mode():
-        wanted = list(generate(task, nano, Stages(), lambda: None))
-    assert_array_equal(Animation(nano, 3, seed=7).animate([case])[0], np.stack(wanted))
+        wanted = list(generate(task, nano, Stages(), lambda: None))[task.lead :]
+    system = Animation(nano, 3, seed=7, estimator=estimator)
+    assert_array_equal(system.animate([case])[0], np.stack(wanted))
 
 
 def test_animations_are_unchanged_by_their_batch_and_differ_by_case():
@@ -146,16 +161,11 @@ def test_reconstruction_encodes_the_truth_behind_the_reference():
     assert np.abs(other.astype(int) - system.animate([case])[0]).mean() > 1
 
 
-@pytest.mark.parametrize(
-    ("case", "message"),
-    [
-        (noise_case(0, side=72), "set size=64"),
-        (noise_case(0, frames=20), "2 segments"),
-    ],
-)
-def test_animation_refuses_what_is_not_one_segment_of_its_size(case, message):
-    with pytest.raises(ConfigError, match=message):
-        Animation(tiny_nano(), 1).animate([case])
+def test_animation_refuses_another_size_and_another_variant():
+    with pytest.raises(ConfigError, match="set size=64"):
+        Animation(tiny_nano(), 1).animate([noise_case(0, side=72)])
+    with pytest.raises(ConfigError, match="variant=pose: the weights of nano are trained for rgb"):
+        Animation(tiny_nano(), 1, estimator=Known())
 
 
 # measuring
@@ -247,6 +257,25 @@ def test_goals_say_pass_or_miss_and_by_how_much():
     assert goals["sharpness over the truth's"].wanted == "0.85 to 1.15"
     table = goals_table(motion_goals(rows[:12], ""))
     assert table.count("| not measured |") == 7
+
+
+def test_goals_of_variants_are_parts_of_the_gap():
+    """exact: 1.5 of the 2 dB between pose and oracle; no gap, no part of it."""
+    rows = [
+        *records_of("pose", psnr=15.0),
+        *records_of("end-to-end", psnr=16.5),
+        *records_of("oracle", psnr=17.0),
+    ]
+    part, animals = variant_goals(rows)
+    assert (part.measured.mean, part.verdict) == (pytest.approx(0.75), "miss by 0.05")
+    assert animals.verdict == "not measured"
+    rows += [*records_of("pose", "animal", psnr=14.0), *records_of("end-to-end", "animal", psnr=14)]
+    assert variant_goals(rows)[1].verdict == "pass by 0.00 dB"
+    below = [*rows[:8], *records_of("oracle", psnr=14.0)]
+    assert variant_goals(below)[0].verdict == "not measured"
+    assert variant_goals(rows[:8]) == []
+    with pytest.raises(ConfigError, match="neither pose nor rgb"):
+        VariantsBenchConfig()
 
 
 def test_goals_of_the_autoencoder_name_every_sample():

@@ -342,7 +342,7 @@ def posed(tmp_path, monkeypatch):
             super().__init__()
             self.name, self.weights, self.looks = name, {"k": name[0] * 64}, looks
 
-    monkeypatch.setattr(generators, "load_estimator", lambda name, device: Finder(name))
+    monkeypatch.setattr(generators, "load_estimator", lambda name, weights, device: Finder(name))
     given = {"weights": folder, "adapter": adapter("a.safetensors", 1), "variant": "pose"}
     yield {**given, "steps": 1}, adapter("b.safetensors", 2), looks
     generators._load.cache_clear()

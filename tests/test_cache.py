@@ -264,6 +264,15 @@ def test_filling_goes_on_where_it_stopped(pool: Path, vae: Path, tmp_path: Path)
     assert "0 new examples" in fill_cache(config, "pose", tmp_path, "cpu")
 
 
+def test_the_clock_ends_filling_after_a_shard(pool: Path, vae: Path, tmp_path: Path) -> None:
+    """unchanged by: what minutes= left out comes by the same command again."""
+    config = CacheConfig(pool=pool, vae=vae, minutes=0)
+    fill_cache(config, "pose", tmp_path, "cpu")
+    assert not shard_path(tmp_path, 1).exists()
+    fill_cache(config, "pose", tmp_path, "cpu")
+    assert shard_path(tmp_path, 1).exists()
+
+
 # ---- clips and triplets -----------------------------------------------------------------------
 
 
@@ -299,7 +308,11 @@ def test_triplets_become_windows_in_step(triplets: Path, vae: Path, tmp_path: Pa
     source = Triplets(triplets, 5, 12.0, 32)
     takes = list(source.takes(0))
     assert [take.key for take in takes] == ["driver.mp4/0", "driver.mp4/1", "driver.mp4/2"]
-    driver, real = (list(windows(tmp_path / n, 5, 12.0, 32)) for n in ("driver.mp4", "real.mp4"))
+    driver, real = (
+        list(windows(tmp_path / n, 5, 12.0, 32, twice=True)) for n in ("driver.mp4", "real.mp4")
+    )
+    once = next(windows(tmp_path / "real.mp4", 5, 12.0, 32))
+    assert np.array_equal(real[0], once[[0, 0, 1, 2, 3]])
     assert np.array_equal(takes[0].target, real[0])  # the reference is its first frame
     for take, d, r in zip(takes, driver, real, strict=True):
         assert np.array_equal(take.driving, d)
@@ -310,6 +323,17 @@ def test_triplets_become_windows_in_step(triplets: Path, vae: Path, tmp_path: Pa
     config = CacheConfig(triplets=triplets, vae=vae, frames=5, size=32)
     fill_cache(config, "rgb", tmp_path / "cache", "cpu")
     assert Cache(tmp_path / "cache").shape == (4, 2, 4, 4)
+
+
+def test_a_clip_of_sixteen_frames_makes_one_take_of_seventeen(vae: Path, tmp_path: Path) -> None:
+    """exact: what the bootstrap makes of the world's clips is used, all frames of it."""
+    for seed, name in enumerate(("driver.mp4", "real.mp4")):
+        _clip(tmp_path / name, seed, frames=16)
+    _write_triplets(tmp_path, "driver.mp4")
+    (take,) = Triplets(tmp_path / "triplets.jsonl", 17, 12.0, 32).takes(0)
+    assert take.target.shape == take.driving.shape == (17, 32, 32, 3)
+    (clip,) = windows(tmp_path / "real.mp4", 16, 12.0, 32)
+    assert np.array_equal(take.target[1:], clip)
 
 
 def test_a_triplet_driven_by_its_target_is_refused(triplets: Path) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
 import torch
 
-from dreamactor.config import check_device, from_words
+from dreamactor.config import Section, check_device, from_file, from_words
 from dreamactor.errors import ConfigError
 from dreamactor.runs import RunFolder, generator, numpy_generator, seed_of, write_text
 
@@ -28,6 +28,45 @@ class Settings:
 def test_words_become_typed_values() -> None:
     words = ["pool=a/b", "minutes=2", "compile=false", "start=none", "motion=noised"]
     assert from_words(Settings, words) == Settings(Path("a/b"), 2.0, compile=False, motion="noised")
+
+
+@dataclass(frozen=True)
+class Chain:
+    minutes: float = 1.0
+    start: Path | None = None
+    pose: Section = field(default_factory=Section)
+
+
+def test_a_file_states_what_differs_and_words_go_over_it(tmp_path: Path) -> None:
+    """exact: values as they would be typed, sections kept as words, the last one counts."""
+    path = tmp_path / "chain.yaml"
+    path.write_text("minutes: 60\nstart:\npose: {rank: 64, rate: 5e-4, compile: false, held: 6}\n")
+    config = from_file(Chain, path, ["minutes=2", "pose.held=4", "pose.start=none"])
+    assert (config.minutes, config.start) == (2.0, None)
+    assert config.pose.words == ["rank=64", "rate=5e-4", "compile=false", "held=4", "start=none"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "message"),
+    [
+        ("minuts: 2", [], "nearest is minutes"),
+        ("poses: {rank: 2}", [], "unknown setting 'poses.rank'; nearest is pose"),
+        ("minutes: {rank: 2}", [], "unknown setting 'minutes.rank'"),
+        ("pose: 3", [], "pose: want settings of it, such as pose.key=value"),
+        ("minutes: [1, 2]", [], "minutes: want one value, not list"),
+        ("pose: {rank: {a: 1}}", [], "pose: want one value, not dict"),
+        ("- minutes", [], "want settings, such as minutes: 60"),
+        ("minutes: 'a", [], "not YAML"),
+        ("", ["minutes=1", "minutes=2"], "given twice"),
+    ],
+)
+def test_bad_files_are_refused(tmp_path: Path, text: str, words: list[str], message: str) -> None:
+    path = tmp_path / "chain.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        from_file(Chain, path, words)
+    with pytest.raises(ConfigError, match="no settings: No such file"):
+        from_file(Chain, tmp_path / "other.yaml", words)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,15 @@ from dreamactor.bench.agreement import count_found
 from dreamactor.bootstrap import calibrate
 from dreamactor.bootstrap.calibrate import SHOWN_BY, CalibrateConfig, Row, fit_scales
 from dreamactor.bootstrap.faults import Faults, Watched, energy, find_faults, grain
-from dreamactor.bootstrap.gate import FAULTS_OF, Measured, Scale, evidence_of, gate, load_scales
+from dreamactor.bootstrap.gate import (
+    FAULTS_OF,
+    Measured,
+    Scale,
+    evidence_of,
+    gate,
+    gate_best,
+    load_scales,
+)
 from dreamactor.bootstrap.judge import PROMPT, Asked, key_frames, parse_scores
 from dreamactor.bootstrap.pairs import make_pairs
 from dreamactor.bootstrap.planted import LIMITS, worst
@@ -152,6 +160,22 @@ def test_same_verdicts_again_and_other_scales_judge_anew(data):
     assert line["gate"]["measured"]["average"] == 1
     with pytest.raises(ConfigError, match="threshold=6"):
         gate(data, lax, threshold=6)
+
+
+def test_exact_the_threshold_falls_until_enough_pass(data, monkeypatch):
+    """Averages 3, 2 and 1 of three items: 4.5 where none is wanted, else just below the last."""
+    judge = Measured()
+    scores = iter(Scores(k, k, k, k) for k in (2, 3, 1))
+    monkeypatch.setattr(Measured, "__call__", lambda self, evidence: (next(scores), {}))
+    assert gate_best(data, judge)[1] == 4.5
+    for least, passed, lowered in ((1, 1, 3), (2, 2, 2), (3, 3, 1), (9, 3, 1)):
+        found, threshold = gate_best(data, judge, least=least)
+        assert (found.items, found.passed, found.fresh) == (3, passed, 0)
+        assert threshold == pytest.approx(lowered)
+        assert threshold < lowered
+        passing = [x for x in data.items() if data.verdict(x, "measured").passed]
+        assert len(passing) == passed
+    assert gate_best(data, judge, threshold=1.5, least=2)[1] == 1.5
 
 
 GOOD = json.dumps(dict.fromkeys(DIMENSIONS, 4.5))

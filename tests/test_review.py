@@ -195,6 +195,18 @@ def test_exact_triplets_come_of_what_was_accepted(data):
     assert {name: said[name]["identity"] for name in said} == {"anna": True, "ben": False}
 
 
+def test_exact_nobody_accepts_what_passed_and_a_person_overrules(data):
+    passed = [item for item in data.items() if data.verdict(item, "measured").passed]
+    decide(data, passed[0], Decision("anna", False, True), 1)
+    assert review.accept_unseen(data, "measured") == len(passed) - 1
+    assert review.accept_unseen(data, "measured") == 0
+    assert review.unreviewed(data, "measured", 1) == passed[1:]
+    assert len(list(data.triplets("measured"))) == len(passed) - 1
+    decide(data, passed[1], Decision("anna", True, False), 1)
+    assert review.unreviewed(data, "measured", 1) == passed[2:]
+    assert len(list(data.triplets("measured"))) == len(passed) - 2
+
+
 def test_refuses_an_address_that_is_taken(data):
     with review.listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]

@@ -8,7 +8,6 @@ driver's frame before the first one is kept beside it.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,6 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,6 +25,7 @@ from dreamactor.bench import evaluate
 from dreamactor.bench.evaluate import Case
 from dreamactor.bench.settings import BenchConfig
 from dreamactor.errors import AssetError
+from dreamactor.runs import end_with_parent
 from dreamactor.world.cast import Cast, load_cast
 from dreamactor.world.pairs import Pair, PairSampler
 
@@ -205,7 +204,7 @@ _worker: tuple[Source, PairSampler]  # of a worker process
 
 def _prepare(source: Source) -> None:
     """Start a worker: one thread each, since there is a worker a core; Ctrl-C is the parent's."""
-    Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     import cv2
     import torch
 
@@ -214,14 +213,6 @@ def _prepare(source: Source) -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     _worker = source, source.sampler()
-
-
-def _end_with_parent() -> None:
-    """A worker waits for work for ever, also of a parent that was killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _draw(index: int) -> Case:

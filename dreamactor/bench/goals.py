@@ -117,7 +117,6 @@ def goals_table(goals: Iterable[Goal]) -> str:
     """Markdown table of goals."""
     rows = []
     for g in goals:
-        alone = g.measured.clips == 1  # then there is no interval
-        measured = f"{g.measured.mean:.2f}" if alone else stats.format_interval(g.measured)
+        measured = stats.format_interval(g.measured)
         rows.append([g.name, g.over, g.wanted, measured, g.verdict])
     return stats.markdown_table(["goal", "over", "wanted", "measured", "verdict"], rows)

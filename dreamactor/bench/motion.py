@@ -90,7 +90,8 @@ def bench_nano(cast: Path, out: Path, config: NanoBenchConfig) -> Path:
         options = evaluate.Options(lpips_frames=config.lpips or None, about=about)
         records, names, fresh = studio.measure(path, systems, config, perceptual, options)
         if fresh or not (out / "contact.png").is_file():
-            _draw_sheets(out, studio, systems, main, records, names[:ON_SHEET])
+            shown = [name for name in (main, "flow warp") if name is not None]
+            draw_sheets(out, studio, systems, shown, main, records, names[:ON_SHEET])
         timed = _time(out, studio, systems, main, config)
     return _write_report(out, cast, config, records, main, timed, about)
 
@@ -130,16 +131,28 @@ def _row(steps: int) -> str:
     return f"nano, {steps} step{'s' if steps > 1 else ''}"
 
 
-def _draw_sheets(
+def draw_sheets(
     out: Path,
     studio: Studio,
-    systems: dict[str, Any],
+    systems: Mapping[str, Any],
+    shown: Sequence[str],
     main: str | None,
     records: Sequence[evaluate.Record],
     first: Sequence[str],
+    columns: int = 4,
 ) -> None:
-    """contact.png and, with nano, worst.png; the clips are made again."""
-    shown = [name for name in (main, "flow warp") if name is not None]
+    """contact.png and, of a main system, worst.png; the clips are made again.
+
+    Args:
+        out: Folder of the run.
+        studio: Draws the cases.
+        systems: By name.
+        shown: Names of those on the sheets.
+        main: Name of the one whose worst cases are looked for.
+        records: What was measured.
+        first: Names of the cases of contact.png.
+        columns: Cases side by side.
+    """
     chosen = {"contact.png": list(first)}
     if main is not None:
         chosen["worst.png"] = sheets.worst(records, main, WORST)
@@ -156,7 +169,7 @@ def _draw_sheets(
         }
         blocks[name] = sheets.block(case, clips, sheets.title_of(case, records, shown))
     for file, names in chosen.items():
-        write_png(out / file, sheets.tile([blocks[name] for name in names], columns=4))
+        write_png(out / file, sheets.tile([blocks[name] for name in names], columns=columns))
 
 
 def _time(

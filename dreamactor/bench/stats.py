@@ -128,9 +128,14 @@ def group_difference(a: Iterable[float], b: Iterable[float], seed: int = 0) -> I
 def format_interval(
     interval: Interval, digits: int = 2, style: Literal["plus-minus", "range"] = "range"
 ) -> str:
-    """Write an interval as "mean [low, high]" or as "mean ± half its width"; "-" for none."""
+    """Write an interval as "mean [low, high]" or as "mean ± half its width"; "-" for none.
+
+    One clip has a mean and no interval.
+    """
     if not interval.clips:
         return "-"
+    if interval.clips == 1:
+        return f"{interval.mean:.{digits}f}"
     mean, low, high = (f"{v:.{digits}f}" for v in (interval.mean, interval.low, interval.high))
     if style == "range":
         return f"{mean} [{low}, {high}]"

@@ -1,7 +1,8 @@
-"""Trained models as systems of the bench: nano on one segment, and its autoencoder alone.
+"""Trained models as systems of the bench: a backbone, and nano's autoencoder alone.
 
-Legend: B cases, T = 16 frames of a case, H x W pixels of one half, C latent channels, F latent
-frames, h x w latent cells of one half.
+Legend: B cases, T frames of what drives (16 of a case, and the empty ones before a
+skeleton), H x W pixels of one half, C latent channels, F latent frames, h x w latent cells of one
+half.
 """
 
 from __future__ import annotations
@@ -14,13 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dreamactor.backbones.base import Backbone, Cond
+from dreamactor.backbones.load import check_variant
 from dreamactor.backbones.nano_vae import NanoVAE
 from dreamactor.bench.evaluate import Case
 from dreamactor.conditioning.canvas import build_canvas, motion_half, reference_half
 from dreamactor.conditioning.framing import to_half, to_picture
+from dreamactor.conditioning.pose import PoseEstimator
+from dreamactor.conditioning.skeleton import draw
+from dreamactor.diffusion.driving import skeleton
 from dreamactor.diffusion.flow import schedule
 from dreamactor.diffusion.sampler import beside, sample_euler
-from dreamactor.diffusion.segments import plan
+from dreamactor.diffusion.segments import Segment, plan
+from dreamactor.diffusion.task import lead_of
 from dreamactor.errors import ConfigError
 from dreamactor.provenance import Stages
 from dreamactor.runs import generator
@@ -29,7 +35,7 @@ Clip = NDArray[np.uint8]
 
 
 class Animation:
-    """A backbone on cases of one segment, as `diffusion.pipeline.generate` does its first one.
+    """A backbone on cases, as `diffusion.pipeline.generate` runs it.
 
     Case i gets the noise of `dreamactor animate --seed SEED+i`, whatever batch it is in
     (tests/test_bench.py holds the result against the pipeline's).
@@ -41,6 +47,8 @@ class Animation:
         device: Where the backbone is.
         before: Show the driver's frame before the first one beside the reference, as training
             does. The pipeline has none there and shows the first twice.
+        estimator: Finds the skeletons that drive a backbone of the pose variant; None lets the
+            clips themselves drive.
     """
 
     def __init__(
@@ -50,55 +58,78 @@ class Animation:
         seed: int = 0,
         device: str = "cpu",
         before: bool = False,
+        estimator: PoseEstimator | None = None,
     ) -> None:
         self.backbone, self.steps, self.seed = backbone, steps, seed
         self.device, self.before = torch.device(device), before
+        self.estimator = estimator
+        self.lead = 0 if estimator is None else lead_of(backbone)
+        check_variant(backbone, "rgb" if estimator is None else "pose")
 
     def animate(self, cases: Sequence[Case], stages: Stages | None = None) -> list[Clip]:
-        """Clips (T, H, W, 3) of the cases; what each stage takes is added to `stages`."""
+        """Clips (16, H, W, 3) of the cases; what each stage takes is added to `stages`."""
         native, clock = self.backbone.native, stages or Stages()
-        frames, height, width = cases[0].mask.shape
+        height, width = cases[0].mask.shape[1:]
         if (height, width) != (native.height, native.width):
             raise ConfigError(
                 f"cases of {height} x {width} pixels: want {native.height} x {native.width}, "
                 f"the size of {self.backbone.name}; set size={native.height}"
             )
-        segments = plan(frames, native, self.backbone.grid)
-        if len(segments) > 1:
-            raise ConfigError(
-                f"{frames} frames are {len(segments)} segments of {self.backbone.name}; want one"
-            )
+        reference = torch.stack([to_half(case.reference) for case in cases]).to(self.device)
         with torch.inference_mode():
-            with clock("encode"):
-                cond = self._encode(cases, segments[0].driving(frames))
-                self._wait()
-            with clock("denoise"):
-                latents = self._denoise(cond, [case.index for case in cases])
-                self._wait()
-            with clock("decode"):
-                clips = self.backbone.decode(latents)[:, :, 1 : 1 + frames]  # (B, 3, T, H, W)
-                self._wait()
-        return [to_picture(clip) for clip in clips]
+            if self.estimator is not None:
+                with clock("find joints"):
+                    driving = torch.stack([_halves(self._skeletons(case)) for case in cases])
+            else:
+                driving = torch.stack([_halves(case.driving) for case in cases])
+            made: Tensor | None = None  # (B, 3, frames so far, H, W)
+            for segment in plan(driving.shape[2], native, self.backbone.grid):
+                with clock("encode"):
+                    cond = self._encode(cases, reference, driving, segment, made)
+                    self._wait()
+                with clock("denoise"):
+                    latents = self._denoise(cond, segment, [case.index for case in cases])
+                    self._wait()
+                with clock("decode"):
+                    clip = self.backbone.decode(latents)  # (B, 3, 1 + shown + new + rest, H, W)
+                    clip = clip[:, :, 1 + segment.shown : 1 + segment.shown + segment.new]
+                    made = clip if made is None else torch.cat([made, clip], dim=2)
+                    self._wait()
+        assert made is not None
+        return [to_picture(clip) for clip in made[:, :, self.lead :]]
 
-    def _encode(self, cases: Sequence[Case], beside: Sequence[int]) -> Cond:
-        driving = torch.stack([_halves(case.driving)[:, list(beside)] for case in cases])
-        if self.before:
-            for clip, case in zip(driving, cases, strict=True):
+    def _skeletons(self, case: Case) -> Clip:
+        """What drives in place of a clip: (T, H, W, 3), empty frames first."""
+        assert self.estimator is not None
+        native = self.backbone.native
+        return draw(skeleton(self.estimator(case.driving, native.fps), self.backbone))
+
+    def _encode(
+        self,
+        cases: Sequence[Case],
+        reference: Tensor,  # (B, 3, H, W)
+        driving: Tensor,  # (B, 3, T, H, W)
+        segment: Segment,
+        made: Tensor | None,
+    ) -> Cond:
+        beside = driving[:, :, segment.driving(driving.shape[2])]
+        if self.before and segment.index == 0:
+            for clip, case in zip(beside, cases, strict=True):
                 if case.before is None:
                     raise ConfigError(f"case {case.name!r} has no frame before its driving clip")
                 clip[:, 0] = to_half(case.before)
-        reference = torch.stack([to_half(case.reference) for case in cases])
-        canvas = build_canvas(
-            reference.to(self.device), driving.to(self.device), self.backbone.grid
-        )
+        past = None if made is None else made[:, :, -self.backbone.native.overlap :]
+        canvas = build_canvas(reference, beside.to(self.device), self.backbone.grid, past)
         return self.backbone.encode(canvas, self.backbone.encode_text([""] * len(cases)))
 
-    def _denoise(self, cond: Cond, indices: Sequence[int]) -> Tensor:
+    def _denoise(self, cond: Cond, segment: Segment, indices: Sequence[int]) -> Tensor:
         """Latents (B, C, F, h, w) of the reference half."""
         known, motion = reference_half(cond.latents), motion_half(cond.latents)
         noise = torch.stack(
             [
-                torch.randn(known.shape[1:], generator=generator(self.seed + i, NOISE, 0))
+                torch.randn(
+                    known.shape[1:], generator=generator(self.seed + i, NOISE, segment.index)
+                )
                 for i in indices
             ]
         )
@@ -106,7 +137,8 @@ class Animation:
         velocity = beside(lambda x, sigma: self.backbone.velocity(x, sigma, cond), motion)
         sigmas = schedule(self.steps, self.backbone.native.shift)
         latents = sample_euler(velocity, noise.to(known), sigmas)
-        return torch.cat([known[:, :, :1], latents[:, :, 1:]], dim=2)
+        shown = self.backbone.grid.frames(1 + segment.shown)
+        return torch.cat([known[:, :, :shown], latents[:, :, shown:]], dim=2)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
@@ -167,6 +167,10 @@ def gate(data: DataSet, judge: Judge, threshold: float = THRESHOLD) -> Gated:
     """
     if not LOWEST <= threshold < HIGHEST:
         raise ConfigError(f"threshold={threshold}: want {LOWEST:.0f} to below {HIGHEST:.0f}")
+    return _gate(data, judge, threshold)
+
+
+def _gate(data: DataSet, judge: Judge, threshold: float) -> Gated:
     about = json.loads(json.dumps(dict(judge.about)))
     items, fresh, passed, unjudged = data.items(), 0, 0, {}
     for item in tqdm(items, unit="item", disable=None, leave=False):
@@ -186,6 +190,29 @@ def gate(data: DataSet, judge: Judge, threshold: float = THRESHOLD) -> Gated:
         data.say(item, "gate", judge.name, {**said, "passed": verdict.passed})
     data.write_manifest()
     return Gated(len(items), passed, fresh, unjudged)
+
+
+def gate_best(
+    data: DataSet, judge: Judge, threshold: float = THRESHOLD, least: int = 0
+) -> tuple[Gated, float]:
+    """As `gate`; where fewer than `least` items pass, the threshold falls until so many do.
+
+    Items of the same average pass together.
+
+    Returns:
+        What was found, and the threshold that counted.
+    """
+    found = gate(data, judge, threshold)
+    if found.passed >= least:
+        return found, threshold
+    said = (data.verdict(item, judge.name) for item in data.items())
+    averages = sorted((v.scores.average for v in said if v is not None), reverse=True)
+    if not averages:
+        return found, threshold
+    weakest = averages[min(least, len(averages)) - 1]
+    lowered = math.nextafter(weakest, 0.0)
+    again = _gate(data, judge, lowered)
+    return replace(again, fresh=found.fresh), lowered
 
 
 def evidence_of(data: DataSet, item: str) -> Evidence:

@@ -54,6 +54,8 @@ class Animator:
     variant: Variant = "rgb"
     pose: str | None = None
     """Who finds the joints of the pose variant."""
+    estimator: Path | None = None
+    """Weights of theirs; none takes those that ship."""
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -104,7 +106,7 @@ class Animator:
     def _estimator(self) -> PoseEstimator | None:
         if self.variant != "pose":
             return None
-        return _load_estimator(self.pose or ESTIMATOR, self.device)
+        return _load_estimator(self.pose or ESTIMATOR, self.estimator, self.device)
 
 
 @lru_cache(maxsize=1)
@@ -113,5 +115,5 @@ def _load(backbone: str, weights: Path | None, device: str, adapter: Path | None
 
 
 @lru_cache(maxsize=1)
-def _load_estimator(name: str, device: str) -> PoseEstimator:
-    return load_estimator(name, device=device)
+def _load_estimator(name: str, weights: Path | None, device: str) -> PoseEstimator:
+    return load_estimator(name, weights, device)

@@ -65,6 +65,8 @@ class PairsConfig:
     """What drives: the source clip itself, or with pose (the paper's stage 1) its skeletons."""
     pose: str | None = None
     """Who finds the joints of the pose variant; none takes keypoints."""
+    estimator: Path | None = None
+    """Its weights; none takes those that ship."""
     steps: int | None = None
     """Sampling steps; none takes the model's default."""
     device: str = "cpu"
@@ -82,6 +84,21 @@ class PairsConfig:
         check_least(self, {"count": 1, "per_source": 1, "workers": 0, "expiry": 1})
         check_device(self.device)
         check_pose(self.variant, self.pose)
+
+
+def animator(config: PairsConfig) -> Animator:
+    """The generator that settings ask for; it loads its weights when called."""
+    return Animator(
+        config.backbone,
+        config.weights,
+        config.steps,
+        config.device,
+        config.threads,
+        config.adapter,
+        config.variant,
+        config.pose,
+        config.estimator,
+    )
 
 
 @dataclass(frozen=True)
@@ -168,17 +185,7 @@ def run_pairs(
         assert sources is not None
         assert references is not None
         asked = Folders(sources, references, config.per_source, config.seed)
-    generator = Animator(
-        config.backbone,
-        config.weights,
-        config.steps,
-        config.device,
-        config.threads,
-        config.adapter,
-        config.variant,
-        config.pose,
-    )
-    done = make_pairs(out, asked, generator, config.workers, config.ray, config.expiry)
+    done = make_pairs(out, asked, animator(config), config.workers, config.ray, config.expiry)
     if done.failed:
         item, why = next(iter(done.failed.items()))
         raise MediaError(

@@ -21,6 +21,8 @@ from dreamactor.bootstrap.manifest import DataSet, check_name
 from dreamactor.bootstrap.triplets import Decision
 from dreamactor.errors import ConfigError
 
+UNSEEN = "nobody"
+"""Who has "accepted" what no person looked at."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -78,6 +80,31 @@ def decide(data: DataSet, item: str, decision: Decision, seconds: float) -> None
     said = {"motion": decision.motion, "identity": decision.identity, "seconds": round(seconds, 1)}
     clip = data.facts(item)["clip"]["sha256"]
     data.say(item, "review", decision.reviewer, {**said, "clip": clip})
+
+
+def accept_unseen(data: DataSet, judge: str) -> int:
+    """Accept, as `UNSEEN`, what a judge let pass and no person has looked at; how many items.
+
+    For chains that run unattended. A person's refusal, later too, still counts.
+    """
+    count = 0
+    for item in data.items():
+        verdict = data.verdict(item, judge)
+        if verdict and verdict.passed and not data.decisions(item):
+            decide(data, item, Decision(UNSEEN, True, True), 0)
+            count += 1
+    return count
+
+
+def unreviewed(data: DataSet, judge: str, reviewers: int) -> list[str]:
+    """Items that a judge let pass and that fewer people than that have looked at."""
+    found = []
+    for item in data.items():
+        verdict = data.verdict(item, judge)
+        people = [d for d in data.decisions(item) if d.reviewer != UNSEEN]
+        if verdict and verdict.passed and len(people) < reviewers:
+            found.append(item)
+    return found
 
 
 def state(data: DataSet, reviewer: str, judge: str | None) -> dict[str, Any]:

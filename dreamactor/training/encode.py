@@ -9,7 +9,9 @@ Legend: B takes encoded at once, T frames, H x W pixels, F latent frames, h x w 
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -36,7 +38,7 @@ from dreamactor.training.takes import Clips, Pool, Reference, Source, Take, Trip
 from dreamactor.world.pairs import FPS
 
 AT_ONCE = 8  # takes
-PLACES = ("pool", "clips", "triplets", "vae", "text", "limit")
+PLACES = ("pool", "clips", "triplets", "vae", "text", "limit", "minutes")
 """Settings that do not say what an example is: where things lie, and how many are wanted."""
 
 
@@ -70,11 +72,13 @@ class CacheConfig(AugmentConfig):
     """Folder of the text encoder; None takes the PyPI package's."""
     limit: int = 1_000_000
     """Shards at most."""
+    minutes: float = math.inf
+    """Begin no further shard after so many minutes; the same command goes on."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(self, {"lead": 0, "draws": 1, "size": 16, "limit": 1})
+        check_least(self, {"lead": 0, "draws": 1, "size": 16, "limit": 1, "minutes": 0})
         if self.frames < 5 or self.frames % STRIDE_T != 1:
             raise ConfigError(f"frames={self.frames}: want 4 k + 1, 5 or more, such as 17")
         if self.size % 16:
@@ -133,6 +137,8 @@ class _Filler:
             path = shard_path(self.out, group)
             if path.is_file():
                 continue
+            if made and time.monotonic() - self.worker.began > 60 * self.config.minutes:
+                break
             keys: list[str] = []
             parts: list[dict[str, Tensor]] = []
             items = self._driven(group)

@@ -12,7 +12,9 @@ from dreamactor.backbones.weights import load_weights, save_weights
 from dreamactor.runs import write_text
 
 
-def export_nano(vae: Path, transformer: Path, out: Path, steps: int, shift: float) -> int:
+def export_nano(
+    vae: Path, transformer: Path, out: Path, steps: int, shift: float, size: int = 256
+) -> int:
     """Write vae.safetensors, transformer.safetensors and manifest.json.
 
     Matrices and kernels are stored as 8-bit rows; that costs less than .1 dB (docs/training.md).
@@ -23,6 +25,7 @@ def export_nano(vae: Path, transformer: Path, out: Path, steps: int, shift: floa
         out: The folder; made if needed.
         steps: The sampler's default steps with these weights.
         shift: The shift of its schedule.
+        size: Pixels of a side that they were trained at.
 
     Returns:
         Bytes of the folder's weights.
@@ -38,8 +41,8 @@ def export_nano(vae: Path, transformer: Path, out: Path, steps: int, shift: floa
         name = "vae.safetensors" if kind == "nano-vae" else "transformer.safetensors"
         files[name] = save_weights(out / name, state, header, eight_bit=True)
     native = Native(  # what the world's pairs are made at
-        height=256,
-        width=256,
+        height=size,
+        width=size,
         fps=12.0,
         frames=17,
         overlap=4,

@@ -221,6 +221,7 @@ class _Run:
     def train(self) -> None:
         """All steps, then the last export."""
         self.loop.run(self._losses, lambda: self.pool.refresh(2))
+        self.pool.feed.close()
 
     def _losses(self, step: int) -> dict[str, Tensor]:
         config = self.config

@@ -245,6 +245,7 @@ class _Run:
         """All steps."""
         self.loop.run(self._losses, self._look)
         self._probe()
+        self.pool.close()
 
     def _look(self) -> None:
         if self._due() != self.extent:

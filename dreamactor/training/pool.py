@@ -21,17 +21,21 @@ import json
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dreamactor.conditioning.skeleton import JOINTS
 from dreamactor.errors import ConfigError
+from dreamactor.runs import end_with_parent
 from dreamactor.world.scene import Joints
 
 SHARD = 16
@@ -248,12 +252,42 @@ def fill(
     return len(ready_shards(folder))
 
 
+@contextmanager
+def filling(
+    folder: Path,
+    config: PoolConfig,
+    shards: range,
+    processes: int,
+    minutes: float,
+    gpus: int = 1,
+    room: int = 1_000_000,
+) -> Iterator[None]:
+    """As `fill`, beside the block and as politely as can be; it ends with the block."""
+    job = multiprocessing.get_context("spawn").Process(
+        target=_fill_beside, args=(folder, config, shards, processes, minutes, gpus, room)
+    )
+    job.start()
+    try:
+        yield
+    finally:
+        job.terminate()  # and its renderers with it
+        job.join()
+
+
+def _fill_beside(*given: Any) -> None:
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's; renderers inherit it
+    os.nice(19)
+    fill(*given)
+
+
 def _work(
     folder: Path, config: PoolConfig, shards: range, stop: float, device: int, room: int
 ) -> None:
     from dreamactor.world.cast import load_cast
     from dreamactor.world.pairs import CELL, PairSampler
 
+    end_with_parent()  # the next run of the command would render the same shards
     cast = load_cast(config.cast)
     sampler = PairSampler(cast, config.split, config.size, device, config.frames)
     for index in shards:

@@ -151,7 +151,8 @@ class Triplets:
     """triplets.jsonl of `dreamactor bootstrap`: a synthetic driver, a real target.
 
     Each line holds `driving` and `target`, paths from the file on, and `reference`, the clip and
-    number of a frame.
+    number of a frame. As in `diffusion.segments`, the first frame is generated too and its driver
+    stands beside the reference already, so a clip of 16 frames makes a take of 17.
     """
 
     path: Path
@@ -200,18 +201,26 @@ class Triplets:
             group * FILES_AT_ONCE : (group + 1) * FILES_AT_ONCE
         ]:
             picture = _frame(source, frame, self.size)
-            both = (windows(p, self.frames, self.fps, self.size) for p in (driving, target))
+            both = (
+                windows(p, self.frames, self.fps, self.size, twice=True) for p in (driving, target)
+            )
             for number, (driver, clip) in enumerate(zip(*both, strict=False)):
                 shown = np.concatenate([picture[None], clip[1:]])
                 key = f"{driving.relative_to(self.path.parent)}/{number}"
                 yield Take(key, shown, driver, None, _caption(target))
 
 
-def windows(path: Path, frames: int, fps: float, size: int) -> Iterator[Frames]:
-    """Cut a clip into windows of `frames` frames that share one frame with the next."""
+def windows(
+    path: Path, frames: int, fps: float, size: int, twice: bool = False
+) -> Iterator[Frames]:
+    """Cut a clip into windows of `frames` frames that share one frame with the next.
+
+    With `twice` the first frame of the clip stands there twice.
+    """
     held: list[NDArray[np.uint8]] = []
     for picture in resample(iter_frames(path), fps, probe(path).duration):
-        held.append(fit_soft(picture, (size, size), "letterbox")[0])
+        fitted = fit_soft(picture, (size, size), "letterbox")[0]
+        held += [fitted, fitted] if twice and not held else [fitted]
         if len(held) == frames:
             yield np.stack(held)
             held = held[-1:]

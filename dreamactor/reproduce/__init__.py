@@ -1,0 +1,1 @@
+"""`dreamactor reproduce`: the paper's chain from nothing to the end-to-end variant."""
