@@ -116,6 +116,7 @@ case $verb in
     for name in pool short; do kill -- "-$(cat "$home/$name.pid")" || true; done
     python3 -m dreamactor.cli train export --vae "$(vae)" \
       --transformer "$home/nano/transformer.safetensors" --out "$home/weights"
+    rm -f "$3"/*.part.*  # what `nano` left there in the same command: both together are too much
     for file in "$home"/weights/*; do split -b 16000000 "$file" "$3/$(basename "$file").part."; done
     timeout -k 5 "$((limit - SECONDS))" python3 -m dreamactor.cli bench nano \
       --cast "$home/full.castpack" --out "$home/bench" weights="$home/weights" device=cuda \
@@ -131,7 +132,7 @@ case $verb in
       # shellcheck disable=SC2086  # settings are words
       CUDA_VISIBLE_DEVICES=${#pids[@]} timeout -k 5 "$((limit - SECONDS))" python3 -m dreamactor.cli train nano \
         --out "$home/try/$name" pool="$pools/pool" short="$pools/short" text="$home/text" \
-        half_share=2 single_share=2 perceptual="$home/vgg.safetensors" minutes="$4" \
+        half_share=2 single_share=2 perceptual="$home/vgg.safetensors" consume=true minutes="$4" \
         ${settings//,/ } > "$home/$name.log" 2>&1 &
       pids+=($!)
       if [ ${#pids[@]} = "$gpus" ]; then wait "${pids[@]}" || true; pids=(); fi

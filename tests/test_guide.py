@@ -65,15 +65,19 @@ def test_spots_are_read_where_they_are() -> None:
     surface = torch.randn(1, 2 * 9, 2 * ROWS, 2 * COLUMNS, 3)
     surface[:, :, 0] = math.nan  # a row without a subject
     split = surface.view(1, 2, 9, ROWS, 2, COLUMNS, 2, 3)
-    found = torch.zeros(1, 3, ROWS, 2, COLUMNS, 4, 2, 2, 3)
+    found = torch.zeros(1, 3, ROWS, 2, COLUMNS, 4, 2, 2, 4)
     for half in range(2):
         for frame in range(12):
             shown = split[:, half, max(0, frame - 3)]  # frame 0 stands for four
-            found[:, frame // 4, :, half, :, frame % 4] = shown.permute(0, 1, 3, 2, 4, 5)
+            spots = shown.permute(0, 1, 3, 2, 4, 5)
+            there = torch.where(spots[..., :1].isfinite(), 30.0, -30.0)
+            found[:, frame // 4, :, half, :, frame % 4] = torch.cat([spots, there], dim=-1)
     flat = found.nan_to_num(7.0).flatten(5).flatten(3, 4)
-    assert spot_loss(flat, surface).item() == 0
+    assert [loss.item() for loss in spot_loss(flat, surface)] == [0, pytest.approx(0, abs=1e-9)]
     found[0, 1, 1, 1, 2, 3, 0, 1, 1] += 1
-    seen = 2 * 3 * 4 * 3 * 8 * 3
-    flat = found.nan_to_num(7.0).flatten(5).flatten(3, 4)
-    assert_close(spot_loss(flat, surface), torch.tensor(1 / seen))
-    assert spot_loss(flat, torch.full_like(surface, math.nan)).item() == 0
+    found[0, 1, 1, 1, 2, 3, 0, 1, 3] = 0  # there or not: one bit of all cells
+    flat, seen = found.nan_to_num(7.0).flatten(5).flatten(3, 4), 2 * 3 * 4 * 3 * 8
+    spots, outlines = spot_loss(flat, surface)
+    assert_close(spots, torch.tensor(1 / (3 * seen)))
+    assert_close(outlines, torch.tensor(math.log(2) / (seen / 3 * 4)))
+    assert spot_loss(flat, torch.full_like(surface, math.nan))[0].item() == 0

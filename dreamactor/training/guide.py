@@ -3,7 +3,7 @@
 To animate a subject, a target's token has to find the driver's token that shows the same spot of
 a body at the same time, learn from it which spot that is, and fetch from the reference what this
 subject looks like there. From the loss of the latents alone none of the three is learnt until all
-are there (docs/training.md), and the world knows them all: `spot_loss` names the spots,
+are there (docs/training.md), and the world knows them all: `spot_loss` names spots and outlines,
 `look_loss` shows some heads of two blocks where to look, after guided attention in speech
 synthesis (Tachibana et al. 2017, arXiv 1710.08969), with truth in the place of a diagonal.
 Nothing of this is needed or kept once training is over.
@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dreamactor.backbones.nano_vae import STRIDE_T
@@ -107,15 +108,17 @@ def look_loss(look: Look, places: Tensor, draws: torch.Generator) -> Tensor:
     return torch.where(seen, missed, 0).sum() / seen.sum().clamp_min(1)
 
 
-def spot_loss(found: Tensor, surface: Tensor) -> Tensor:
-    """How far from the truth the spots are that tokens are said to show.
+def spot_loss(found: Tensor, surface: Tensor) -> tuple[Tensor, Tensor]:
+    """How far from the truth the spots are that tokens are said to show, and where they are none.
 
     Args:
-        found: (B, F, rows, n columns, S * 4 * 3) metres, of each cell and frame of a token.
+        found: (B, F, rows, n columns, S * 4 * 4) of each cell and frame of a token: the spot in
+            metres, and the logit of there being one.
         surface: (B, n (T + 1), h, w, 3): reference and target, then driver; NaN = no subject.
 
     Returns:
-        Scalar, the mean distance along an axis where there is a subject; 0 if there is none.
+        Two scalars: the mean distance along an axis where there is a subject (0 if there is
+        none), and the cross-entropy of where there is one.
     """
     frames, rows = found.shape[1:3]
     wanted = surface.float().unflatten(1, (-1, STRIDE_T * (frames - 1) + 1))
@@ -123,6 +126,9 @@ def spot_loss(found: Tensor, surface: Tensor) -> Tensor:
     wanted = torch.cat([first, wanted[:, :, 1:]], dim=2).unflatten(2, (frames, STRIDE_T))
     wanted = wanted.unflatten(4, (rows, 2)).unflatten(6, (-1, 2))  # (B, n, F, S, rows, 2, c, 2, 3)
     wanted = wanted.permute(0, 2, 4, 1, 6, 3, 5, 7, 8).flatten(5).flatten(3, 4)
-    seen = wanted.isfinite()
-    error = torch.where(seen, found.float() - wanted.nan_to_num(), 0).abs()
-    return error.sum() / seen.sum().clamp_min(1)
+    wanted = wanted.unflatten(-1, (-1, 3))  # (B, F, rows, n columns, S * 4, 3)
+    found = found.float().unflatten(-1, (-1, 4))
+    seen = wanted.isfinite().all(dim=-1)
+    error = torch.where(seen[..., None], found[..., :3] - wanted.nan_to_num(), 0).abs()
+    outlines = F.binary_cross_entropy_with_logits(found[..., 3], seen.float())
+    return error.sum() / (3 * seen.sum()).clamp_min(1), outlines

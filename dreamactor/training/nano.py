@@ -51,14 +51,22 @@ from dreamactor.training.pictures import PictureLoss
 from dreamactor.training.pool import TARGET_FRAMES
 from dreamactor.training.poses import pose_loss
 from dreamactor.training.preview import Preview
-from dreamactor.training.reader import Read, Reader
+from dreamactor.training.reader import Read, Reader, Seer
 
 INSIDE = "transformer."  # names of the transformer's weights within the reader
 FRAMES = TARGET_FRAMES // STRIDE_T + 1  # latent frames of a whole clip
 PROBED = 16  # pairs whose targets are looked at
 WEIGHED = 8  # pairs that show what each latent channel shows
 COLUMNS = 6  # pairs on a sheet of samples
-GUIDES = {"poses": "poses", "spots": "spots", "to_reference": "looks", "to_driver": "looks"}
+GUIDES = {
+    "poses": "poses",
+    "spots": "spots",
+    "outlines": "spots",
+    "foreseen_spots": "spots",
+    "foreseen_outlines": "spots",
+    "to_reference": "looks",
+    "to_driver": "looks",
+}
 PROBE_EVERY = 300  # steps between looks at how well targets are met; a multiple of LOOK_EVERY
 
 
@@ -100,8 +108,11 @@ class TransformerTrainConfig:
     """Share of samples without text."""
     poses: float = 0.1
     """Weight of the loss of joints at the start, falling to 0 at the end (`training.poses`)."""
+    seeing_share: float = 0.12
+    """Share of the time, from the start, in which only the lower blocks are trained, to name the
+    spots that tokens show: at a third of the cost, and what the driver does is read from that."""
     spots: float = 0.5
-    """Weight of the loss of spots, falling to 0 likewise (`training.guide`)."""
+    """Weight of the losses of spots and of outlines, falling to 0 likewise (`training.guide`)."""
     looks: float = 0.15
     """Weight of the losses of where attention should look, likewise."""
     subject_weight: float = 3.0
@@ -232,7 +243,7 @@ class _Run:
         )
         if config.compile and worker.on_gpu:
             self.model.compile_repeated_blocks(dynamic=False)
-        self.trainee = worker.together(reader)
+        self.trainee, self.seer = worker.together(reader), worker.together(Seer(reader))
         self.preview = Preview(self._network, self.vae, config.motion)
         perceptual = Perceptual.load("vgg", config.perceptual).to(worker.device)
         self.picture_loss = PictureLoss(self.vae, perceptual)
@@ -328,6 +339,11 @@ class _Run:
         batch = self.pool.batch(draws, self._mine(), config.near * (1 - fraction))
         drawn = draw(config, draws, batch["target"])
         x, latents, _, text, shown = example(batch, drawn, config.motion)
+        if fraction < config.seeing_share:
+            with self.worker.autocast():
+                found = self.seer(x, drawn.sigma * TIMESTEPS, text)
+            spots, outlines = spot_loss(found, batch["surface"])
+            return {"total": spots + outlines, "spots": spots, "outlines": outlines}
         with self.worker.autocast():
             read = self.trainee(x, drawn.sigma * TIMESTEPS, text)
         weight = (1 + config.subject_weight * batch["subject"]) * (1 - 0.9 * shown) * self.weights
@@ -356,9 +372,11 @@ class _Run:
         fetched = reference_tokens(batch["match"].long(), halves(self.config.motion))
         guides = {
             "poses": pose_loss(read.joints, batch["joints"]),
-            "spots": spot_loss(read.spots, batch["surface"]),
             "to_reference": look_loss(read.reference, fetched, draws),
         }
+        for kind, found in {"": read.spots, "foreseen_": read.foreseen}.items():
+            spots, outlines = spot_loss(found, batch["surface"])
+            guides |= {f"{kind}spots": spots, f"{kind}outlines": outlines}
         if self.task == "animate":
             driven = driver_tokens(batch["driver_match"].long())
             guides["to_driver"] = look_loss(read.driver, driven, draws)
