@@ -71,7 +71,7 @@ SIZES = {
 """GB of each part: 8.33, 7.07, 1.26, .43 and .22 billion parameters; transformer and autoencoder
 are published in float32. All of them are 54.2 GB."""
 TIMESTEPS = 1000  # the transformer reads sigma * 1000
-FPS, FRAMES, STEPS = 24.0, 121, 50  # of HunyuanVideo15ImageToVideoPipeline's defaults and example
+FPS, FRAMES, STEPS = 24.0, 121, 50  # diffusers' defaults, and 24 of its example
 ASPECT = 9, 16  # of the native size, which diffusers finds from the transformer's target_size
 OVERLAP = 4  # ours: one latent frame, as nano's
 
@@ -82,6 +82,9 @@ class PackedAttention(HunyuanVideoAttnProcessor2_0):
     It is the first HunyuanVideo's, which computes the same and takes its mask as it comes. The
     1.5's own builds an N x N mask in every block: 4.36 s instead of 1.69 s a pass at 480 x 832
     x 81 on an H100. Tokens that are padding attend here, and nothing attends to them.
+
+    `padded` holds for one pass: where layers are recomputed for gradients, that pass's backward
+    has to come before the next pass.
     """
 
     padded = True

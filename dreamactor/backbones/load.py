@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dreamactor.backbones.folder import Dtype, Offload
+from dreamactor.backbones.folder import Dtype, Offload, quiet
 from dreamactor.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ def load_backbone(
     check_backbone(name)
     _check_device(device)
     if name in HUNYUAN:
-        from dreamactor.backbones.hunyuan import load_hunyuan
+        with quiet():
+            from dreamactor.backbones.hunyuan import load_hunyuan
 
         return load_hunyuan(name, weights, device, adapter, dtype, offload)
     if dtype not in ("auto", "float32") or offload != "none":
@@ -155,7 +156,8 @@ def load_trainee(name: str, path: Path) -> Trainee:
     """
     check_backbone(name)
     if name in HUNYUAN:
-        from dreamactor.backbones import hunyuan
+        with quiet():
+            from dreamactor.backbones import hunyuan
 
         return hunyuan.load_trainee(name, path)
     from dreamactor.backbones import nano
