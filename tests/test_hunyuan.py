@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from diffusers import (
 )
 from filming import film
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_hunyuan import write_folder
 from torch.testing import assert_close
 
@@ -411,7 +413,23 @@ def test_a_folder_of_another_model_is_refused(folder, tmp_path):
     (copy / "scheduler").unlink()
     (copy / "scheduler").mkdir()
     (copy / "scheduler" / "scheduler_config.json").write_text("not JSON")
-    with pytest.raises(WeightsError, match=f"weights do not fit {NAME}"):
+    with pytest.raises(WeightsError, match="its pipeline cannot be read"):
+        load_backbone(NAME, copy)
+
+
+@pytest.mark.parametrize("part", list(SIZES))
+def test_damaged_weights_are_refused(folder, tmp_path, part):
+    """refuses: a file that is cut, and one that lacks a tensor, which would be random else."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (path,) = (copy / part).glob("*.safetensors")
+    tensors = load_file(path)
+    gone = sorted(tensors)[3]
+    save_file({k: v for k, v in tensors.items() if k != gone}, path, {"format": "pt"})
+    with pytest.raises(WeightsError, match=rf"{part}: no numbers for 1 .*{gone}"):
+        load_backbone(NAME, copy)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match=f"its {part} cannot be read"):
         load_backbone(NAME, copy)
 
 

@@ -141,6 +141,47 @@ def quiet() -> Iterator[None]:
                 log.enable_progress_bar()
 
 
+def read_pipeline(
+    folder: Path,
+    pipeline: type[DiffusionPipeline],
+    models: Mapping[str, Any],
+    dtype: torch.dtype,
+) -> DiffusionPipeline:
+    """A pipeline with all its models, none of whose numbers are missing.
+
+    diffusers and transformers fill a gap with random numbers, or with none; here it is a fault.
+
+    Args:
+        folder: In diffusers' format, which `check_folder` has seen.
+        pipeline: Its class.
+        models: Class of each part that has weights.
+        dtype: Of all of them.
+
+    Raises:
+        WeightsError: A part is damaged, or is another one; says which.
+    """
+    from safetensors import SafetensorError
+
+    parts, part = {}, "pipeline"
+    faults = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError)
+    try:
+        with quiet():
+            for part, kind in models.items():
+                parts[part], found = kind.from_pretrained(
+                    folder / part, dtype=dtype, local_files_only=True, output_loading_info=True
+                )
+                if missing := sorted(found["missing_keys"]):
+                    raise WeightsError(
+                        f"{folder / part}: no numbers for {len(missing)} of its tensors, such as "
+                        f"{missing[0]}; is it damaged?"
+                    )
+            part = "pipeline"
+            return pipeline.from_pretrained(folder, local_files_only=True, **parts)
+    except (*faults, SafetensorError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{folder}: its {part} cannot be read: {first}") from error
+
+
 def place(pipe: DiffusionPipeline, device: str, offload: Offload) -> None:
     """Put all models of a pipeline where they are to run, with diffusers' own means.
 

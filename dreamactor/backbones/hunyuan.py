@@ -28,11 +28,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import HunyuanVideo15ImageToVideoPipeline, HunyuanVideo15Transformer3DModel
+from diffusers import (
+    AutoencoderKLHunyuanVideo15,
+    HunyuanVideo15ImageToVideoPipeline,
+    HunyuanVideo15Transformer3DModel,
+)
 from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoAttnProcessor2_0
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import Qwen2_5_VLTextModel, SiglipVisionModel, T5EncoderModel
 
 from dreamactor.backbones.base import Cond, Native, Trainee
 from dreamactor.backbones.folder import (
@@ -43,7 +48,7 @@ from dreamactor.backbones.folder import (
     dtype_of,
     hashes,
     place,
-    quiet,
+    read_pipeline,
 )
 from dreamactor.backbones.load import Variant
 from dreamactor.conditioning.canvas import (
@@ -70,6 +75,13 @@ SIZES = {
 }
 """GB of each part: 8.33, 7.07, 1.26, .43 and .22 billion parameters; transformer and autoencoder
 are published in float32. All of them are 54.2 GB."""
+MODELS = {
+    "transformer": HunyuanVideo15Transformer3DModel,
+    "text_encoder": Qwen2_5_VLTextModel,
+    "vae": AutoencoderKLHunyuanVideo15,
+    "image_encoder": SiglipVisionModel,
+    "text_encoder_2": T5EncoderModel,
+}
 TIMESTEPS = 1000  # the transformer reads sigma * 1000
 FPS, FRAMES, STEPS = 24.0, 121, 50  # diffusers' defaults, and 24 of its example
 ASPECT = 9, 16  # of the native size, which diffusers finds from the transformer's target_size
@@ -355,14 +367,8 @@ def load_trainee(name: str, folder: Path) -> Trainee:
 def _open(name: str, folder: Path | None, dtype: torch.dtype) -> HunyuanVideo15ImageToVideoPipeline:
     """The pipeline of a folder that is whole and of this model."""
     check_folder(folder, HunyuanVideo15ImageToVideoPipeline.__name__, SIZES, SOURCES[name])
-    try:
-        with quiet():
-            pipe = HunyuanVideo15ImageToVideoPipeline.from_pretrained(
-                folder, dtype=dtype, local_files_only=True
-            )
-    except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{folder}: weights do not fit {name}: {first}") from error
+    assert folder is not None
+    pipe = read_pipeline(folder, HunyuanVideo15ImageToVideoPipeline, MODELS, dtype)
     config, channels = pipe.transformer.config, pipe.vae.config.latent_channels
     if config.in_channels != 2 * channels + 1:
         raise WeightsError(
