@@ -73,8 +73,9 @@ SIZES = {
     "image_encoder": 0.9,
     "text_encoder_2": 0.9,
 }
-"""GB of each part: 8.33, 7.07, 1.26, .43 and .22 billion parameters; transformer and autoencoder
-are published in float32. All of them are 54.2 GB."""
+"""GB of each part: 8.33, 7.07, 1.26, .43 and .22 billion parameters of the published shapes. With
+transformer and autoencoder in float32 they add up to the 54.2 GB of the published folder; that
+these are the two is inferred from the sum."""
 MODELS = {
     "transformer": HunyuanVideo15Transformer3DModel,
     "text_encoder": Qwen2_5_VLTextModel,
