@@ -59,6 +59,12 @@ def animate(
         bool, typer.Option("--overwrite", help="Replace OUT and its record.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    dtype: Annotated[
+        str, typer.Option(help="Of a large model: auto, float32, bfloat16 or float16.")
+    ] = "auto",
+    offload: Annotated[
+        str, typer.Option(help="Large model in main memory: none, model or group.")
+    ] = "none",
     threads: Annotated[int, typer.Option(help="CPU threads; the result depends on it.")] = 4,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan, write nothing.")

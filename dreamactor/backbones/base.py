@@ -28,6 +28,8 @@ class Cond:
     """(B, stride_t, F, h, 2w), folded; 1 = shown."""
     text: Tensor
     """(B, L, D) token states; all zero means no text."""
+    image: Tensor | None = None
+    """(B, N, E) states of an image encoder that sees the reference, where a backbone has one."""
 
 
 @dataclass(frozen=True)

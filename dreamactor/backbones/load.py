@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from dreamactor.backbones.folder import Dtype, Offload, quiet
 from dreamactor.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 Variant = Literal["rgb", "pose"]
 """What drives a backbone: the driving clip itself, or its drawn skeleton."""
-BACKBONES = ("nano",)
+HUNYUAN = ("hunyuanvideo-1.5-480p-i2v", "hunyuanvideo-1.5-720p-i2v")
+BACKBONES = ("nano", *HUNYUAN)
 """Names that `load_backbone` knows."""
 ESTIMATORS = ("keypoints", "mediapipe", "rtmlib")
 """Names that `load_estimator` knows."""
@@ -96,7 +98,12 @@ def _known(setting: str, noun: str, name: str, names: tuple[str, ...]) -> str:
 
 
 def load_backbone(
-    name: str, weights: Path | None = None, device: str = "cpu", adapter: Path | None = None
+    name: str,
+    weights: Path | None = None,
+    device: str = "cpu",
+    adapter: Path | None = None,
+    dtype: Dtype = "auto",
+    offload: Offload = "none",
 ) -> Backbone:
     """A backbone with its weights.
 
@@ -105,13 +112,22 @@ def load_backbone(
         weights: Folder of its weights; None takes those that ship with the package.
         device: Where it runs: "cpu", "cuda" or "cuda:1".
         adapter: File of low-rank layers (`backbones.lora`) that are merged into the transformer.
+        dtype: Number format of a large model; nano's is float32.
+        offload: What of a large model lies in main memory while it does not work.
 
     Raises:
-        ConfigError: An unknown name, or a device that is not there.
+        ConfigError: An unknown name, a device that is not there, or a setting that it cannot have.
         WeightsError: Weights are missing, damaged, or belong to another model.
     """
     check_backbone(name)
     _check_device(device)
+    if name in HUNYUAN:
+        with quiet():
+            from dreamactor.backbones.hunyuan import load_hunyuan
+
+        return load_hunyuan(name, weights, device, adapter, dtype, offload)
+    if dtype not in ("auto", "float32") or offload != "none":
+        raise ConfigError(f"dtype={dtype} offload={offload}: {name} runs in float32, as a whole")
     from dreamactor.backbones.nano import DATA, load_nano
 
     folder = weights or DATA
@@ -132,13 +148,18 @@ def load_trainee(name: str, path: Path) -> Trainee:
 
     Args:
         name: One of BACKBONES.
-        path: Its weight file.
+        path: Its weight file; of a large model its folder.
 
     Raises:
         ConfigError: An unknown name.
         WeightsError: Weights are missing, damaged, or belong to another model.
     """
     check_backbone(name)
+    if name in HUNYUAN:
+        with quiet():
+            from dreamactor.backbones import hunyuan
+
+        return hunyuan.load_trainee(name, path)
     from dreamactor.backbones import nano
 
     return nano.load_trainee(path)

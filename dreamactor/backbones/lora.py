@@ -16,6 +16,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
+from dreamactor.backbones.folder import digest_of
 from dreamactor.backbones.load import Variant, check_lead
 from dreamactor.backbones.weights import check_model, load_weights, read_header, save_weights
 from dreamactor.conditioning.canvas import VERSION
@@ -23,14 +24,14 @@ from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.provenance import sha256
 
 Targets = Literal["ff", "attention"]
-TRANSFORMER = "transformer.safetensors"  # the file whose hash an adapter names
 NAME = "dreamactor"  # of the adapter within the transformer
 MODULES: dict[Targets, str] = {
-    "ff": r"blocks\.\d+\.ffn\.net\.(0\.proj|2)",
-    "attention": r"blocks\.\d+\.attn1\.to_(q|k|v|out\.0)",
+    "ff": r"(blocks\.\d+\.ffn|transformer_blocks\.\d+\.ff)\.net\.(0\.proj|2)",
+    "attention": r"(blocks\.\d+\.attn1|transformer_blocks\.\d+\.attn)\.to_(q|k|v|out\.0)",
 }
-"""Which layers get an adapter: the paper's feed-forward layers, or self-attention to compare with.
-Nothing of the text branch: cross-attention stays as it is."""
+"""Which layers get an adapter, in Wan's and in HunyuanVideo-1.5's names: the paper's feed-forward
+layers, or self-attention to compare with. Nothing of the text branch: Wan's cross-attention stays
+as it is, and so do HunyuanVideo's `ff_context`, its projections of text and its token refiner."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class AdapterInfo:
     backbone: str
     """Name of the backbone, such as nano."""
     weights: str
-    """sha256 of the transformer file it was trained on."""
+    """sha256 of the transformer it was trained on (`folder.digest_of`)."""
     rank: int = 256
     targets: Targets = "ff"
     canvas: int = VERSION
@@ -67,7 +68,7 @@ class AdapterInfo:
 
 
 class Adaptable(Protocol):
-    """What an adapter needs of a backbone: that it has one transformer, in one file."""
+    """What an adapter needs of a backbone: that it has one transformer."""
 
     name: str
     transformer: ModelMixin
@@ -166,7 +167,7 @@ def adapt(backbone: Adaptable, path: Path) -> None:
     Raises:
         WeightsError: As `load_adapter`.
     """
-    weights = backbone.weights.get(TRANSFORMER, "")
+    weights = digest_of(backbone.weights)
     info = load_adapter(backbone.transformer, path, backbone.name, weights)
     merge(backbone.transformer)
     backbone.variant, backbone.lead = info.variant, info.lead or 0

@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from dreamactor.backbones.folder import Dtype, Offload
 from dreamactor.backbones.load import ESTIMATOR, Variant, check_backbone, check_pose
 from dreamactor.config import check_device
 from dreamactor.errors import ConfigError, MediaError
@@ -74,6 +75,11 @@ class AnimateConfig:
     """Whether a clip and record that are there are replaced."""
     device: str = "cpu"
     """Where the backbone runs: cpu, cuda or cuda:N."""
+    dtype: Dtype = "auto"
+    """Number format of a large model: auto is bfloat16 on a GPU and float32 on the CPU."""
+    offload: Offload = "none"
+    """What of a large model lies in main memory while it does not work: none, model (one at a time
+    is on the GPU), or group (of that one, a few layers)."""
     threads: int = 4
     """CPU threads. Not the machine's number: sums round otherwise for another one, and the same
     settings would give other bytes elsewhere. More cores than threads help a little."""
@@ -95,7 +101,8 @@ class AnimateConfig:
         if self.fps is not None and not (math.isfinite(self.fps) and 0.1 <= self.fps <= 240):
             raise ConfigError(f"fps={self.fps}: want 0.1 to 240")
         choices = {
-            "variant": Variant, "fit": Fit, "interpolate": Interpolation, "describer": Describer
+            "variant": Variant, "fit": Fit, "interpolate": Interpolation, "describer": Describer,
+            "dtype": Dtype, "offload": Offload,
         }  # fmt: skip
         for name, words in ((name, get_args(choice)) for name, choice in choices.items()):
             if getattr(self, name) not in words:

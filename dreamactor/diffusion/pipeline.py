@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from dreamactor import provenance
 from dreamactor.backbones.base import Backbone, Cond, identity
+from dreamactor.backbones.folder import Dtype, Offload
 from dreamactor.backbones.load import Variant, check_variant, load_backbone
 from dreamactor.conditioning.canvas import build_canvas, motion_half, reference_half
 from dreamactor.conditioning.framing import to_half, to_picture
@@ -74,6 +75,8 @@ class Settings(TypedDict, total=False):
     audio: bool
     overwrite: bool
     device: str
+    dtype: Dtype
+    offload: Offload
     threads: int
 
 
@@ -164,7 +167,12 @@ def _loaded(job: Job, backbone: Backbone | None) -> Backbone:
             "to load_backbone"
         )
     model = backbone or load_backbone(
-        config.backbone, config.weights, config.device, config.adapter
+        config.backbone,
+        config.weights,
+        config.device,
+        config.adapter,
+        config.dtype,
+        config.offload,
     )
     check_variant(model, config.variant)
     return model

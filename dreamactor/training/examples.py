@@ -83,4 +83,4 @@ def lay_out(batch: dict[str, Tensor], drawn: Draws, motion: MotionHalf) -> Laid:
     mask = fold_mask(torch.cat(sides, dim=-1), LatentGrid(4, 8, 1))
     x = add_noise(latents, drawn.noise, drawn.sigma, motion)
     text = batch["text"] * (~drawn.silent).to(target.dtype).view(-1, 1, 1)
-    return Laid(x, Cond(canvas, mask, text), latents, shown)
+    return Laid(x, Cond(canvas, mask, text, batch.get("image")), latents, shown)
