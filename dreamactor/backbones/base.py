@@ -27,7 +27,9 @@ class Cond:
     mask: Tensor
     """(B, stride_t, F, h, 2w), folded; 1 = shown."""
     text: Tensor
-    """(B, L, D) token states; all zero means no text."""
+    """(B, L, D) token states, as from `encode_text`."""
+    image: Tensor | None = None
+    """(B, L, D) token states of the reference, for a backbone that reads them."""
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from dreamactor.backbones.catalogue import CATALOGUE, Options
 from dreamactor.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 Variant = Literal["rgb", "pose"]
 """What drives a backbone: the driving clip itself, or its drawn skeleton."""
-BACKBONES = ("nano",)
+BACKBONES = tuple(CATALOGUE)
 """Names that `load_backbone` knows."""
 ESTIMATORS = ("keypoints", "mediapipe", "rtmlib")
 """Names that `load_estimator` knows."""
@@ -96,22 +98,32 @@ def _known(setting: str, noun: str, name: str, names: tuple[str, ...]) -> str:
 
 
 def load_backbone(
-    name: str, weights: Path | None = None, device: str = "cpu", adapter: Path | None = None
+    name: str,
+    weights: Path | None = None,
+    device: str = "cpu",
+    adapter: Path | None = None,
+    options: Options | None = None,
 ) -> Backbone:
     """A backbone with its weights.
 
     Args:
         name: One of BACKBONES.
-        weights: Folder of its weights; None takes those that ship with the package.
+        weights: Folder of its weights, or for a large one its hub id; None takes those that ship
+            with the package, or that the hub's cache holds.
         device: Where it runs: "cpu", "cuda" or "cuda:1".
-        adapter: File of low-rank layers (`backbones.lora`) that are merged into the transformer.
+        adapter: File of low-rank layers (`backbones.lora`) for the transformer.
+        options: How a large one runs.
 
     Raises:
-        ConfigError: An unknown name, or a device that is not there.
+        ConfigError: An unknown name, a device that is not there, or options that cannot be.
         WeightsError: Weights are missing, damaged, or belong to another model.
     """
+    options = options or Options()
     check_backbone(name)
+    check_options(name, device, options)
     _check_device(device)
+    if CATALOGUE[name].hub:
+        return _load_large(name, weights, device, adapter, options)
     from dreamactor.backbones.nano import DATA, load_nano
 
     folder = weights or DATA
@@ -127,6 +139,46 @@ def load_backbone(
     return model
 
 
+def check_options(name: str, device: str, options: Options) -> None:
+    """Refuse options that a backbone does not have, or a device does not need.
+
+    Raises:
+        ConfigError: Names the first, and what would do.
+    """
+    if not CATALOGUE[name].hub and options.dtype == "bfloat16":
+        raise ConfigError(f"dtype=bfloat16: {name} runs in float32")
+    if not CATALOGUE[name].hub:
+        for field in ("size", "frames", "lora"):
+            if getattr(options, field):
+                given = getattr(options, field)
+                raise ConfigError(f"{field}={given}: only for large backbones, {name} has its own")
+    if not CATALOGUE[name].hub and options.offload != "none":
+        raise ConfigError(f"offload={options.offload}: only for large backbones, {name} is small")
+    if options.offload != "none" and device == "cpu":
+        raise ConfigError(f"offload={options.offload}: wants --device cuda, from which to offload")
+
+
+def _load_large(
+    name: str, weights: Path | None, device: str, adapter: Path | None, options: Options
+) -> Backbone:
+    from dreamactor.backbones.wan import load_wan
+
+    model = load_wan(name, weights, device, options)
+    if adapter is not None or options.lora:
+        from dreamactor.backbones.stacking import stack, swap
+
+        if adapter is not None:
+            swap(model, adapter)
+        for layers in options.lora:
+            if left_out := stack(model, layers):
+                warnings.warn(
+                    f"{layers}: {len(left_out)} layers that {name} does not have are left out, such "
+                    f"as {left_out[0]}",
+                    stacklevel=2,
+                )
+    return model
+
+
 def load_trainee(name: str, path: Path) -> Trainee:
     """A backbone's transformer, to be trained.
 
@@ -139,6 +191,8 @@ def load_trainee(name: str, path: Path) -> Trainee:
         WeightsError: Weights are missing, damaged, or belong to another model.
     """
     check_backbone(name)
+    if CATALOGUE[name].hub:
+        raise ConfigError(f"backbone={name}: cannot be trained here yet; want nano")
     from dreamactor.backbones import nano
 
     return nano.load_trainee(path)
