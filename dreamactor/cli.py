@@ -122,6 +122,23 @@ def describe(
 
 
 @app.command()
+def backbones() -> None:
+    """List the models: size, GPU memory, licence, and what of them is tested."""
+    from dreamactor.backbones.catalogue import table
+
+    print("\n".join(table()))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can run, and with which settings."""
+    from dreamactor.doctor import look, report
+
+    for line in report(look()):
+        print(line)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("demo_out"),
     overwrite: Annotated[

@@ -172,8 +172,8 @@ def _load_large(
         for layers in options.lora:
             if left_out := stack(model, layers):
                 warnings.warn(
-                    f"{layers}: {len(left_out)} layers that {name} does not have are left out, such "
-                    f"as {left_out[0]}",
+                    f"{layers}: {len(left_out)} layers that {name} does not have are left out, "
+                    f"{left_out[0]} first",
                     stacklevel=2,
                 )
     return model
