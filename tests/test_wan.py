@@ -230,7 +230,10 @@ def test_bfloat16_stays_near_float32(kind, tmp_path):
     for dtype in ("float32", "bfloat16"):
         wan = load_wan(name, tmp_path, options=Options(dtype))
         assert wan.pipe.transformer.blocks[0].attn1.to_q.weight.dtype == wan.dtype
+        assert wan.pipe.text_encoder.shared.weight.dtype == wan.dtype
         assert wan.pipe.vae.dtype == torch.float32
+        if wan.pipe.image_encoder is not None:
+            assert wan.pipe.image_encoder.dtype == torch.float32
         results.append(sampled(wan, [picture()], [PROMPT], [NEGATIVE], noise, sigmas, 5.0))
     for expected, found, bound in zip(*results, (LATENTS, PIXELS), strict=True):
         error = float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt())

@@ -12,11 +12,14 @@ import pytest
 import torch
 import wan_folder
 from filming import film
+from safetensors.torch import save_file
+from torch.testing import assert_close
 
 from dreamactor import cli
 from dreamactor.backbones.catalogue import CATALOGUE, Options
 from dreamactor.backbones.folder import find_folder
-from dreamactor.backbones.load import load_backbone
+from dreamactor.backbones.load import load_backbone, load_trainee
+from dreamactor.backbones.stacking import stack
 from dreamactor.backbones.wan import Wan, place
 from dreamactor.conditioning.canvas import first_frame
 from dreamactor.errors import ConfigError, WeightsError
@@ -206,18 +209,35 @@ def test_plans_without_writing(folders, command, tmp_path):
     assert not (tmp_path / "out.mp4").exists()
 
 
-def test_block_offload_changes_nothing(folders):
-    """unchanged by: where the blocks wait; here on the CPU, from the CPU."""
+@pytest.mark.parametrize("offload", ["model", "group"])
+def test_offload_changes_nothing(offload, folders, tmp_path):
+    """unchanged by: where networks wait; here on the CPU, from the CPU. Layers come and go."""
+    pytest.importorskip("accelerate")
     torch.set_num_threads(1)
+    layers = tmp_path / "layers.safetensors"
+    shape = {"A": (2, 24), "B": (24, 2)}
+    save_file(
+        {f"blocks.0.attn1.to_q.lora_{k}.weight": torch.ones(s) / 5 for k, s in shape.items()},
+        layers,
+    )
     results = []
-    for offload in ("none", "group"):
+    for way in ("none", offload):
         wan = load_backbone(LARGE[0], folders[1])
         assert isinstance(wan, Wan)
-        place(wan.pipe, "cpu", offload)
+        if offload == "model":
+            stack(wan, str(layers))
+        place(wan.pipe, "cpu", way)
+        if offload == "group":
+            stack(wan, str(layers))
         with torch.inference_mode():
             text = wan.encode_text(["a bird"])
-            x = torch.zeros(1, 16, 3, 6, 8)
+            x = torch.ones(1, 16, 3, 6, 8)
             cond = wan.encode(first_frame(torch.zeros(1, 3, 48, 64), 9, wan.grid), text)
             results.append((text, wan.velocity(x, torch.tensor(0.5), cond), wan.decode(x)))
     for plain, offloaded in zip(*results, strict=True):
-        assert torch.equal(plain, offloaded)
+        assert_close(plain, offloaded, atol=1e-5, rtol=1e-5)
+
+
+def test_training_is_refused():
+    with pytest.raises(ConfigError, match="cannot be trained here yet; want nano"):
+        load_trainee(LARGE[0], Path("transformer.safetensors"))
