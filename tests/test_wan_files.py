@@ -19,7 +19,8 @@ from dreamactor import cli
 from dreamactor.backbones.catalogue import CATALOGUE, Options
 from dreamactor.backbones.folder import find_folder
 from dreamactor.backbones.load import load_backbone, load_trainee
-from dreamactor.backbones.stacking import stack
+from dreamactor.backbones.lora import AdapterInfo, attach
+from dreamactor.backbones.stacking import save_layers, stack
 from dreamactor.backbones.wan import Wan, place
 from dreamactor.conditioning.canvas import first_frame
 from dreamactor.errors import ConfigError, WeightsError
@@ -199,6 +200,35 @@ def test_animates_from_end_to_end(name, folders, command, tmp_path):
     assert record["segments"] > 1
     assert record["backbone"]["name"] == name
     assert settings["guidance"] == CATALOGUE[name].native["guidance"]
+
+
+def test_animates_with_an_adapter_and_a_distillation(folders, command, tmp_path):
+    """The record names both; a file with layers that the model lacks says so."""
+    name, folder = "wan2.2-i2v-a14b", folders[2]
+    info = AdapterInfo("rgb", name, "f" * 64, rank=2)
+    wan = load_backbone(name, folder)
+    assert isinstance(wan, Wan)
+    for expert in wan.experts.values():
+        attach(expert, info)
+    save_layers(tmp_path / "rgb.safetensors", wan.experts, info)
+    layers = {}
+    for layer in ("self_attn.q", "cross_attn.k_img", "cross_attn.v_img"):
+        start = f"diffusion_model.blocks.0.{layer}"
+        layers[f"{start}.lora_down.weight"] = torch.ones(2, 24)
+        layers[f"{start}.lora_up.weight"] = torch.ones(24, 2)
+    save_file(layers, tmp_path / "turbo.safetensors")
+    words = ("--backbone", name, "--weights", folder, "--steps", 1, "--threads", 1, "--prompt", "")
+    sizes = ("--size", wan_folder.SIZE, "--frames", wan_folder.FRAMES)
+    added = ("--adapter", tmp_path / "rgb.safetensors", "--lora", tmp_path / "turbo.safetensors@.5")
+    with pytest.warns(UserWarning, match=r"4 layers that wan2\.2.* transformer\.blocks\.0\.attn2"):
+        code, _, error = command(*words, *sizes, *added)
+    assert code == 0, error
+    assert "note:" not in error
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["backbone"]["adapter"]["variant"] == "rgb"
+    assert record["backbone"]["adapter"]["sha256"] == sha256(tmp_path / "rgb.safetensors")
+    digest = sha256(tmp_path / "turbo.safetensors")
+    assert record["backbone"]["weights"]["lora/turbo.safetensors@0.5"] == digest
 
 
 def test_plans_without_writing(folders, command, tmp_path):

@@ -321,7 +321,7 @@ def _info(path: Path, backbone: Stackable) -> AdapterInfo:
 
 def _parse(spec: str) -> tuple[list[Path], float]:
     """Files and scale of a spec; an @ in a file's name counts only before a number."""
-    found = re.fullmatch(r"(.+?)(?:@(-?\d+(?:\.\d*)?))?", spec)
+    found = re.fullmatch(r"(.+?)(?:@(-?(?:\d+\.?\d*|\.\d+)))?", spec)
     if found is None:
         raise ConfigError(f"lora={spec!r}: want FILE, FILE@SCALE or HIGH,LOW@SCALE")
     names = [found[1]] if Path(found[1]).exists() else found[1].split(",")

@@ -192,7 +192,7 @@ def load_wan(
     precision: dict[str, torch.dtype] = dict.fromkeys(FULL_PRECISION, torch.float32)
     try:
         pipe = WanImageToVideoPipeline.from_pretrained(
-            folder, torch_dtype={"default": dtype, **precision}, local_files_only=True
+            folder, dtype={"default": dtype, **precision}, local_files_only=True
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
