@@ -214,6 +214,9 @@ def test_two_experts_take_a_file_each_or_one_for_both(tmp_path):
     for expert in by_hand.experts.values():
         merged(expert, deltas[0])
     assert_close(predicted(one), predicted(by_hand), **CLOSE)
+    both = tmp_path / "both.safetensors"
+    adapter(both, 2)
+    assert stack(wan_of(), str(both))[0] == "transformer_2.blocks.0.ffn.net.0.proj"
     with pytest.raises(ConfigError, match="two files, wan has one transformer"):
         stack(wan_of(), f"{high},{low}")
 

@@ -1,5 +1,6 @@
 """Wan in small: random networks in diffusers format, with a tokenizer of letters."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -88,5 +89,26 @@ def pipeline(clip: bool = True, experts: int = 1, shift: float = 3.0) -> WanImag
 
 
 def write(folder: Path, clip: bool = True, experts: int = 1) -> Path:
+    """A folder with the names of classes that stand in the published ones."""
     pipeline(clip, experts).save_pretrained(folder)
+    index = folder / "model_index.json"
+    parts = json.loads(index.read_text())
+    parts["tokenizer"] = ["transformers", "T5TokenizerFast"]
+    parts["scheduler"] = ["diffusers", "UniPCMultistepScheduler"]
+    if clip:
+        parts["image_processor"] = ["transformers", "CLIPImageProcessor"]
+        _change(
+            folder / "image_processor/preprocessor_config.json",
+            image_processor_type="CLIPImageProcessor",
+        )
+    if experts == 1:
+        for name in ("transformer_2", "boundary_ratio", "expand_timesteps"):
+            del parts[name]
+    index.write_text(json.dumps(parts))
+    scheduler = {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True}
+    _change(folder / "scheduler/scheduler_config.json", **scheduler, flow_shift=3.0)
     return folder
+
+
+def _change(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))

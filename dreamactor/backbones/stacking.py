@@ -120,6 +120,7 @@ def stack(backbone: Stackable, spec: str) -> list[str]:
     experts = list(backbone.experts)
     if len(paths) > len(experts):
         raise ConfigError(f"lora={spec}: two files, {backbone.name} has one transformer")
+    found: Layers = {}
     if len(paths) == 2:
         layers = {
             expert: _only(path, read_layers(path))
@@ -129,6 +130,8 @@ def stack(backbone: Stackable, spec: str) -> list[str]:
         found = read_layers(paths[0])
         layers = {expert: found.get(expert, found.get(FIRST, {})) for expert in experts}
     left_out: list[str] = []
+    if len(paths) == 1 and len(experts) == 1:
+        left_out += [f"{SECOND}.{name.split('.lora_')[0]}" for name in found.get(SECOND, {})]
     for expert, path in zip(experts, paths * len(experts), strict=False):
         layers[expert], ignored = fitting(backbone.experts[expert], layers[expert], path)
         left_out += [f"{expert}.{name}" for name in ignored]
@@ -139,7 +142,7 @@ def stack(backbone: Stackable, spec: str) -> list[str]:
     for path in paths:
         for file in _files(path):
             backbone.weights[f"lora/{file.name}@{scale:g}"] = sha256(file)
-    return left_out
+    return sorted(set(left_out))
 
 
 def save_layers(path: Path, experts: Mapping[str, ModelMixin], info: AdapterInfo) -> str:
