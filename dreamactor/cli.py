@@ -36,7 +36,9 @@ def animate(
     driving: Annotated[Path, typer.Option(help="Clip whose motion the subject does.")],
     out: Annotated[Path, typer.Option(help="Clip to write: mp4, mov, mkv, webm or gif.")],
     backbone: Annotated[str, typer.Option(help="Which model.")] = "nano",
-    weights: Annotated[Path | None, typer.Option(help="Folder of other weights.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder of other weights, or hub id of large ones.")
+    ] = None,
     variant: Annotated[str, typer.Option(help="rgb: the clip drives; pose: its skeleton.")] = "rgb",
     pose: Annotated[
         str | None, typer.Option(help="Finds joints: keypoints (default), mediapipe or rtmlib.")
@@ -45,6 +47,7 @@ def animate(
     prompt: Annotated[
         str | None, typer.Option(help='What the result shows; "" none, default described.')
     ] = None,
+    negative: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
     describer: Annotated[
         str, typer.Option(help="auto: the model named by DREAMACTOR_MLLM_*, if any; or offline.")
     ] = "auto",
@@ -59,28 +62,37 @@ def animate(
         bool, typer.Option("--overwrite", help="Replace OUT and its record.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    dtype: Annotated[
-        str, typer.Option(help="Of a large model: auto, float32, bfloat16 or float16.")
-    ] = "auto",
+    dtype: Annotated[str, typer.Option(help="Large: auto, float32 or bfloat16.")] = "auto",
     offload: Annotated[
-        str, typer.Option(help="Large model in main memory: none, model or group.")
+        str, typer.Option(help="Large: none, model or group wait in the host's memory.")
     ] = "none",
+    size: Annotated[str | None, typer.Option(help="Large: half, such as 832x480.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Large: frames of a segment.")] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(help="Wan: more low-rank layers, FILE[@SCALE].")
+    ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; the result depends on it.")] = 4,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan, write nothing.")
     ] = False,
 ) -> None:
     """Animate the subject of a picture with the motion of a clip."""
+    stated = {name: value for name, value in locals().items() if name != "dry_run"}
     signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.backbones.catalogue import CATALOGUE
     from dreamactor.diffusion import job
 
-    stated = {name: value for name, value in locals().items() if name not in ("job", "dry_run")}
     prepared = job.prepare(job.AnimateConfig(**stated))
     from dreamactor.diffusion import pipeline
 
     if dry_run:
         print(json.dumps(pipeline.preview(prepared), indent=1))
         return
+    if adapter is None and CATALOGUE[backbone].hub:
+        note = (
+            f"note: {backbone} without an --adapter does not know the canvas; want one of its own"
+        )
+        print(note, file=sys.stderr)
     result = pipeline.run(prepared)
     height, width = result.size
     print(f"{result.out}: {result.frames} frames of {width} x {height}, {result.seconds:.0f} s")
@@ -107,6 +119,23 @@ def describe(
         return
     for kind, source in texts.sources.items():
         print(f"{kind:12}{getattr(texts, kind)}  ({source})")
+
+
+@app.command()
+def backbones() -> None:
+    """List the models: size, GPU memory, licence, and what of them is tested."""
+    from dreamactor.backbones.catalogue import table
+
+    print("\n".join(table()))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can run, and with which settings."""
+    from dreamactor.doctor import look, report
+
+    for line in report(look()):
+        print(line)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from dreamactor.conditioning.canvas import (
     LatentGrid,
     build_canvas,
+    first_frame,
     fold_mask,
     motion_half,
     reference_half,
@@ -51,6 +52,18 @@ def test_exact_canvas_with_generated_frames():
     assert canvas.mask[0, 0, :, 0, 0].tolist() == [1] * 5 + [0] * 4
     assert canvas.mask[0, 0, :, 0, 2].tolist() == [1] * 9
     assert canvas.shown == 5
+
+
+def test_exact_first_frame_without_a_motion_half():
+    reference, _ = clips(9)
+    plain = first_frame(reference, 9, GRID)
+    assert not plain.motion
+    assert plain.shown == 1
+    whole = build_canvas(reference, torch.zeros(1, 3, 9, 8, 16), GRID)
+    assert torch.equal(plain.pixels, reference_half(whole.pixels))
+    assert torch.equal(plain.mask, reference_half(whole.mask))
+    with pytest.raises(ShapeError, match="nearest is 9"):
+        first_frame(reference, 8, GRID)
 
 
 def test_exact_halves():

@@ -124,6 +124,29 @@ def test_prompt_and_guidance_reach_the_model(run):
     assert facts["text"]["sources"] == {"prompt": "given"}
 
 
+@pytest.mark.parametrize(
+    ("prompt", "negative", "guidance", "lengths"),
+    [
+        ("a fox", "", 2, [0, 5]),
+        ("a fox", "blurred", 2, [5, 7]),
+        ("", "blurred", 2, [0, 7]),
+        ("", "", 2, [0]),
+        ("a fox", "blurred", 1, [5]),
+    ],
+)
+def test_guidance_leads_from_the_negative_prompt(run, prompt, negative, guidance, lengths):
+    """exact: which texts the model is asked with; Copycat's states count the letters."""
+    asked = set()
+
+    class Listener(Copycat):
+        def velocity(self, x, sigma, cond):
+            asked.add(int(cond.text[0, 0, 0]))
+            return super().velocity(x, sigma, cond)
+
+    run(backbone=Listener(), prompt=prompt, negative=negative, guidance=guidance)
+    assert sorted(asked) == lengths
+
+
 def test_without_a_prompt_the_inputs_are_described(run):
     backbone = Copycat()
     facts = run(backbone=backbone).facts

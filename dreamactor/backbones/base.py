@@ -6,16 +6,21 @@ Legend: B clips, C latent channels, F latent frames, h x 2w latent cells of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
+from dreamactor.backbones.catalogue import Options
 from dreamactor.backbones.load import Variant
 from dreamactor.conditioning.canvas import Canvas, LatentGrid
+from dreamactor.errors import ConfigError
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
+
+TOKEN = 16
+"""Pixels of a token's side: 8 a latent cell and 2 cells for Wan, 16 and 1 for HunyuanVideo-1.5."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Cond:
     mask: Tensor
     """(B, stride_t, F, h, 2w), folded; 1 = shown."""
     text: Tensor
-    """(B, L, D) token states; all zero means no text."""
+    """(B, L, D) token states, as from `encode_text`."""
     image: Tensor | None = None
     """(B, N, E) states of an image encoder that sees the reference, where a backbone has one."""
 
@@ -51,6 +56,29 @@ class Native:
     """Schedule shift that goes with them (see `diffusion.flow.shifted`)."""
     guidance: float
     """Default classifier-free guidance on text; 1 = off."""
+
+
+def sized(native: Native, options: Options) -> Native:
+    """The sizes of a large model, with those that the options name instead.
+
+    Raises:
+        ConfigError: A size that its tokens do not divide, or too few frames.
+    """
+    height, width = options.half or (native.height, native.width)
+    if height % TOKEN or width % TOKEN:
+        nearest = [max(TOKEN, round(side / TOKEN) * TOKEN) for side in (width, height)]
+        raise ConfigError(
+            f"size={width}x{height}: want multiples of {TOKEN}, nearest is {nearest[0]}x"
+            f"{nearest[1]}"
+        )
+    frames = options.frames or native.frames
+    least = native.overlap + 5
+    if frames < least or frames % 4 != 1:
+        nearest_frames = max(least, round((frames - 1) / 4) * 4 + 1)
+        raise ConfigError(
+            f"frames={frames}: want 4 * k + 1, {least} or more, nearest is {nearest_frames}"
+        )
+    return replace(native, height=height, width=width, frames=frames)
 
 
 class Backbone(Protocol):

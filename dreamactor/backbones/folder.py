@@ -1,4 +1,8 @@
-"""Folders in diffusers' format: what is missing, whose weights they are, where and how they run.
+"""Weights of large models in folders of diffusers' format: what is missing, whose, and where to.
+
+model_index.json
+transformer/     config.json, diffusion_pytorch_model*.safetensors, an index where in pieces
+text_encoder/    config.json, model*.safetensors; and so on, one folder a part
 
 Nothing heavy is imported before weights are read.
 """
@@ -7,12 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from dreamactor.backbones.catalogue import Dtype, Entry, Offload
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.provenance import sha256
 
@@ -20,97 +26,79 @@ if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-"""Number format of a large model; auto is bfloat16 on a GPU and float32 on the CPU."""
-Offload = Literal["none", "model", "group"]
-"""What lies in main memory while it does not work: nothing; whole models, one of which is on the
-GPU at a time; or besides, all but a few layers of the one that works."""
 INDEX = "model_index.json"
+HUB_ID = re.compile(r"[\w][\w.-]*/[\w.-]+")
+READERS = 4
+"""Files that are hashed at once."""
 
 
-def dtype_of(name: Dtype, device: str) -> torch.dtype:
-    """The number format that is meant."""
-    import torch
-
-    if name == "auto":
-        return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
-    found: torch.dtype = getattr(torch, name)
-    return found
-
-
-def check_folder(
-    folder: Path | None, pipeline: str, sizes: Mapping[str, float], source: str
-) -> None:
-    """Refuse a folder that is not there, not whole, or of another model.
+def find_folder(entry: Entry, source: Path | None) -> Path:
+    """The folder of a model's weights.
 
     Args:
-        folder: The one that was named, if one was.
-        pipeline: Class that model_index.json has to name.
-        sizes: The parts that have weights, and how many GB each has as published.
-        source: Where they are published, on the hub.
+        entry: Which model.
+        source: A folder, or a hub id, whose files are then fetched; None takes the published id,
+            if its files are in the hub's cache.
 
     Raises:
-        ConfigError: No folder was named.
-        WeightsError: Says which parts are missing, how large they are, and how to get them.
+        WeightsError: There is no such folder, or the hub does not give it.
     """
-    total = sum(sizes.values())
-    if folder is None:
-        raise ConfigError(
-            f"weights=none: want a folder of {source} ({total:.1f} GB); "
-            f"`hf download {source} --local-dir FOLDER` fetches it"
+    if source is not None and source.is_dir():
+        return source
+    hub = entry.hub if source is None else source.as_posix()
+    size = sum(map(entry.bytes_of, entry.parts)) / 1e9
+    wanted = f"weights of {entry.name}, about {size:.0f} GB in bfloat16"
+    if not HUB_ID.fullmatch(hub):
+        raise WeightsError(f"{source}: no such folder; want {wanted}")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise WeightsError(f"{hub}: huggingface_hub is not installed; want a folder") from error
+    patterns = [INDEX, *(f"{folder}/*" for folder in (*entry.parts, *entry.small))]
+    try:
+        return Path(
+            snapshot_download(hub, allow_patterns=patterns, local_files_only=source is None)
         )
-    fetch = f"`hf download {source} --local-dir {folder}`"
-    index = folder / INDEX
-    if not index.is_file():
+    except (OSError, ValueError) as error:
+        if source is None:
+            hint = f"want --weights FOLDER, or --weights {hub} to fetch them from the hub"
+            raise WeightsError(f"{wanted}, are not in the hub's cache; {hint}") from error
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
-            f"{folder}: no {INDEX}; want a folder in diffusers' format ({total:.1f} GB), which "
-            f"{fetch} fetches"
+            f"{source}: no such folder, and the hub does not give it ({first}); want {wanted}"
+        ) from error
+
+
+def check_folder(entry: Entry, folder: Path) -> None:
+    """Refuse a folder of another model, or in which files are missing.
+
+    Raises:
+        WeightsError: Names all that is missing with its size.
+    """
+    absent = [] if (folder / INDEX).is_file() else [INDEX]
+    if not absent and entry.pipeline:
+        _check_class(entry, folder / INDEX)
+    for part in entry.parts:
+        absent += _absent(entry, folder, part)
+    for part in entry.small:
+        if not (folder / part).is_dir() or not any((folder / part).iterdir()):
+            absent.append(f"{part} (small)")
+    if absent:
+        raise WeightsError(
+            f"{folder}: weights of {entry.name} are missing: {', '.join(absent)}; fetch them with "
+            f"`hf download {entry.hub} --local-dir {folder}`"
         )
-    try:
-        parts: dict[str, Any] = json.loads(index.read_text())
-        found = parts.get("_class_name")
-    except (ValueError, AttributeError) as error:
-        raise WeightsError(f"{index}: not a table of JSON ({error}); is it damaged?") from error
-    if found != pipeline:
-        raise WeightsError(f"{folder}: a folder of {found}, want {pipeline}")
-    missing: dict[str, float] = {}
-    for part, size in sizes.items():
-        missing |= _missing(folder, part, size)
-    named = [name for name, kind in parts.items() if isinstance(kind, list) and kind[0]]
-    missing |= {name: 0.0 for name in named if name not in sizes and not any_file(folder / name)}
-    if missing:
-        listed = ", ".join(f"{k} ({v:.1f} GB)" if v else k for k, v in missing.items())
-        raise WeightsError(f"{folder}: missing {listed}; {fetch} fetches what is not there")
 
 
-def any_file(folder: Path) -> bool:
-    """Whether there is something in a folder."""
-    return folder.is_dir() and any(folder.iterdir())
-
-
-def _missing(folder: Path, part: str, size: float) -> dict[str, float]:
-    """Files that a part lacks and their GB: the whole part, or some of its shards."""
-    indices = sorted((folder / part).glob("*.safetensors.index.json"))
-    if not indices:
-        whole = any((folder / part).glob("*.safetensors"))
-        return {} if whole and (folder / part / "config.json").is_file() else {part: size}
-    try:
-        index = json.loads(indices[0].read_text())
-        shards = sorted(set(index["weight_map"].values()))
-        total = float(index["metadata"]["total_size"]) / 1e9
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{indices[0]}: not an index of shards; is it damaged?") from error
-    gone = [shard for shard in shards if not (folder / part / shard).is_file()]
-    there = sum((folder / part / shard).stat().st_size for shard in shards if shard not in gone)
-    return {f"{part}/{shard}": max(0.0, total - there / 1e9) / len(gone) for shard in gone}
-
-
-def hashes(folder: Path, parts: Mapping[str, float]) -> dict[str, str]:
-    """sha256 of every weight file, by its path within the folder."""
-    paths = sorted(path for part in parts for path in (folder / part).glob("*.safetensors"))
-    with ThreadPoolExecutor(8) as pool:  # hashing lets go of the interpreter
-        found = pool.map(sha256, paths)
-        return {str(p.relative_to(folder)): digest for p, digest in zip(paths, found, strict=True)}
+def fingerprints(folder: Path, parts: Iterable[str]) -> dict[str, str]:
+    """part/file -> sha256 of all weight files of these parts."""
+    files = [path for part in parts for path in sorted((folder / part).glob("*.safetensors"))]
+    with ThreadPoolExecutor(READERS) as readers:
+        digests = list(readers.map(sha256, files))
+    return {
+        path.relative_to(folder).as_posix(): digest
+        for path, digest in zip(files, digests, strict=True)
+    }
 
 
 def digest_of(weights: Mapping[str, str], part: str = "transformer") -> str:
@@ -141,11 +129,20 @@ def quiet() -> Iterator[None]:
                 log.enable_progress_bar()
 
 
+def dtype_of(name: Dtype, device: str) -> torch.dtype:
+    """What "auto" means on a device: bfloat16 but on a CPU, most of which are slower in it."""
+    import torch
+
+    if name == "auto":
+        name = "float32" if torch.device(device).type == "cpu" else "bfloat16"
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
 def read_pipeline(
     folder: Path,
     pipeline: type[DiffusionPipeline],
     models: Mapping[str, Any],
-    dtype: torch.dtype,
+    dtypes: Mapping[str, torch.dtype],
 ) -> DiffusionPipeline:
     """A pipeline with all its models, none of whose numbers are missing.
 
@@ -155,7 +152,7 @@ def read_pipeline(
         folder: In diffusers' format, which `check_folder` has seen.
         pipeline: Its class.
         models: Class of each part that has weights.
-        dtype: Of all of them.
+        dtypes: Number format of each.
 
     Raises:
         WeightsError: A part is damaged, or is another one; says which.
@@ -163,12 +160,17 @@ def read_pipeline(
     from safetensors import SafetensorError
 
     parts, part = {}, "pipeline"
-    faults = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError)
+    faults = (
+        OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError
+    )  # fmt: skip
     try:
         with quiet():
             for part, kind in models.items():
                 parts[part], found = kind.from_pretrained(
-                    folder / part, dtype=dtype, local_files_only=True, output_loading_info=True
+                    folder / part,
+                    dtype=dtypes[part],
+                    local_files_only=True,
+                    output_loading_info=True,
                 )
                 if missing := sorted(found["missing_keys"]):
                     raise WeightsError(
@@ -183,21 +185,83 @@ def read_pipeline(
 
 
 def place(pipe: DiffusionPipeline, device: str, offload: Offload) -> None:
-    """Put all models of a pipeline where they are to run, with diffusers' own means.
+    """Bring the networks of a pipeline to a device, or have them come when they are needed.
 
     Raises:
-        ConfigError: Something is to be offloaded from the CPU.
+        ConfigError: Offload without what it takes.
     """
     import torch
+    from diffusers.hooks import apply_group_offloading
 
+    target = torch.device(device)
     if offload == "none":
-        pipe.to(device)
-        return
-    if torch.device(device).type == "cpu":
-        raise ConfigError(f"offload={offload} on device={device}: want a GPU, or offload=none")
-    if offload == "model":
-        pipe.enable_model_cpu_offload(device=device)
+        pipe.to(target)
+    elif offload == "model":
+        try:
+            pipe.enable_model_cpu_offload(device=target)
+        except ImportError as error:
+            raise ConfigError(
+                "offload=model: needs accelerate; pip install 'dreamactor[train]'"
+            ) from error
     else:
-        pipe.enable_group_offload(
-            onload_device=torch.device(device), offload_type="leaf_level", use_stream=True
+        kept: dict[str, Any] = {"onload_device": target, "offload_device": torch.device("cpu")}
+        kept["use_stream"] = target.type == "cuda"
+        networks: dict[str, Any] = {
+            name: part
+            for name, part in pipe.components.items()
+            if isinstance(part, torch.nn.Module)
+        }
+        for name, module in networks.items():
+            if name.startswith("transformer"):
+                module.enable_group_offload(
+                    offload_type="block_level", num_blocks_per_group=1, **kept
+                )
+            elif name == "vae":
+                module.to(target)
+            else:
+                apply_group_offloading(module, offload_type="leaf_level", **kept)
+
+
+def _check_class(entry: Entry, index: Path) -> None:
+    """Refuse the index of another pipeline."""
+    try:
+        found = json.loads(index.read_text()).get("_class_name")
+    except (ValueError, AttributeError) as error:
+        raise WeightsError(f"{index}: not a table of JSON ({error}); is it damaged?") from error
+    if found != entry.pipeline:
+        raise WeightsError(
+            f"{index.parent}: a folder of {found}; that is not {entry.name}, want {entry.pipeline}"
         )
+
+
+def _absent(entry: Entry, folder: Path, part: str) -> list[str]:
+    """What is missing of a part, with its size."""
+    here = folder / part
+    whole = _size(entry, part)
+    if not (here / "config.json").is_file():
+        return [f"{part} ({whole})"]
+    wanted: set[str] = set()
+    total = 0
+    for index in here.glob("*.safetensors.index.json"):
+        try:
+            stated = json.loads(index.read_text())
+            wanted |= set(stated["weight_map"].values())
+            total += int(stated.get("metadata", {}).get("total_size", 0))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(
+                f"{index}: not an index of weights ({error}); is it damaged?"
+            ) from error
+    missing = sorted(name for name in wanted if not (here / name).is_file())
+    if missing:
+        each = total / len(wanted) / 1e9
+        return [f"{part}/{name} (about {each:.1f} GB)" for name in missing]
+    if not wanted and not any(here.glob("*.safetensors")):
+        return [f"{part} ({whole})"]
+    return []
+
+
+def _size(entry: Entry, part: str) -> str:
+    half, full = (entry.bytes_of(part, dtype) / 1e9 for dtype in ("bfloat16", "float32"))
+    if half == full:
+        return f"{full:.1f} GB"
+    return f"{half:.1f} GB in bfloat16, {full:.1f} in float32"

@@ -39,18 +39,18 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen2_5_VLTextModel, SiglipVisionModel, T5EncoderModel
 
-from dreamactor.backbones.base import Cond, Native, Trainee
+from dreamactor.backbones.base import Cond, Native, Trainee, sized
+from dreamactor.backbones.catalogue import CATALOGUE, Options
 from dreamactor.backbones.folder import (
-    Dtype,
-    Offload,
     check_folder,
     digest_of,
     dtype_of,
-    hashes,
+    find_folder,
+    fingerprints,
     place,
     read_pipeline,
 )
-from dreamactor.backbones.load import Variant
+from dreamactor.backbones.load import HUNYUAN, Variant
 from dreamactor.conditioning.canvas import (
     Canvas,
     LatentGrid,
@@ -61,21 +61,6 @@ from dreamactor.conditioning.canvas import (
 from dreamactor.conditioning.framing import to_picture
 from dreamactor.errors import WeightsError
 
-SOURCES = {
-    f"hunyuanvideo-1.5-{size}-i2v": f"hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-{size}_i2v"
-    for size in ("480p", "720p")
-}
-"""Where the weights of a backbone are published, on the hub."""
-SIZES = {
-    "transformer": 33.3,
-    "text_encoder": 14.1,
-    "vae": 5.0,
-    "image_encoder": 0.9,
-    "text_encoder_2": 0.9,
-}
-"""GB of each part: 8.33, 7.07, 1.26, .43 and .22 billion parameters of the published shapes. With
-transformer and autoencoder in float32 they add up to the 54.2 GB of the published folder; that
-these are the two is inferred from the sum."""
 MODELS = {
     "transformer": HunyuanVideo15Transformer3DModel,
     "text_encoder": Qwen2_5_VLTextModel,
@@ -84,9 +69,7 @@ MODELS = {
     "text_encoder_2": T5EncoderModel,
 }
 TIMESTEPS = 1000  # the transformer reads sigma * 1000
-FPS, FRAMES, STEPS = 24.0, 121, 50  # diffusers' defaults, and 24 of its example
 ASPECT = 9, 16  # of the native size, which diffusers finds from the transformer's target_size
-OVERLAP = 4  # ours: one latent frame, as nano's
 
 
 class PackedAttention(HunyuanVideoAttnProcessor2_0):
@@ -218,14 +201,14 @@ class Hunyuan:
 
     Args:
         pipe: diffusers' own, all of whose models and encoders are used; placed later.
-        name: Of the backbone.
+        name: In the catalogue.
         weights: File name -> sha256, for the record.
     """
 
     def __init__(
         self,
         pipe: HunyuanVideo15ImageToVideoPipeline,
-        name: str = next(iter(SOURCES)),
+        name: str = HUNYUAN[0],
         weights: dict[str, str] | None = None,
     ) -> None:
         self.pipe, self.name, self.weights = pipe, name, weights or {}
@@ -238,7 +221,7 @@ class Hunyuan:
         self.vae.enable_slicing()  # its attention takes one clip at a time: diffusers 0.42.1
         drop_padding_mask(self.transformer)
         self.grid = grid_of(pipe)
-        self.native = native_of(pipe)
+        self.native = native_of(name, pipe)
         self._silence: Tensor | None = None
 
     @property
@@ -303,73 +286,74 @@ def grid_of(pipe: HunyuanVideo15ImageToVideoPipeline) -> LatentGrid:
     )
 
 
-def native_of(pipe: HunyuanVideo15ImageToVideoPipeline) -> Native:
-    """Sizes and defaults, as the folder and diffusers state them."""
+def native_of(name: str, pipe: HunyuanVideo15ImageToVideoPipeline) -> Native:
+    """Sizes and defaults, as the folder states them; the catalogue has what it does not."""
     height, width = pipe.video_processor.calculate_default_height_width(*ASPECT, pipe.target_size)
-    return Native(
-        height=height,
-        width=width,
-        fps=FPS,
-        frames=FRAMES,
-        overlap=OVERLAP,
-        steps=STEPS,
-        shift=float(pipe.scheduler.config.shift),
-        guidance=float(pipe.guider.guidance_scale),
-    )
+    stated = {
+        "height": height,
+        "width": width,
+        "shift": float(pipe.scheduler.config.shift),
+        "guidance": float(pipe.guider.guidance_scale),
+    }
+    return Native(**CATALOGUE[name].native | stated)
 
 
 def load_hunyuan(
     name: str,
-    folder: Path | None,
+    source: Path | None,
     device: str = "cpu",
     adapter: Path | None = None,
-    dtype: Dtype = "auto",
-    offload: Offload = "none",
+    options: Options | None = None,
 ) -> Hunyuan:
     """HunyuanVideo-1.5 with its weights, perhaps with an adapter merged in.
 
     Args:
-        name: One of SOURCES.
-        folder: In diffusers' format.
+        name: In the catalogue.
+        source: As in `find_folder`.
         device: Where it runs.
         adapter: As in `load_backbone`.
-        dtype: Number format of all parts.
-        offload: What lies in main memory while it does not work.
+        options: Precision, offload, and other sizes than its own.
 
     Raises:
-        ConfigError: No folder, or an offload that cannot be.
-        WeightsError: Parts are missing, which are named, or belong to another model.
+        ConfigError: An option that cannot be.
+        WeightsError: Files are missing, damaged, or of another model.
     """
-    pipe = _open(name, folder, dtype_of(dtype, device))
-    assert folder is not None
-    backbone = Hunyuan(pipe, name, hashes(folder, SIZES))
+    options = options or Options()
+    folder, pipe = _open(name, source, dtype_of(options.dtype, device))
+    backbone = Hunyuan(pipe, name, fingerprints(folder, CATALOGUE[name].parts))
+    backbone.native = sized(backbone.native, options)
     if adapter is not None:
         from dreamactor.backbones.lora import adapt
 
         adapt(backbone, adapter)
-    place(pipe, device, offload)
+    place(pipe, device, options.offload)
     return backbone
 
 
-def load_trainee(name: str, folder: Path) -> Trainee:
+def load_trainee(name: str, source: Path) -> Trainee:
     """The transformer, to be trained; the text encoder says what stands for no text, and goes.
 
     Frozen layers are bfloat16 where there is a GPU; adapters are float32.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone = Hunyuan(_open(name, folder, dtype_of("auto", device)), name)
-    transformer, digests = backbone.transformer, hashes(folder, {"transformer": 0})
+    folder, pipe = _open(name, source, dtype_of("auto", device))
+    backbone, digests = Hunyuan(pipe, name), fingerprints(folder, ["transformer"])
+    transformer = backbone.transformer
     with torch.no_grad():
         said = partial(predict, silence=backbone.silence, width=transformer.config.text_embed_dim)
     header = {"model": name, "config": dict(transformer.config)}
     return Trainee(name, transformer, said, backbone.grid, digest_of(digests), header)
 
 
-def _open(name: str, folder: Path | None, dtype: torch.dtype) -> HunyuanVideo15ImageToVideoPipeline:
-    """The pipeline of a folder that is whole and of this model."""
-    check_folder(folder, HunyuanVideo15ImageToVideoPipeline.__name__, SIZES, SOURCES[name])
-    assert folder is not None
-    pipe = read_pipeline(folder, HunyuanVideo15ImageToVideoPipeline, MODELS, dtype)
+def _open(
+    name: str, source: Path | None, dtype: torch.dtype
+) -> tuple[Path, HunyuanVideo15ImageToVideoPipeline]:
+    """A folder that is whole, and its pipeline, which is of this model."""
+    entry = CATALOGUE[name]
+    folder = find_folder(entry, source)
+    check_folder(entry, folder)
+    dtypes = dict.fromkeys(entry.parts, dtype)
+    pipe = read_pipeline(folder, HunyuanVideo15ImageToVideoPipeline, MODELS, dtypes)
     config, channels = pipe.transformer.config, pipe.vae.config.latent_channels
     if config.in_channels != 2 * channels + 1:
         raise WeightsError(
@@ -379,6 +363,6 @@ def _open(name: str, folder: Path | None, dtype: torch.dtype) -> HunyuanVideo15I
     if config.use_meanflow:
         raise WeightsError(
             f"{folder}: a step-distilled transformer, which wants the next timestep too; want "
-            f"{SOURCES[name]}"
+            f"{entry.hub}"
         )
-    return pipe
+    return folder, pipe

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dreamactor.backbones.folder import Dtype, Offload, quiet
+from dreamactor.backbones.catalogue import CATALOGUE, Options
+from dreamactor.backbones.folder import quiet
 from dreamactor.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -15,9 +17,9 @@ if TYPE_CHECKING:
 
 Variant = Literal["rgb", "pose"]
 """What drives a backbone: the driving clip itself, or its drawn skeleton."""
-HUNYUAN = ("hunyuanvideo-1.5-480p-i2v", "hunyuanvideo-1.5-720p-i2v")
-BACKBONES = ("nano", *HUNYUAN)
+BACKBONES = tuple(CATALOGUE)
 """Names that `load_backbone` knows."""
+HUNYUAN = tuple(name for name in BACKBONES if name.startswith("hunyuanvideo"))
 ESTIMATORS = ("keypoints", "mediapipe", "rtmlib")
 """Names that `load_estimator` knows."""
 ESTIMATOR = "keypoints"
@@ -102,32 +104,28 @@ def load_backbone(
     weights: Path | None = None,
     device: str = "cpu",
     adapter: Path | None = None,
-    dtype: Dtype = "auto",
-    offload: Offload = "none",
+    options: Options | None = None,
 ) -> Backbone:
     """A backbone with its weights.
 
     Args:
         name: One of BACKBONES.
-        weights: Folder of its weights; None takes those that ship with the package.
+        weights: Folder of its weights, or for a large one its hub id; None takes those that ship
+            with the package, or that the hub's cache holds.
         device: Where it runs: "cpu", "cuda" or "cuda:1".
-        adapter: File of low-rank layers (`backbones.lora`) that are merged into the transformer.
-        dtype: Number format of a large model; nano's is float32.
-        offload: What of a large model lies in main memory while it does not work.
+        adapter: File of low-rank layers (`backbones.lora`) for the transformer.
+        options: How a large one runs.
 
     Raises:
-        ConfigError: An unknown name, a device that is not there, or a setting that it cannot have.
+        ConfigError: An unknown name, a device that is not there, or options that cannot be.
         WeightsError: Weights are missing, damaged, or belong to another model.
     """
+    options = options or Options()
     check_backbone(name)
+    check_options(name, device, options)
     _check_device(device)
-    if name in HUNYUAN:
-        with quiet():
-            from dreamactor.backbones.hunyuan import load_hunyuan
-
-        return load_hunyuan(name, weights, device, adapter, dtype, offload)
-    if dtype not in ("auto", "float32") or offload != "none":
-        raise ConfigError(f"dtype={dtype} offload={offload}: {name} runs in float32, as a whole")
+    if CATALOGUE[name].hub:
+        return _load_large(name, weights, device, adapter, options)
     from dreamactor.backbones.nano import DATA, load_nano
 
     folder = weights or DATA
@@ -140,6 +138,54 @@ def load_backbone(
         from dreamactor.backbones.lora import adapt
 
         adapt(model, adapter)
+    return model
+
+
+def check_options(name: str, device: str, options: Options) -> None:
+    """Refuse options that a backbone does not have, or a device does not need.
+
+    Raises:
+        ConfigError: Names the first, and what would do.
+    """
+    if not CATALOGUE[name].hub and options.dtype == "bfloat16":
+        raise ConfigError(f"dtype=bfloat16: {name} runs in float32")
+    if not CATALOGUE[name].hub:
+        for field in ("size", "frames", "lora"):
+            if getattr(options, field):
+                given = getattr(options, field)
+                raise ConfigError(f"{field}={given}: only for large backbones, {name} has its own")
+    if not CATALOGUE[name].hub and options.offload != "none":
+        raise ConfigError(f"offload={options.offload}: only for large backbones, {name} is small")
+    if options.lora and name in HUNYUAN:
+        raise ConfigError(f"lora={options.lora[0]}: only for Wan's backbones; {name} has none")
+    if options.offload != "none" and device == "cpu":
+        raise ConfigError(f"offload={options.offload}: wants --device cuda, from which to offload")
+
+
+def _load_large(
+    name: str, weights: Path | None, device: str, adapter: Path | None, options: Options
+) -> Backbone:
+    if name in HUNYUAN:
+        with quiet():
+            from dreamactor.backbones.hunyuan import load_hunyuan
+
+        return load_hunyuan(name, weights, device, adapter, options)
+    with quiet():
+        from dreamactor.backbones.wan import load_wan
+
+    model = load_wan(name, weights, device, options)
+    if adapter is not None or options.lora:
+        from dreamactor.backbones.stacking import stack, swap
+
+        if adapter is not None:
+            swap(model, adapter)
+        for layers in options.lora:
+            if left_out := stack(model, layers):
+                warnings.warn(
+                    f"{layers}: {len(left_out)} layers that {name} does not have are left out, "
+                    f"{left_out[0]} first",
+                    stacklevel=2,
+                )
     return model
 
 
@@ -160,6 +206,9 @@ def load_trainee(name: str, path: Path) -> Trainee:
             from dreamactor.backbones import hunyuan
 
         return hunyuan.load_trainee(name, path)
+    if CATALOGUE[name].hub:
+        near = f"nano or {HUNYUAN[0]}"
+        raise ConfigError(f"backbone={name}: cannot be trained here yet; want {near}")
     from dreamactor.backbones import nano
 
     return nano.load_trainee(path)

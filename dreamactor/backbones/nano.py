@@ -152,6 +152,7 @@ class Nano:
 
     def encode(self, canvas: Canvas, text: Tensor) -> Cond:
         """Encode each half by itself; only the shown beginning of the reference half is encoded."""
+        assert canvas.motion
         shown = canvas.shown
         motion = self.vae.encode(motion_half(canvas.pixels))
         latents = torch.zeros_like(motion)

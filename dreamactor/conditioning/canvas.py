@@ -55,6 +55,8 @@ class Canvas:
     """(B, 3, T, H, 2W) in [-1, 1]; hidden pixels are 0."""
     mask: Tensor
     """(B, 1, T, h, 2w) in {0, 1} on latent cells; 1 = shown."""
+    motion: bool = True
+    """Whether there is a motion half; without one all of it is the reference half, w cells wide."""
 
     @property
     def shown(self) -> int:
@@ -102,6 +104,24 @@ def build_canvas(
     mask[..., w:] = 1
     mask[:, :, : 1 + count, :, :w] = 1
     return Canvas(torch.cat([left, driving], dim=-1), mask)
+
+
+def first_frame(reference: Tensor, frames: int, grid: LatentGrid) -> Canvas:
+    """What an image-to-video model is shown that knows no canvas: a picture, then nothing.
+
+    Args:
+        reference: (B, 3, H, W) in [-1, 1].
+        frames: T = stride_t * k + 1.
+        grid: Latent geometry of the backbone.
+    """
+    grid.frames(frames)
+    batch, _, height, width = reference.shape
+    pixels = reference.new_zeros(batch, 3, frames, height, width)
+    pixels[:, :, 0] = reference
+    h, w = height // grid.stride_s, width // grid.stride_s
+    mask = reference.new_zeros(batch, 1, frames, h, w)
+    mask[:, :, 0] = 1
+    return Canvas(pixels, mask, motion=False)
 
 
 def fold_mask(mask: Tensor, grid: LatentGrid) -> Tensor:  # (B, 1, T, h, w)

@@ -7,13 +7,20 @@ everything that does not depend on the backbone is settled.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from dreamactor.backbones.folder import Dtype, Offload
-from dreamactor.backbones.load import ESTIMATOR, Variant, check_backbone, check_pose
+from dreamactor.backbones.catalogue import Dtype, Offload, Options
+from dreamactor.backbones.load import (
+    ESTIMATOR,
+    Variant,
+    check_backbone,
+    check_options,
+    check_pose,
+)
 from dreamactor.config import check_device
 from dreamactor.errors import ConfigError, MediaError
 from dreamactor.image import Rgb, check_input, check_output, read_image
@@ -44,16 +51,21 @@ class AnimateConfig:
     backbone: str = "nano"
     """Which model."""
     weights: Path | None = None
-    """Folder of the model's weights; None takes those that ship with the package."""
+    """Folder of the model's weights, or for a large one its hub id; None takes those that ship with
+    the package, or that the hub's cache holds."""
     variant: Variant = "rgb"
     """What drives: the driving clip itself, or with pose the skeleton found in it. The weights, or
     their adapter, must be trained for it."""
     pose: str | None = None
     """Who finds the joints of the pose variant; None takes keypoints."""
     adapter: Path | None = None
-    """File of low-rank layers that are merged into the model; None means none."""
+    """File of low-rank layers that teach the model the canvas; None means none. For a large model
+    of two transformers a file that holds both, or a folder of transformer.safetensors and
+    transformer_2.safetensors."""
     prompt: str | None = None
     """What the result should show, in words; empty means none, None has it described."""
+    negative: str = ""
+    """What the result should not show: guidance leads away from it; empty means no text."""
     describer: Describer = "auto"
     """Who finds the prompt: auto is the model that the environment names (see `mllm.py`), and the
     offline describer where it names none; offline is always that one."""
@@ -76,10 +88,17 @@ class AnimateConfig:
     device: str = "cpu"
     """Where the backbone runs: cpu, cuda or cuda:N."""
     dtype: Dtype = "auto"
-    """Number format of a large model: auto is bfloat16 on a GPU and float32 on the CPU."""
+    """Precision of a large backbone; auto is bfloat16 on a GPU, float32 on the CPU."""
     offload: Offload = "none"
-    """What of a large model lies in main memory while it does not work: none, model (one at a time
-    is on the GPU), or group (of that one, a few layers)."""
+    """What of a large backbone waits in the host's memory: none, model (all networks but the one
+    at work) or group (all blocks but those at work)."""
+    size: str | None = None
+    """WIDTHxHEIGHT of a large backbone's half in pixels; None takes its own."""
+    frames: int | None = None
+    """Frames of a large backbone's segment, 4 * k + 1; None takes its own."""
+    lora: Sequence[str] = ()
+    """More low-rank layers for a backbone of Wan, FILE or FILE@SCALE; HIGH,LOW for two
+    transformers."""
     threads: int = 4
     """CPU threads. Not the machine's number: sums round otherwise for another one, and the same
     settings would give other bytes elsewhere. More cores than threads help a little."""
@@ -111,6 +130,13 @@ class AnimateConfig:
         if not 1 <= self.threads <= MAX_THREADS:
             raise ConfigError(f"threads={self.threads}: want 1 to {MAX_THREADS}")
         check_device(self.device)
+        object.__setattr__(self, "lora", tuple(self.lora or ()))
+        check_options(self.backbone, self.device, self.options)
+
+    @property
+    def options(self) -> Options:
+        """How a large backbone runs."""
+        return Options(self.dtype, self.offload, self.size, self.frames, tuple(self.lora))
 
     @property
     def estimator(self) -> str:
@@ -124,7 +150,8 @@ class AnimateConfig:
 
     def plain(self) -> dict[str, Any]:
         """Values for JSON, paths as text."""
-        return {k: str(v) if isinstance(v, Path) else v for k, v in vars(self).items()}
+        values = {**vars(self), "lora": list(self.lora)}
+        return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
 
 
 @dataclass(frozen=True)
@@ -166,7 +193,8 @@ def prepare(config: AnimateConfig) -> Job:
     """
     check_output(config.out, config.overwrite, CLIP_SUFFIXES)
     check_output(config.record, config.overwrite)
-    extra = () if config.adapter is None else (config.adapter,)
+    folder = config.adapter is not None and config.adapter.is_dir()  # of a large backbone
+    extra = () if config.adapter is None or folder else (config.adapter,)
     for path in (config.reference, config.driving, *extra):
         check_input(path)
         for target in (config.out, config.record):

@@ -12,7 +12,7 @@ pixels of one half, h x w latent cells of one half.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from dreamactor import provenance
 from dreamactor.backbones.base import Backbone, Cond, identity
-from dreamactor.backbones.folder import Dtype, Offload
+from dreamactor.backbones.catalogue import Dtype, Offload
 from dreamactor.backbones.load import Variant, check_variant, load_backbone
 from dreamactor.conditioning.canvas import build_canvas, motion_half, reference_half
 from dreamactor.conditioning.framing import to_half, to_picture
@@ -65,6 +65,7 @@ class Settings(TypedDict, total=False):
     pose: str | None
     adapter: str | Path | None
     prompt: str | None
+    negative: str
     describer: Describer
     steps: int | None
     guidance: float | None
@@ -77,6 +78,9 @@ class Settings(TypedDict, total=False):
     device: str
     dtype: Dtype
     offload: Offload
+    size: str | None
+    frames: int | None
+    lora: Sequence[str]
     threads: int
 
 
@@ -167,12 +171,7 @@ def _loaded(job: Job, backbone: Backbone | None) -> Backbone:
             "to load_backbone"
         )
     model = backbone or load_backbone(
-        config.backbone,
-        config.weights,
-        config.device,
-        config.adapter,
-        config.dtype,
-        config.offload,
+        config.backbone, config.weights, config.device, config.adapter, config.options
     )
     check_variant(model, config.variant)
     return model
@@ -193,6 +192,7 @@ def generate(task: Task, backbone: Backbone, stages: Stages, tick: Tick) -> Iter
     device, overlap = task.job.config.device, backbone.native.overlap
     reference = to_half(task.reference)[None].to(device)  # (1, 3, H, W)
     text = backbone.encode_text([task.prompt])  # (1, L, D)
+    unsaid = backbone.encode_text([task.job.config.negative]) if task.guides else text
     window = Window(stages.each("decode", motion_frames(task, backbone.native)))
     past: Tensor | None = None  # (1, 3, overlap, H, W)
     for segment in task.segments:
@@ -200,7 +200,7 @@ def generate(task: Task, backbone: Backbone, stages: Stages, tick: Tick) -> Iter
         with stages("encode latents"):
             cond = backbone.encode(build_canvas(reference, driving, backbone.grid, past), text)
         with stages("denoise"):
-            latents = denoise(task, segment, backbone, cond, tick)
+            latents = denoise(task, segment, backbone, cond, replace(cond, text=unsaid), tick)
         with stages("decode latents"):
             clip = backbone.decode(latents)  # (1, 3, T, H, W)
         kept = clip[:, :, 1 + segment.shown : 1 + segment.shown + segment.new]
@@ -210,7 +210,9 @@ def generate(task: Task, backbone: Backbone, stages: Stages, tick: Tick) -> Iter
         yield from map(to_picture, kept[0].unbind(1))
 
 
-def denoise(task: Task, segment: Segment, backbone: Backbone, cond: Cond, tick: Tick) -> Tensor:
+def denoise(
+    task: Task, segment: Segment, backbone: Backbone, cond: Cond, uncond: Cond, tick: Tick
+) -> Tensor:
     """Latents of the reference half of one segment.
 
     The state is the reference half alone: the motion half of the noise channels carries the
@@ -223,6 +225,7 @@ def denoise(task: Task, segment: Segment, backbone: Backbone, cond: Cond, tick: 
         segment: Its number picks the noise.
         backbone: The model.
         cond: The encoded canvas.
+        uncond: The same with the text that guidance leads away from.
         tick: Called after every step.
 
     Returns:
@@ -235,8 +238,7 @@ def denoise(task: Task, segment: Segment, backbone: Backbone, cond: Cond, tick: 
     def toward(cond: Cond) -> Velocity:
         return beside(lambda x, sigma: backbone.velocity(x, sigma, cond), motion)
 
-    said, unsaid = toward(cond), toward(replace(cond, text=torch.zeros_like(cond.text)))
-    velocity = guided(said, unsaid, 1.0 if task.silent else task.guidance)
+    velocity = guided(toward(cond), toward(uncond), task.guidance if task.guides else 1.0)
 
     def counted(x: Tensor, sigma: Tensor) -> Tensor:
         predicted = velocity(x, sigma)
@@ -286,7 +288,7 @@ def preview(job: Job, backbone: Backbone | None = None) -> dict[str, Any]:
             x = backbone.velocity(cond.latents, torch.tensor(1.0), cond)
         with stages("decode"):
             backbone.decode(reference_half(x))
-    passes = task.steps * (1 if task.silent or task.guidance == 1 else 2)
+    passes = task.steps * (2 if task.guides else 1)
     whole = stages.seconds["encode"] + stages.seconds["decode"] + passes * stages.seconds["step"]
     share = sum(segment.frames for segment in task.segments) / native.frames
     return {

@@ -33,14 +33,15 @@ class Task:
     """Frames to generate, at the backbone's rate, those of the lead among them."""
     segments: list[Segment]
     prompt: str
-    """What the result shows; empty means none, and guidance would change nothing then."""
+    """What the result shows; empty means none."""
     skeleton: PoseTrack | None
     """What drives the pose variant, on `native_frames` frames of a half."""
 
     @property
-    def silent(self) -> bool:
-        """Whether there is no prompt."""
-        return not self.prompt.strip()
+    def guides(self) -> bool:
+        """Whether there is a prompt to pull toward, or a negative one to lead away from."""
+        said = self.prompt.strip() or self.job.config.negative.strip()
+        return bool(said) and self.guidance != 1
 
     def plain(self) -> dict[str, Any]:
         """The resolved settings, for JSON."""
