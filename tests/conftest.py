@@ -1,6 +1,7 @@
 """No test asks a model of the developer's, or writes into a home."""
 
 import pytest
+import torch
 
 from dreamactor.mllm import VARIABLES
 
@@ -10,6 +11,15 @@ def no_models(monkeypatch, tmp_path_factory):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Networks this small only wait for each other's threads."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(count)
 
 
 @pytest.fixture

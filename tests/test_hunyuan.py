@@ -46,14 +46,7 @@ NAME = HUNYUAN[0]
 ENTRY = CATALOGUE[NAME]
 SIGN = 'a fox holds a sign that says "hello" and “you”'
 FRAMES = 9
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

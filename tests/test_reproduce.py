@@ -12,13 +12,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-import torch
 from test_nano import TINY, save, tiny_nano
 
 from dreamactor import cli
@@ -41,15 +40,7 @@ from dreamactor.world.render import Renderer
 
 CONFIG = Path(__file__).parents[1] / "configs" / "reproduce_tiny.yaml"
 NAMES = list(STAGES)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for each other's threads."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

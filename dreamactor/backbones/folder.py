@@ -184,6 +184,34 @@ def read_pipeline(
         raise WeightsError(f"{folder}: its {part} cannot be read: {first}") from error
 
 
+def open_pipeline(
+    entry: Entry,
+    source: Path | None,
+    pipeline: type[DiffusionPipeline],
+    models: Mapping[str, Any],
+    dtype: torch.dtype,
+) -> tuple[Path, Any]:
+    """A model's folder, which is whole, and its pipeline.
+
+    Args:
+        entry: Which model.
+        source: As in `find_folder`.
+        pipeline: Its class.
+        models: Class of each part that has weights.
+        dtype: Number format of all parts but those that the catalogue keeps in float32.
+
+    Raises:
+        WeightsError: As `find_folder`, `check_folder` and `read_pipeline`.
+    """
+    import torch
+
+    folder = find_folder(entry, source)
+    check_folder(entry, folder)
+    dtypes = dict.fromkeys(entry.parts, dtype) | dict.fromkeys(entry.full_precision, torch.float32)
+    parts = {part: models[part] for part in entry.parts}
+    return folder, read_pipeline(folder, pipeline, parts, dtypes)
+
+
 def place(pipe: DiffusionPipeline, device: str, offload: Offload) -> None:
     """Bring the networks of a pipeline to a device, or have them come when they are needed.
 

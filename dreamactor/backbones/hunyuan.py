@@ -41,15 +41,7 @@ from transformers import Qwen2_5_VLTextModel, SiglipVisionModel, T5EncoderModel
 
 from dreamactor.backbones.base import Cond, Native, Trainee, sized
 from dreamactor.backbones.catalogue import CATALOGUE, Options
-from dreamactor.backbones.folder import (
-    check_folder,
-    digest_of,
-    dtype_of,
-    find_folder,
-    fingerprints,
-    place,
-    read_pipeline,
-)
+from dreamactor.backbones.folder import digest_of, dtype_of, fingerprints, open_pipeline, place
 from dreamactor.backbones.load import HUNYUAN, Variant
 from dreamactor.conditioning.canvas import (
     Canvas,
@@ -350,10 +342,7 @@ def _open(
 ) -> tuple[Path, HunyuanVideo15ImageToVideoPipeline]:
     """A folder that is whole, and its pipeline, which is of this model."""
     entry = CATALOGUE[name]
-    folder = find_folder(entry, source)
-    check_folder(entry, folder)
-    dtypes = dict.fromkeys(entry.parts, dtype)
-    pipe = read_pipeline(folder, HunyuanVideo15ImageToVideoPipeline, MODELS, dtypes)
+    folder, pipe = open_pipeline(entry, source, HunyuanVideo15ImageToVideoPipeline, MODELS, dtype)
     config, channels = pipe.transformer.config, pipe.vae.config.latent_channels
     if config.in_channels != 2 * channels + 1:
         raise WeightsError(

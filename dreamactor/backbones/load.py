@@ -147,15 +147,16 @@ def check_options(name: str, device: str, options: Options) -> None:
     Raises:
         ConfigError: Names the first, and what would do.
     """
-    if not CATALOGUE[name].hub and options.dtype == "bfloat16":
-        raise ConfigError(f"dtype=bfloat16: {name} runs in float32")
     if not CATALOGUE[name].hub:
+        if options.dtype == "bfloat16":
+            raise ConfigError(f"dtype=bfloat16: {name} runs in float32")
         for field in ("size", "frames", "lora"):
-            if getattr(options, field):
-                given = getattr(options, field)
+            if given := getattr(options, field):
                 raise ConfigError(f"{field}={given}: only for large backbones, {name} has its own")
-    if not CATALOGUE[name].hub and options.offload != "none":
-        raise ConfigError(f"offload={options.offload}: only for large backbones, {name} is small")
+        if options.offload != "none":
+            raise ConfigError(
+                f"offload={options.offload}: only for large backbones, {name} is small"
+            )
     if options.lora and name in HUNYUAN:
         raise ConfigError(f"lora={options.lora[0]}: only for Wan's backbones; {name} has none")
     if options.offload != "none" and device == "cpu":

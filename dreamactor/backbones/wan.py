@@ -33,14 +33,7 @@ from transformers import CLIPVisionModel, UMT5EncoderModel
 
 from dreamactor.backbones.base import Cond, Native, sized
 from dreamactor.backbones.catalogue import CATALOGUE, Options
-from dreamactor.backbones.folder import (
-    check_folder,
-    dtype_of,
-    find_folder,
-    fingerprints,
-    place,
-    read_pipeline,
-)
+from dreamactor.backbones.folder import dtype_of, fingerprints, open_pipeline, place
 from dreamactor.backbones.load import Variant
 from dreamactor.backbones.nano import TIMESTEPS, transformer_input
 from dreamactor.conditioning.canvas import (
@@ -198,12 +191,8 @@ def load_wan(
     """
     options = options or Options()
     entry = CATALOGUE[name]
-    folder = find_folder(entry, source)
-    check_folder(entry, folder)
     dtype = dtype_of(options.dtype, device)
-    dtypes = dict.fromkeys(entry.parts, dtype) | dict.fromkeys(entry.full_precision, torch.float32)
-    models = {part: MODELS[part] for part in entry.parts}
-    pipe = read_pipeline(folder, WanImageToVideoPipeline, models, dtypes)
+    folder, pipe = open_pipeline(entry, source, WanImageToVideoPipeline, MODELS, dtype)
     _check_layout(name, folder, pipe)
     native = sized(Native(**entry.native), options)
     model = Wan(name, pipe, native, device, dtype, fingerprints(folder, entry.parts))

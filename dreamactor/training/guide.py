@@ -24,6 +24,7 @@ from torch import Tensor
 
 from dreamactor.backbones.nano_vae import STRIDE_T
 from dreamactor.training.matches import NOWHERE
+from dreamactor.training.poses import by_latent_frame
 
 PICKED = 64
 """Tokens of a latent frame that are asked where they look."""
@@ -121,9 +122,7 @@ def spot_loss(found: Tensor, surface: Tensor) -> tuple[Tensor, Tensor]:
         none), and the cross-entropy of where there is one.
     """
     frames, rows = found.shape[1:3]
-    wanted = surface.float().unflatten(1, (-1, STRIDE_T * (frames - 1) + 1))
-    first = wanted[:, :, :1].expand(-1, -1, STRIDE_T, -1, -1, -1)  # frame 0 fills a latent frame
-    wanted = torch.cat([first, wanted[:, :, 1:]], dim=2).unflatten(2, (frames, STRIDE_T))
+    wanted = by_latent_frame(surface.float(), frames)  # (B, n, F, S, h, w, 3)
     wanted = wanted.unflatten(4, (rows, 2)).unflatten(6, (-1, 2))  # (B, n, F, S, rows, 2, c, 2, 3)
     wanted = wanted.permute(0, 2, 4, 1, 6, 3, 5, 7, 8).flatten(5).flatten(3, 4)
     wanted = wanted.unflatten(-1, (-1, 3))  # (B, F, rows, n columns, S * 4, 3)

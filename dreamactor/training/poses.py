@@ -31,12 +31,10 @@ def pose_loss(scores: Tensor, joints: Tensor) -> Tensor:
         Scalar, the mean over all joints that are seen; 0 if there are none.
     """
     frames, rows, columns = scores.shape[1:4]
-    where = joints.float().unflatten(1, (-1, STRIDE_T * (frames - 1) + 1))  # (B, n, T + 1, J, 2)
+    where = by_latent_frame(joints.float(), frames)  # (B, n, F, S, J, 2)
     wide = columns // where.shape[1]
     halves = scores.float().unflatten(3, (-1, wide)).unflatten(-1, (STRIDE_T, -1))
     scores = halves.permute(0, 3, 1, 5, 6, 2, 4).flatten(-2)  # (B, n, F, S, J, rows * wide)
-    first = where[:, :, :1].expand(-1, -1, STRIDE_T, -1, -1)  # frame 0 fills a latent frame
-    where = torch.cat([first, where[:, :, 1:]], dim=2).unflatten(2, (frames, STRIDE_T))
     column = (where[..., 0] * wide).floor().clamp(0, wide - 1)
     row = (where[..., 1] * rows).floor().clamp(0, rows - 1)
     label = (row * wide + column).nan_to_num(nan=NOWHERE).long()  # (B, n, F, S, J)
@@ -44,3 +42,18 @@ def pose_loss(scores: Tensor, joints: Tensor) -> Tensor:
         scores.flatten(0, -2), label.flatten(), ignore_index=NOWHERE, reduction="sum"
     )
     return total / (label != NOWHERE).sum().clamp_min(1)
+
+
+def by_latent_frame(truth: Tensor, frames: int) -> Tensor:
+    """What is known of each frame, under the latent frame that holds it.
+
+    Args:
+        truth: (B, n (T + 1), ...): reference and target, then driver.
+        frames: F.
+
+    Returns:
+        (B, n, F, S, ...); frame 0 fills a latent frame.
+    """
+    halves = truth.unflatten(1, (-1, STRIDE_T * (frames - 1) + 1))  # (B, n, T + 1, ...)
+    first = halves[:, :, :1].repeat_interleave(STRIDE_T, dim=2)
+    return torch.cat([first, halves[:, :, 1:]], dim=2).unflatten(2, (frames, STRIDE_T))

@@ -69,7 +69,7 @@ class Reader(nn.Module):
         latents: Tensor = self.transformer(
             hidden_states=x, timestep=timestep, encoder_hidden_states=text, return_dict=False
         )[0]
-        shape = (x.shape[2], x.shape[3] // 2, x.shape[4] // 2)  # 2 x 2 patches
+        shape = _tokens_of(x)
         driver, reference = (self._look(depth, shape) for depth in (DRIVEN, FETCHED))
         spots = self.spots(self._tokens(DRIVEN, shape))
         posed = self._tokens(POSED, shape)
@@ -77,9 +77,8 @@ class Reader(nn.Module):
         return Read(latents, spots, self.foreseen(posed), self.joints(posed), driver, reference)
 
     def _block(self, depth: float) -> Any:
-        blocks = self.transformer.blocks
-        assert isinstance(blocks, nn.ModuleList)
-        return blocks[min(len(blocks) - 1, round(len(blocks) * depth))]
+        blocks: Any = self.transformer.blocks
+        return blocks[_below(blocks, depth)]
 
     def _tokens(self, depth: float, shape: tuple[int, int, int]) -> Tensor:
         """(B, F, rows, n columns, width) what a block is given, normalised."""
@@ -115,7 +114,7 @@ class Seer(nn.Module):
         super().__init__()
         transformer: Any = reader.transformer
         blocks = transformer.blocks
-        self.below = blocks[: min(len(blocks) - 1, round(len(blocks) * DRIVEN))]
+        self.below = blocks[: _below(blocks, DRIVEN)]
         self.around = nn.ModuleList([transformer.patch_embedding, transformer.condition_embedder])
         self.spots = reader.spots
         self._transformer = [transformer]  # in a list, so that its other weights stay out
@@ -131,7 +130,7 @@ class Seer(nn.Module):
         finally:
             transformer.blocks = whole
         spots: Tensor = self.spots(F.layer_norm(top.tokens.float(), top.tokens.shape[-1:]))
-        return spots.unflatten(1, (x.shape[2], x.shape[3] // 2, x.shape[4] // 2))
+        return spots.unflatten(1, _tokens_of(x))
 
 
 class _Top(nn.Module):
@@ -142,6 +141,16 @@ class _Top(nn.Module):
     def forward(self, tokens: Tensor, *_: object) -> Tensor:
         self.tokens = tokens
         return tokens
+
+
+def _tokens_of(x: Tensor) -> tuple[int, int, int]:
+    """(F, rows, n columns) of the network's input, in 2 x 2 patches."""
+    return x.shape[2], x.shape[3] // 2, x.shape[4] // 2
+
+
+def _below(blocks: nn.ModuleList, depth: float) -> int:
+    """How many blocks lie below one that far up."""
+    return min(len(blocks) - 1, round(len(blocks) * depth))
 
 
 def compared(
