@@ -188,6 +188,18 @@ def train_nano_vae(
     print(train_nano_vae(from_words(VAETrainConfig, settings or []), out))
 
 
+@train.command("nano-surface")
+def train_nano_surface(
+    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    settings: Settings = None,
+) -> None:
+    """Teach nano's autoencoder where on the body each cell lies, on a pool of pairs."""
+    from dreamactor.config import from_words
+    from dreamactor.training.nano_surface import SurfaceTrainConfig, train_nano_surface
+
+    print(train_nano_surface(from_words(SurfaceTrainConfig, settings or []), out))
+
+
 @train.command("nano")
 def train_nano(
     out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],

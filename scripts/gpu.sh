@@ -4,6 +4,8 @@
 #   scripts/gpu.sh setup HOME                 unpack wheels, loaders and whatever is in .carry
 #   scripts/gpu.sh render HOME MINUTES        start rendering pairs in the background
 #   scripts/gpu.sh vae HOME OUT key=value...  train the autoencoder in the foreground
+#   scripts/gpu.sh surface HOME OUT key=value...
+#                                             teach the autoencoder where on the body cells lie
 #   scripts/gpu.sh base HOME OUT key=value... train the transformer on single clips, likewise; then
 #                                             nano with start=HOME/nano-base/transformer.safetensors
 #   scripts/gpu.sh nano HOME OUT key=value... train the transformer in the foreground
@@ -32,8 +34,11 @@ vendor=/usr/local/nvidia/share/glvnd/egl_vendor.d/10_nvidia.json
 if [ -f $vendor ]; then export __EGL_VENDOR_LIBRARY_FILENAMES=$vendor; fi
 
 # the autoencoder: trained in HOME, else brought along as .carry/3/start/vae.safetensors
-vae() { if [ -f "$home/nano-vae/vae.safetensors" ]; then echo "$home/nano-vae/vae.safetensors"; else
-  echo "$home/start/vae.safetensors"; fi; }
+of_pictures() { if [ -f "$home/nano-vae/vae.safetensors" ]; then echo "$home/nano-vae/vae.safetensors"
+  else echo "$home/start/vae.safetensors"; fi; }
+vae() { if [ -f "$home/nano-surface/vae.safetensors" ]; then echo "$home/nano-surface/vae.safetensors"
+  else of_pictures; fi; }
+stills() { if [ -d "$home/stills" ]; then echo "stills=$home/stills"; fi; }
 
 # where the pools lie is settled once: a run is known by its settings
 mkdir -p "$home"
@@ -108,10 +113,13 @@ case $verb in
     renderers 20
     train "${verb/#base/nano-base}" transformer.safetensors "$3" pool="$pools/pool" short="$pools/short" \
       vae="$(vae)" text="$home/text" perceptual="$home/vgg.safetensors" consume=true "${@:4}" ;;
+  surface)
+    renderers 20
+    train nano-surface vae.safetensors "$3" pool="$pools/short" vae="$(of_pictures)" consume=true \
+      $(stills) "${@:4}" ;;
   keypoints)
     renderers 20
-    train keypoints keypoints.safetensors "$3" pool="$pools/short" consume=true \
-      $([ ! -d "$home/stills" ] || echo "stills=$home/stills") "${@:4}" ;;
+    train keypoints keypoints.safetensors "$3" pool="$pools/short" consume=true $(stills) "${@:4}" ;;
   bench)
     for name in pool short; do kill -- "-$(cat "$home/$name.pid")" || true; done
     python3 -m dreamactor.cli train export --vae "$(vae)" \

@@ -39,7 +39,7 @@ from dreamactor.training.keypoints import (
 )
 from dreamactor.training.loop import Worker
 from dreamactor.training.pool import SHARD, Shard, read_shard, ready_shards, write_shard
-from dreamactor.training.views import MIRRORED, cover, views, warp
+from dreamactor.training.views import MIRRORED, cover, reframed, reframed_joints, views
 
 TINY = KeypointsConfig((8, 8, 8, 8), (1, 1, 1, 1), 8)
 CPU = Worker(0, 1, torch.device("cpu"))
@@ -246,7 +246,7 @@ def test_joints_stay_on_the_picture_that_is_turned() -> None:
     turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     matrix = torch.stack([turn / 1.3, turn @ mirror, turn / 4])
     shift = torch.tensor([[0.2, -0.1], [0.1, 0.0], [0.0, 0.9]])
-    moved, at = warp(x, joints, matrix, shift)
+    moved, at = reframed(x, matrix, shift), reframed_joints(joints, matrix, shift)
     steps = torch.arange(64) + 0.5
     for k, joint in enumerate((WRIST_L, WRIST_R)):
         dot = moved[k, 0] / moved[k, 0].sum()
@@ -296,39 +296,41 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_held_frames_are_never_drawn(pool: Path) -> None:
     """The first shard's frames stay; the ring of newer ones goes round behind them."""
-    frames = FramePool(KeypointTrainConfig(pool, frames=100, least=64, of_clip=4), CPU)
-    frames.wait()
-    assert (frames.held, frames.count) == (128, 256)
-    held = frames.joints[:128, PELVIS].clone()
-    _, joints = frames.batch(generator(0, "x", 0), 200)
-    known = {tuple(p) for p in frames.joints[128:228, PELVIS].tolist()}
-    assert {tuple(p) for p in joints[:, PELVIS].tolist()} <= known
-    assert torch.equal(held, frames.joints[:128, PELVIS])
+    frames = FramePool(pool, 100, 4, 0, CPU)
+    frames.wait(64)
+    assert (frames.held_count, frames.count) == (128, 256)
+    first = read_shard(pool, 0).joints[..., PELVIS, :].reshape(-1, 2)
+    assert frames.store is not None
+    known = {tuple(p) for p in frames.store.joints[128:228, PELVIS].tolist()}
+    drawn = frames.batch(generator(0, "x", 0), 200)
+    assert {tuple(p) for p in drawn.joints[:, PELVIS].tolist()} <= known
+    held = frames.held()
+    assert {tuple(p) for p in held.joints[:, PELVIS].tolist()} <= {tuple(p) for p in first}
+    assert (held.pictures.shape, held.surface.shape) == ((128, 64, 64, 4), (128, 8, 8, 3))
 
 
 def test_consuming_leaves_the_held_shard(pool: Path, tmp_path: Path) -> None:
     """unchanged by: starting again; the frames that are measured are still there."""
     for index in range(2):
         write_shard(tmp_path, read_shard(pool, index))
-    config = KeypointTrainConfig(tmp_path, frames=100, least=64, consume=True)
-    frames = FramePool(config, CPU)
-    frames.wait()
+    frames = FramePool(tmp_path, 100, 4, 0, CPU, consume=True)
+    frames.wait(64)
     assert ready_shards(tmp_path) == [0]
-    again = FramePool(config, CPU)
+    again = FramePool(tmp_path, 100, 4, 0, CPU, consume=True)
     again.refresh(1, seconds=5.0)
-    assert torch.equal(again.joints[:128, PELVIS], frames.joints[:128, PELVIS])
+    assert torch.equal(again.held().joints[:, PELVIS], frames.held().joints[:, PELVIS])
 
 
 def test_a_dot_is_learnt(pool: Path) -> None:
     """The loss, by the same steps as in training, falls far below that of knowing nothing."""
     torch.manual_seed(0)
-    frames = FramePool(KeypointTrainConfig(pool, frames=128, least=64), CPU)
-    frames.wait()
+    frames = FramePool(pool, 128, 4, 0, CPU)
+    frames.wait(64)
     network = KeypointNet(TINY)
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-2)
     losses = []
     for step in range(30):
-        pictures, joints = frames.batch(generator(0, "dot", step), 8)
+        pictures, joints, _ = frames.batch(generator(0, "dot", step), 8)
         scores, _ = network(pictures.permute(0, 3, 1, 2)[:, :3] / 127.5 - 1)
         losses.append(place_loss(scores, joints))
         optimiser.zero_grad()

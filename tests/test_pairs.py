@@ -280,6 +280,18 @@ def test_twins_are_a_pair_both_ways_round(drawn: list[Pair], frames: int) -> Non
     assert_array_equal(twins.clips[1], again.clips[1])
 
 
+def test_a_mirrored_twin_has_left_and_right_changed() -> None:
+    """exact: pictures and spots are mirrored, and what was on the left of the body is right."""
+    sampler = PairSampler(cast(), "train", SIZE, frames=4)
+    for spec in sampler.twins(SEED, 1).specs:
+        plain, mirrored = (sampler._twin(replace(spec, flip=flip)) for flip in (False, True))
+        assert_array_equal(mirrored[0], plain[0][:, :, ::-1])
+        assert_allclose(mirrored[2], plain[2][:, :, ::-1] * np.array([-1, 1, 1]))
+        left = np.nanmean(plain[2][..., 0])  # one sees more of one side, or of both as much
+        assert np.nanmean(mirrored[2][..., 0]) == pytest.approx(-left)
+        assert 0.3 < np.nanmax(plain[2][..., 1]) < 2  # parts of the body's size
+
+
 def test_a_twin_does_what_its_spec_says(drawn: list[Pair]) -> None:
     """same: frames of twins and of a pair are posed alike; only their cameras hold other frames."""
     sampled = PairSampler(cast(), "test", SIZE)

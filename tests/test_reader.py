@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from dreamactor.backbones.nano import NanoConfig
 from dreamactor.conditioning.skeleton import JOINTS
-from dreamactor.training.reader import GUIDED, SPOTS, Reader, Seer
+from dreamactor.training.reader import GUIDED, SPOTS, Reader
 
 WIDTH = 32  # two heads
 
@@ -56,21 +56,6 @@ def test_queries_and_keys_are_those_of_the_block(monkeypatch: pytest.MonkeyPatch
         assert_close(look.query, left.flatten(3, 4))
 
 
-def test_the_seer_is_the_reader_without_what_lies_above() -> None:
-    """same: spots, and the blocks are all there afterwards; only what it holds is trained by it."""
-    torch.manual_seed(0)
-    transformer = NanoConfig(6, 2, 16, 32, 4).build()
-    reader = Reader(transformer, WIDTH)
-    seer, given = Seer(reader), _given()
-    found = seer(*given)
-    assert_close(found, reader(*given).spots)
-    assert len(transformer.blocks) == 6
-    found.square().mean().backward()
-    assert all(param.grad is not None for param in seer.parameters())
-    held = {id(param) for param in seer.parameters()}
-    assert all(param.grad is None for param in reader.parameters() if id(param) not in held)
-
-
 @pytest.mark.filterwarnings("default")  # Dynamo looks at .grad of what it traces
 @pytest.mark.parametrize("compiled", [False, True])
 def test_reader_leaves_the_prediction_as_it_is(compiled: bool) -> None:
@@ -92,10 +77,8 @@ def test_reader_leaves_the_prediction_as_it_is(compiled: bool) -> None:
     assert read.spots.shape == (1, 5, 2, 4, SPOTS)
     assert read.driver.query.shape == (1, GUIDED, 4, 2 * 2, 16)
     assert read.driver.key.shape == (1, GUIDED, 5 * 2 * 4, 16)
-    assert read.foreseen.shape == read.spots.shape
     reached = (
-        (read.foreseen, 4),
-        (read.spots, 2),
+        (read.spots, 4),
         (read.driver.key, 2),
         (read.reference.query, 4),
         (read.joints, 4),

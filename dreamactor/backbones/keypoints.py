@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamactor.backbones.nano_vae import ChannelNorm
+from dreamactor.backbones.layers import ChannelNorm
 from dreamactor.backbones.weights import check_model, load_weights
 from dreamactor.conditioning.framing import to_half
 from dreamactor.conditioning.pose import checked

@@ -26,8 +26,9 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
 from dreamactor.backbones.base import Cond, Native, Trainee
+from dreamactor.backbones.layers import STRIDE_S, STRIDE_T
 from dreamactor.backbones.load import Variant, check_lead
-from dreamactor.backbones.nano_vae import STRIDE_S, STRIDE_T, NanoVAE, NanoVAEConfig
+from dreamactor.backbones.nano_vae import NanoVAE, NanoVAEConfig
 from dreamactor.backbones.weights import check_model, load_weights, read_header
 from dreamactor.conditioning import canvas as canvas_module
 from dreamactor.conditioning.canvas import (

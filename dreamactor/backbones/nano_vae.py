@@ -1,6 +1,9 @@
 """The causal video autoencoder of nano: 8x smaller in space, 4x in time, 48 channels.
 
-Legend: B clips, T = 4k + 1 frames, F = k + 1 latent frames, H, W pixels, h = H / 8, w = W / 8.
+Beside those of the picture 16 more say where on the body each cell lies (`backbones.nano_surface`).
+
+Legend: B clips, T = 4k + 1 frames, F = k + 1 latent frames, H, W pixels, h = H / 8, w = W / 8,
+C channels of the picture, D of all.
 
 Frame 0 becomes latent frame 0; every further run of 4 frames becomes one more latent frame
 that sees nothing later than itself. So the latents of a clip's beginning do not depend on
@@ -24,10 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dreamactor.backbones.layers import STRIDE_S, STRIDE_T, ChannelNorm, Stage, in_runs
+from dreamactor.backbones.nano_surface import SURFACE_CHANNELS, SurfaceNet
 from dreamactor.errors import ShapeError
-
-STRIDE_T = 4
-STRIDE_S = 8
 
 
 @dataclass(frozen=True)
@@ -35,81 +37,24 @@ class NanoVAEConfig:
     """Widths and depths; the strides are fixed."""
 
     latent_channels: int = 48
+    """C, of the picture."""
     encoder_widths: tuple[int, int, int] = (96, 192, 256)
     """Channels at 1/4 and 1/8 resolution per frame, then at 1/8 per latent frame."""
     encoder_depths: tuple[int, int, int] = (1, 2, 1)
     decoder_widths: tuple[int, int, int, int] = (256, 192, 96, 48)
     """Channels per latent frame at 1/8, then per frame at 1/8, 1/4 and 1/2 resolution."""
     decoder_depths: tuple[int, int, int, int] = (2, 2, 2, 1)
+    surface_widths: tuple[int, ...] = ()
+    """Of the network of surfaces (`SurfaceNet`); empty = there is none, and no channels of it."""
+
+    @property
+    def channels(self) -> int:
+        """D, of the latents."""
+        return self.latent_channels + (SURFACE_CHANNELS if self.surface_widths else 0)
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for a JSON header."""
         return asdict(self)
-
-
-class ChannelNorm(nn.Module):
-    """RMS norm over channels at each pixel, then SiLU; nothing is shared between pixels."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:  # (N, C, h, w)
-        """Normalise and activate."""
-        weight = self.weight.to(x.dtype)
-        y = F.rms_norm(x.permute(0, 2, 3, 1), weight.shape, weight, 1e-6)
-        return F.silu(y).permute(0, 3, 1, 2)
-
-
-class CausalMix(nn.Module):
-    """Mix each frame with the two before it, pixel by pixel; before frame 0 stands frame 0."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3 * channels, channels, 1)
-
-    def forward(self, x: Tensor, frames: int) -> Tensor:  # (B * frames, C, h, w)
-        """Apply the three taps."""
-        clip = x.unflatten(0, (-1, frames))
-        before = torch.cat([clip[:, :1], clip[:, :-1]], dim=1)[:, :frames]
-        before2 = torch.cat([clip[:, :1], clip[:, :1], clip[:, :-2]], dim=1)[:, :frames]
-        taps = torch.cat([before2, before, clip], dim=2).flatten(0, 1)
-        return self.conv(taps.contiguous(memory_format=torch.channels_last))
-
-
-class Block(nn.Module):
-    """Residual block: 3x3, causal mix (if `mix`), 3x3."""
-
-    def __init__(self, channels: int, mix: bool) -> None:
-        super().__init__()
-        self.norm1 = ChannelNorm(channels)
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm2 = ChannelNorm(channels) if mix else None
-        self.mix = CausalMix(channels) if mix else None
-        self.norm3 = ChannelNorm(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-
-    def forward(self, x: Tensor, frames: int) -> Tensor:  # (B * frames, C, h, w)
-        """One residual step."""
-        y: Tensor = self.conv1(self.norm1(x))
-        if self.mix is not None and self.norm2 is not None:
-            y = y + self.mix(self.norm2(y), frames)
-        return x + self.conv2(self.norm3(y))
-
-
-class Stage(nn.Module):
-    """Some blocks of one width."""
-
-    def __init__(self, channels: int, depth: int, mix: bool = True) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList([Block(channels, mix) for _ in range(depth)])
-
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        """All blocks in turn."""
-        for block in self.blocks:
-            x = block(x, frames)
-        return x
 
 
 BLOCK = 3 * STRIDE_T * STRIDE_S**2
@@ -168,10 +113,7 @@ class Encoder(nn.Module):
         x = F.pixel_unshuffle(x, 4).contiguous(memory_format=torch.channels_last)
         x = self.quarter(self.stem(x), frames)
         x = self.eighth(self.down(F.pixel_unshuffle(x, 2)), frames)
-        x = x.unflatten(0, (-1, frames))  # (B, T, C, h, w)
-        first = x[:, :1].expand(-1, STRIDE_T, -1, -1, -1)  # frame 0 fills a run of its own
-        x = torch.cat([first, x[:, 1:]], dim=1)
-        x = x.unflatten(1, (-1, STRIDE_T)).flatten(0, 1).flatten(1, 2)  # (B * F, 4C, h, w)
+        x = in_runs(x.unflatten(0, (-1, frames))).flatten(0, 1).flatten(1, 2)  # (B * F, 4C, h, w)
         latent_frames = (frames - 1) // STRIDE_T + 1
         x = self.group(x.contiguous(memory_format=torch.channels_last))
         mean, logvar = self.out(self.norm(self.latent(x, latent_frames))).chunk(2, dim=1)
@@ -235,7 +177,8 @@ class NanoVAE(nn.Module):
         self.config = config or NanoVAEConfig()
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
-        channels = self.config.latent_channels
+        widths, channels = self.config.surface_widths, self.config.channels
+        self.surface = SurfaceNet(widths) if widths else None
         self.register_buffer("latent_mean", torch.zeros(channels))
         self.register_buffer("latent_std", torch.ones(channels))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -274,7 +217,7 @@ class NanoVAE(nn.Module):
             clip: (B, 3, T, H, W) in [-1, 1]; T = 4k + 1, H and W multiples of 8.
 
         Returns:
-            (B, C, F, h, w), about zero mean; variance 1 on average over channels.
+            (B, D, F, h, w), about zero mean; variance 1 on average over channels of the picture.
 
         Raises:
             ShapeError: T is not 4k + 1, or a side is not a multiple of 8.
@@ -287,13 +230,15 @@ class NanoVAE(nn.Module):
                 f"{width // 8 * 8})"
             )
         mean = self.encoder(clip).chunk(2, dim=1)[0]
+        if self.surface is not None:
+            mean = torch.cat([mean, self.surface.latents(clip)], dim=1)
         return (mean - self._per_channel(self.latent_mean)) / self._per_channel(self.latent_std)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Frames of normalised latents.
 
         Args:
-            latents: (B, C, F, h, w) as `encode` gives them.
+            latents: (B, D, F, h, w) as `encode` gives them; what they say of surfaces is not shown.
 
         Returns:
             (B, 3, T, H, W) with T = 4 (F - 1) + 1, clamped to [-1, 1].
@@ -303,7 +248,7 @@ class NanoVAE(nn.Module):
     def frames(self, latents: Tensor) -> Tensor:
         """`decode` without the clamp, through which no gradient would pass."""
         x = latents * self._per_channel(self.latent_std) + self._per_channel(self.latent_mean)
-        decoded: Tensor = self.decoder(x)
+        decoded: Tensor = self.decoder(x[:, : self.config.latent_channels])
         return decoded
 
     @staticmethod

@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamactor.backbones.layers import STRIDE_T
 from dreamactor.backbones.load import Variant
 from dreamactor.backbones.nano import DATA, Nano, load_vae
-from dreamactor.backbones.nano_vae import STRIDE_T, NanoVAE
+from dreamactor.backbones.nano_vae import NanoVAE
 from dreamactor.conditioning.augment import AugmentConfig, augment, hide_lead
 from dreamactor.conditioning.skeleton import SEEN, Frames, draw
 from dreamactor.conditioning.text import TextEncoder

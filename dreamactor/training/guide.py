@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreamactor.backbones.nano_vae import STRIDE_T
+from dreamactor.backbones.layers import STRIDE_T
 from dreamactor.training.matches import NOWHERE
 from dreamactor.training.poses import by_latent_frame
 

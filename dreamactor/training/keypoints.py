@@ -4,7 +4,7 @@ Frames of rendered clips, seen through `training.views`. Every joint's map of sc
 towards a small bell at its place, hidden or not; whether it is in the picture at all is learnt
 beside it. Time-boxed and resumable; one process a GPU under torchrun.
 
-Legend: B pictures, J = 17 joints, h x w cells of the maps, N frames kept.
+Legend: B pictures, J = 17 joints, h x w cells of the maps.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from dreamactor.backbones.weights import save_weights
 from dreamactor.conditioning.skeleton import JOINTS, PoseTrack, draw
 from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
+from dreamactor.training.frames import FramePool
 from dreamactor.training.loop import Average, Loop, Worker, identity, workers
 from dreamactor.training.nano_vae import load_stills
-from dreamactor.training.pool import SHARD, ShardFeed, consume_shard
 from dreamactor.training.views import views
 
 BELL = 1.0
@@ -73,60 +73,6 @@ class KeypointTrainConfig:
     """Stop after so many minutes, to be resumed by the same command."""
     compile: bool = True
     seed: int = 0
-
-
-class FramePool:
-    """Frames with joints on the device, refreshed from a growing pool of shards.
-
-    Those of the first shard of this process are held: they are measured, never trained on.
-    """
-
-    def __init__(self, config: KeypointTrainConfig, worker: Worker) -> None:
-        self.config, self.worker = config, worker
-        self.feed = ShardFeed(config.pool, worker.rank, worker.count)
-        self.count = 0
-        self.held = 2 * SHARD * config.of_clip
-        self.pictures = torch.empty(0)
-        self.joints = torch.empty(0)
-
-    def refresh(self, at_most: int, seconds: float = 0.0) -> None:
-        """Take in new shards of this process's share; the oldest frames give way."""
-        capacity = self.held + self.config.frames
-        for _ in range(at_most):
-            shard = self.feed.take(seconds)
-            if shard is None:
-                return
-            draws = generator(self.config.seed, "keypoints/frames", shard.index)
-            clips = shard.pixels.reshape(-1, *shard.pixels.shape[2:])  # (2 SHARD, T + 2, H, W, 4)
-            joints = shard.joints.reshape(-1, *shard.joints.shape[2:])
-            which = torch.rand(clips.shape[:2], generator=draws).argsort(dim=1)
-            chosen = np.arange(len(clips))[:, None], which[:, : self.config.of_clip].numpy()
-            device = self.worker.device
-            frames = torch.from_numpy(clips[chosen]).flatten(0, 1).to(device)
-            places = torch.from_numpy(joints[chosen]).flatten(0, 1).to(device)
-            if self.count == 0:
-                shape = (capacity, *frames.shape[1:])
-                self.pictures = torch.empty(shape, dtype=torch.uint8, device=device)
-                self.joints = torch.empty(capacity, *places.shape[1:], device=device)
-            slots = torch.arange(self.count, self.count + len(frames))
-            ring = (slots - self.held) % self.config.frames + self.held
-            slots = torch.where(slots < self.held, slots, ring).to(device)
-            self.pictures[slots], self.joints[slots] = frames, places
-            if self.config.consume and self.count:
-                consume_shard(self.config.pool, shard.index)
-            self.count += len(frames)
-
-    def wait(self) -> None:
-        """Block until there are enough frames to start with."""
-        wanted = self.held + self.config.least
-        self.feed.wait(lambda: self.count, wanted, "frames", lambda: self.refresh(1, seconds=1.0))
-
-    def batch(self, draws: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
-        """Random frames (count, H, W, 4) uint8 and joints (count, J, 2), none that are held."""
-        filled = min(self.count, self.held + self.config.frames)
-        which = torch.randint(self.held, filled, (count,), generator=draws)
-        which = which.to(self.worker.device)
-        return self.pictures[which], self.joints[which]
 
 
 def place_loss(scores: Tensor, joints: Tensor) -> Tensor:
@@ -190,8 +136,10 @@ class _Run:
         torch.manual_seed(config.seed)
         network = load_network(config.start) if config.start else KeypointNet(KeypointsConfig())
         self.network = channels_last(network.to(worker.device))
-        self.pool = FramePool(config, worker)
-        self.pool.wait()
+        self.pool = FramePool(
+            config.pool, config.frames, config.of_clip, config.seed, worker, config.consume
+        )
+        self.pool.wait(config.least)
         self.loop = Loop(
             self.folder,
             worker,
@@ -226,8 +174,8 @@ class _Run:
     def _losses(self, step: int) -> dict[str, Tensor]:
         config = self.config
         draws = generator(config.seed, f"keypoints/{self.worker.rank}", step)
-        frames, joints = self.pool.batch(draws, config.batch // self.worker.count)
-        x, joints = views(frames, joints, draws, self.stills)
+        frames = self.pool.batch(draws, config.batch // self.worker.count)
+        x, joints = views(frames.pictures, frames.joints, draws, self.stills)
         with self.worker.autocast():
             scores, there = self.trainee(x)
         place = place_loss(scores, joints)
@@ -248,7 +196,7 @@ class _Run:
         network.load_state_dict(self.loop.average.state)
         path = self.folder.path / "keypoints.safetensors"
         save_weights(path, network.state_dict(), header_of(network, step))
-        frames, joints = self.pool.pictures[: self.pool.held], self.pool.joints[: self.pool.held]
+        frames, joints, _ = self.pool.held()
         found = [network(x.permute(0, 3, 1, 2)[:, :3] / 127.5 - 1) for x in frames.split(32)]
         places = torch.cat([locate(scores) for scores, _ in found])
         there = torch.cat([logits for _, logits in found]).sigmoid()

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreamactor.backbones.nano_vae import STRIDE_S, STRIDE_T, NanoVAE
+from dreamactor.backbones.layers import STRIDE_S, STRIDE_T
+from dreamactor.backbones.nano_vae import NanoVAE
 from dreamactor.conditioning.text import TextEncoder
 from dreamactor.training.loop import Worker
 from dreamactor.training.matches import matching_cells

@@ -1,6 +1,6 @@
 """Which cell of a picture shows the spot of the body that a cell of the target shows.
 
-The world knows the spot of the bind pose in each cell (`world.render.Renderer.surface`), of all
+The world knows the spot of the bind pose in each cell (`world.pairs.Twins.surfaces`), of all
 bodies alike: so cells of the target are matched with those of the reference, the same person, and
 with those of the driver, another one in the same pose.
 
@@ -18,14 +18,14 @@ NEAR = 1.5
 """Spots count as the same within so many steps from one cell of the picture to the next."""
 PAIRS_AT_ONCE = 2**27
 """Pairs of cells compared at once: 1.5 GB."""
-FAR = 1e4  # metres; further than anything
+FAR = 1e4  # further than any spot of a body
 
 
 def matching_cells(target: Tensor, shown: Tensor) -> Tensor:
     """The cells of other pictures that show what cells of the target show.
 
     Args:
-        target: (B, T, h, w, 3) metres; NaN where there is no subject.
+        target: (B, T, h, w, 3) spots of the bind pose; NaN where there is no subject.
         shown: (B, T, h, w, 3) a picture for each frame, or (B, 1, h, w, 3) one for all.
 
     Returns:

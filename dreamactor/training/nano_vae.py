@@ -17,8 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamactor.backbones.nano_vae import Block, NanoVAE
-from dreamactor.backbones.weights import load_weights, save_weights
+from dreamactor.backbones.layers import Block
+from dreamactor.backbones.nano import load_vae
+from dreamactor.backbones.nano_vae import NanoVAE
+from dreamactor.backbones.weights import save_weights
 from dreamactor.bench.perceptual import Perceptual
 from dreamactor.conditioning.framing import to_picture
 from dreamactor.errors import ConfigError
@@ -263,7 +265,9 @@ class _Run:
         torch.manual_seed(self.config.seed)
         vae = NanoVAE()
         if self.config.start is not None:
-            vae.load_state_dict(load_weights(self.config.start)[0])
+            vae = load_vae(self.config.start)
+            if vae.surface is not None:
+                vae.surface.requires_grad_(False)
         else:
             draws = generator(self.config.seed, "linear", 0)
             vae.start_linear(self.pool.crops(draws, 128, self.config.crop)[:, :3].cpu())
@@ -302,12 +306,12 @@ class _Run:
 
     def _export(self, step: int) -> None:
         """Averaged weights with the statistics of their latents, and a sheet of crops."""
-        vae = NanoVAE().to(self.worker.device)
+        vae = NanoVAE(self.vae.config).to(self.worker.device)
         vae.load_state_dict(self.loop.average.state)
         if not self.config.decoder_only:
             mean, std = latent_statistics(vae, self.pool, self.config)
-            vae.latent_mean.copy_(mean)
-            vae.latent_std.copy_(std)
+            vae.latent_mean[: len(mean)] = mean
+            vae.latent_std[: len(std)] = std
         header = {"model": "nano-vae", "config": vae.config.to_dict(), "steps": step}
         save_weights(self.folder.path / "vae.safetensors", vae.state_dict(), header)
         draws = generator(self.config.seed, "sheet", 0)
@@ -370,15 +374,19 @@ def visible_energy(vae: NanoVAE, latents: Tensor, std: Tensor) -> Tensor:
 
 
 def channel_weights(vae: NanoVAE, latents: Tensor) -> Tensor:
-    """What one unit of each normalised latent channel shows, (C,) with mean 1.
+    """What one unit of each normalised latent channel shows.
 
     Args:
         vae: Autoencoder.
-        latents: (B, C, F, h, w), normalised.
+        latents: (B, D, F, h, w), normalised.
+
+    Returns:
+        (D,), mean 1 over channels of the picture and 0 of surfaces, which the decoder ignores.
     """
-    std, mean = (x.view(-1, 1, 1, 1) for x in (vae.latent_std, vae.latent_mean))
-    energy = visible_energy(vae, latents * std + mean, vae.latent_std.flatten())
-    return energy / energy.mean()
+    count = vae.config.latent_channels
+    std, mean = (x[:count].view(-1, 1, 1, 1) for x in (vae.latent_std, vae.latent_mean))
+    energy = visible_energy(vae, latents[:, :count] * std + mean, std.flatten())
+    return F.pad(energy / energy.mean(), (0, vae.config.channels - count))
 
 
 def load_stills(folder: Path, device: torch.device) -> Tensor:

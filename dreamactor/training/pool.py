@@ -8,7 +8,7 @@ two identities in one motion, each shown by T + 2 frames: a reference, the frame
                    `conditioning.skeleton.JOINTS` are on these frames, x right and y down in parts
                    of the side; NaN for joints that are not in the picture or that the body lacks
     NNNNNN.surface float16 (SHARD, 2, T + 2, H / 8, W / 8, 3), likewise: the spot of the body that
-                   each cell of 8 x 8 pixels shows at its centre (`Renderer.surface`)
+                   each cell of 8 x 8 pixels shows at its centre (`world.pairs.Twins.surfaces`)
     NNNNNN.json    for each of the twins a caption of either as the target
 
 T is 16, one whole segment, or less: short pools hold more motions and people in the same space.

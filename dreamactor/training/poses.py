@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreamactor.backbones.nano_vae import STRIDE_T
+from dreamactor.backbones.layers import STRIDE_T
 
 NOWHERE = -100  # label of a joint that is not in the picture
 

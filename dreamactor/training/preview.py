@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dreamactor.backbones.layers import STRIDE_S, STRIDE_T
 from dreamactor.backbones.nano import velocity_of
-from dreamactor.backbones.nano_vae import STRIDE_S, STRIDE_T, NanoVAE
+from dreamactor.backbones.nano_vae import NanoVAE
 from dreamactor.conditioning.canvas import motion_half, reference_half
 from dreamactor.diffusion.flow import MotionHalf, generated, schedule
 from dreamactor.diffusion.sampler import beside, sample_euler
@@ -54,9 +55,10 @@ class Preview:
             weighted by `shows`) that one prediction at noise level S misses, with the right driver
             and with another's. At S = 1 nothing but reference and driver tells what the target
             looks like, so the gap between the two is what the network has learnt of motion. Of
-            clips by themselves, missed_S is with every clip's text and silent_S without. dB_1 and
-            dB: PSNR on the subject of the decoded prediction at 1 and of a sample, against the
-            decoded target.
+            clips by themselves, missed_S is with every clip's text and silent_S without.
+            missed_surface: missed_1 of the channels that say where on the body cells lie, if there
+            are any. dB_1 and dB: PSNR on the subject of the decoded prediction at 1 and of a
+            sample, against the decoded target.
         """
         if self.motion == "none":
             every = torch.ones_like(drawn.silent)
@@ -71,6 +73,8 @@ class Preview:
                 found[f"{name}_{sigma:g}"] = missed(predicted, batch, shows)
                 if sigma == 1 and name == "missed":
                     found["dB_1"] = self.psnr(predicted, batch)
+                    if (unseen := unseen_channels(self.vae)) is not None:
+                        found["missed_surface"] = missed(predicted, batch, unseen)
         found["dB"] = self.psnr(self.sample(batch, drawn), batch)
         return found
 
@@ -136,6 +140,15 @@ def missed(predicted: Tensor, batch: dict[str, Tensor], shows: Tensor | None = N
         weight = weight * shows.view(-1, 1, 1, 1)
     error = (predicted[:, :, 1:] - target).square() * weight
     return error.sum() / (target.square() * weight).sum()
+
+
+def unseen_channels(vae: NanoVAE) -> Tensor | None:
+    """(D,) 1 for the latent channels of surfaces and 0 for the picture's; None = no surfaces."""
+    config = vae.config
+    if config.channels == config.latent_channels:
+        return None
+    places = torch.arange(config.channels, device=vae.latent_mean.device)
+    return (places >= config.latent_channels).float()
 
 
 def on_pixels(subject: Tensor) -> Tensor:  # (B, 1, F, h, w) -> (B, 1, T, H, W)

@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamactor.backbones.nano_vae import STRIDE_T
+from dreamactor.backbones.layers import STRIDE_T
 from dreamactor.conditioning.skeleton import JOINTS
 from dreamactor.training.guide import Look
 
 DRIVEN, FETCHED, POSED = 4 / 12, 7 / 12, 8 / 12
-"""How far up the network spots are read and the driver is looked at; the reference is looked at;
-joints and spots are read again, when those of the target should be known too."""
+"""How far up the network the driver is looked at; the reference is looked at; joints and spots are
+read, when those of the target should be known too."""
 GUIDED = 2
 """Heads that are shown where to look."""
 SPOTS = STRIDE_T * 4 * 4  # of a token: 2 x 2 cells, three axes and whether there is a spot
@@ -34,9 +34,7 @@ class Read(NamedTuple):
     latents: Tensor
     """(B, C, F, h, n w)."""
     spots: Tensor
-    """(B, F, rows, n columns, S * 4 * 4) low down (`training.guide.spot_loss`)."""
-    foreseen: Tensor
-    """The same, as far up as joints."""
+    """(B, F, rows, n columns, S * 4 * 4) of all cells of a token (`training.guide.spot_loss`)."""
     joints: Tensor
     """(B, F, rows, n columns, S * J) scores (`training.poses`)."""
     driver: Look
@@ -58,7 +56,7 @@ class Reader(nn.Module):
         super().__init__()
         self.transformer = transformer
         self.halves = halves
-        self.spots, self.foreseen = nn.Linear(width, SPOTS), nn.Linear(width, SPOTS)
+        self.spots = nn.Linear(width, SPOTS)
         self.joints = nn.Linear(width, STRIDE_T * len(JOINTS))
         self._given: dict[float, tuple[Tensor, Tensor, tuple[Tensor, Tensor]]] = {}
         for depth in (DRIVEN, FETCHED, POSED):
@@ -71,10 +69,9 @@ class Reader(nn.Module):
         )[0]
         shape = _tokens_of(x)
         driver, reference = (self._look(depth, shape) for depth in (DRIVEN, FETCHED))
-        spots = self.spots(self._tokens(DRIVEN, shape))
         posed = self._tokens(POSED, shape)
         self._given.clear()
-        return Read(latents, spots, self.foreseen(posed), self.joints(posed), driver, reference)
+        return Read(latents, self.spots(posed), self.joints(posed), driver, reference)
 
     def _block(self, depth: float) -> Any:
         blocks: Any = self.transformer.blocks
@@ -101,46 +98,6 @@ class Reader(nn.Module):
             self._given[depth] = (tokens, time, rotary)
 
         return cast(Callable[[nn.Module, Any], None], keep)
-
-
-class Seer(nn.Module):
-    """The part of a reader that names spots low down: at a third of the cost it can do so alone.
-
-    Args:
-        reader: Whose it is; its weights are shared.
-    """
-
-    def __init__(self, reader: Reader) -> None:
-        super().__init__()
-        transformer: Any = reader.transformer
-        blocks = transformer.blocks
-        self.below = blocks[: _below(blocks, DRIVEN)]
-        self.around = nn.ModuleList([transformer.patch_embedding, transformer.condition_embedder])
-        self.spots = reader.spots
-        self._transformer = [transformer]  # in a list, so that its other weights stay out
-
-    def forward(self, x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
-        """`Read.spots` from the network's input (B, 2C + 4, F, h, n w)."""
-        (transformer,), top = self._transformer, _Top()
-        whole, transformer.blocks = transformer.blocks, nn.ModuleList([*self.below, top])
-        try:
-            transformer(
-                hidden_states=x, timestep=timestep, encoder_hidden_states=text, return_dict=False
-            )
-        finally:
-            transformer.blocks = whole
-        spots: Tensor = self.spots(F.layer_norm(top.tokens.float(), top.tokens.shape[-1:]))
-        return spots.unflatten(1, _tokens_of(x))
-
-
-class _Top(nn.Module):
-    """In the place of a block: keeps the tokens that come up."""
-
-    tokens: Tensor
-
-    def forward(self, tokens: Tensor, *_: object) -> Tensor:
-        self.tokens = tokens
-        return tokens
 
 
 def _tokens_of(x: Tensor) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""Training views of pictures with joints: turned, mirrored, cut out, covered, recoloured.
+"""Training views of pictures with their joints or surfaces: turned, mirrored, cut out, recoloured.
 
 The world's pictures are few in kind, and estimators meet everything; so half of all subjects are
 cut out and put before another picture, and things are laid over them while their joints are kept:
@@ -41,38 +41,86 @@ def views(
         (B, 3, H, W) in [-1, 1] and (B, J, 2).
     """
     x = pictures.permute(0, 3, 1, 2).float() / 255
-    matrix, shift = _draw_frames(len(x), draws)
-    x, joints = warp(x, joints, matrix.to(x.device), shift.to(x.device))
+    matrix, shift = (part.to(x.device) for part in _draw_frames(len(x), draws))
+    rgb = _placed(reframed(x, matrix, shift), draws, stills)
+    rgb = cover(rgb, _scenery(len(x), x.shape[-1], draws, stills).to(x.device), draws)
+    return recolour(rgb, draws) * 2 - 1, reframed_joints(joints, matrix, shift)
+
+
+def surface_views(
+    pictures: Tensor, surface: Tensor, draws: torch.Generator, stills: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Training views of pictures with the spots that their cells show; nothing is laid over them.
+
+    Args:
+        pictures: As for `views`.
+        surface: (B, h, w, 3) spots of the body; NaN = no subject.
+        draws: Random generator on the CPU.
+        stills: As for `views`.
+
+    Returns:
+        (B, 3, H, W) in [-1, 1] and (B, h, w, 3).
+    """
+    x = pictures.permute(0, 3, 1, 2).float() / 255
+    matrix, shift = (part.to(x.device) for part in _draw_frames(len(x), draws))
+    rgb = _placed(reframed(x, matrix, shift), draws, stills)
+    return recolour(rgb, draws) * 2 - 1, reframed_surface(surface, matrix, shift)
+
+
+def _placed(x: Tensor, draws: torch.Generator, stills: Tensor | None) -> Tensor:
+    """(B, 3, H, W) of `reframed` pictures: half of the subjects before another picture."""
     behind = _scenery(len(x), x.shape[-1], draws, stills).to(x.device)
     cut = (torch.rand(len(x), 1, 1, 1, generator=draws) < 0.5).to(x.device)
     keep = torch.where(cut, x[:, 3:4], x[:, 4:5])  # the subject alone, or all that was seen
-    rgb = x[:, :3] * keep + behind * (1 - keep)
-    rgb = cover(rgb, _scenery(len(x), x.shape[-1], draws, stills).to(x.device), draws)
-    return recolour(rgb, draws) * 2 - 1, joints
+    return x[:, :3] * keep + behind * (1 - keep)
 
 
-def warp(x: Tensor, joints: Tensor, matrix: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Show pictures through other frames.
+def reframed(x: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+    """Pictures seen through other frames.
 
     Args:
         x: (B, 4, H, W) in [0, 1].
-        joints: (B, J, 2).
         matrix: (B, 2, 2) from the new frame to the old, both in [-1, 1].
         shift: (B, 2) where the new frame's centre is in the old.
 
     Returns:
-        (B, 5, H, W), channel 4 being 1 where the old picture reached, and (B, J, 2). Where a
-        frame mirrors, left and right joints change their names.
+        (B, 5, H, W), channel 4 being 1 where the old picture reached.
     """
-    reach = torch.ones_like(x[:, :1])
-    theta = torch.cat([matrix, shift[:, :, None]], dim=2)  # (B, 2, 3)
-    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-    x = F.grid_sample(torch.cat([x, reach], dim=1), grid, align_corners=False)
+    x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+    grid = _grid(matrix, shift, x.shape)
+    return F.grid_sample(x, grid, align_corners=False)
+
+
+def reframed_joints(joints: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+    """Joints (B, J, 2) seen through other frames, as `reframed` takes them.
+
+    Where a frame mirrors, left and right joints change their names.
+    """
     back = torch.linalg.inv(matrix)[:, None]  # (B, 1, 2, 2)
     at = (back * (2 * joints - 1 - shift[:, None]).unsqueeze(-2)).sum(dim=-1)  # (B, J, 2)
-    at = torch.where((torch.linalg.det(matrix) < 0)[:, None, None], at[:, MIRRORED], at)
+    mirrors = (torch.linalg.det(matrix) < 0)[:, None, None]
+    at = torch.where(mirrors, at[:, MIRRORED], at)
     inside = (at.abs() < 1).all(dim=-1, keepdim=True)
-    return x, torch.where(inside, (at + 1) / 2, torch.nan)
+    return torch.where(inside, (at + 1) / 2, torch.nan)
+
+
+def reframed_surface(surface: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+    """Spots (B, h, w, 3) seen through other frames: those of the nearest cells.
+
+    Where a frame mirrors, what was on the left of the body is on its right.
+    """
+    x = surface.float().permute(0, 3, 1, 2)
+    x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+    grid = _grid(matrix, shift, x.shape)
+    x = F.grid_sample(x, grid, mode="nearest", align_corners=False)
+    spots = torch.where(x[:, 3:] > 0, x[:, :3], torch.nan).permute(0, 2, 3, 1)
+    side = torch.linalg.det(matrix).sign()
+    return torch.cat([spots[..., :1] * side.view(-1, 1, 1, 1), spots[..., 1:]], dim=-1)
+
+
+def _grid(matrix: Tensor, shift: Tensor, shape: torch.Size) -> Tensor:
+    theta = torch.cat([matrix, shift[:, :, None]], dim=2)  # (B, 2, 3)
+    return F.affine_grid(theta, list(shape), align_corners=False)
 
 
 def cover(rgb: Tensor, things: Tensor, draws: torch.Generator) -> Tensor:
@@ -114,7 +162,7 @@ def recolour(rgb: Tensor, draws: torch.Generator) -> Tensor:
 
 
 def _draw_frames(count: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(B, 2, 2) and (B, 2) of `warp`: turned, 0.6 to 1.4 times as large, moved, mirrored."""
+    """(B, 2, 2) and (B, 2) of `reframed`: turned, 0.6 to 1.4 times as large, moved, mirrored."""
     angle = (torch.rand(count, generator=draws) * 2 - 1) * math.radians(TURN)
     angle = angle * (torch.rand(count, generator=draws) < 0.6)
     scale = 0.6 * (1.4 / 0.6) ** torch.rand(count, generator=draws)
@@ -133,6 +181,5 @@ def _scenery(count: int, side: int, draws: torch.Generator, stills: Tensor | Non
     which = torch.randint(len(stills), (count,), generator=draws).to(stills.device)
     x = stills[which].permute(0, 3, 1, 2).float() / 255
     matrix, shift = _draw_frames(count, draws)
-    theta = torch.cat([matrix * 0.5, shift[:, :, None]], dim=2).to(x.device)
-    grid = F.affine_grid(theta, [count, 3, side, side], align_corners=False)
+    grid = _grid(matrix * 0.5, shift, torch.Size((count, 3, side, side))).to(x.device)
     return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)

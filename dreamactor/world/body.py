@@ -181,6 +181,11 @@ def growth(source: Skeleton, target: Skeleton) -> float:
 
 
 @remembered
+def body_size(skeleton: Skeleton) -> float:
+    """Metres between the outermost bones of the bind pose, along the axis where that is most."""
+    return float(np.ptp(skeleton.bind_position, axis=0).max())
+
+
 def same_body(a: Skeleton, b: Skeleton) -> bool:
     """Whether a track of one skeleton is a track of the other as it stands.
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from dreamactor.errors import AssetError
 from dreamactor.runs import numpy_generator
-from dreamactor.world.body import lowest, pose_clip, same_body
+from dreamactor.world.body import body_size, lowest, pose_clip, same_body
 from dreamactor.world.camera import bounds, frame_camera, framed_points, posed_bounds
 from dreamactor.world.cast import Array, Cast, Look, Motion, Skeleton
 from dreamactor.world.pose import joint_positions, place, sample_motion
@@ -65,6 +65,8 @@ SMALLEST = 0.6
 ATTEMPTS = 60
 CELL = 8
 """Pixels of a side of the cells in which surfaces are given."""
+MIRROR = np.array([-1, 1, 1], np.float32)
+"""Spots of the mirrored picture: bodies stand straight in their bind pose, the left at x > 0."""
 
 T = TypeVar("T", Look, Motion, str)
 
@@ -126,7 +128,7 @@ class Twins:
     """On the same T + 2 frames."""
     surfaces: tuple[Array, Array]
     """(T + 2, H / CELL, W / CELL, 3) the spot of the body at each cell's centre, on the same
-    frames (see `Renderer.surface`)."""
+    frames: as `Renderer.surface`, in parts of the body's size, so that a foal's is a horse's."""
 
 
 class PairSampler:
@@ -328,7 +330,8 @@ class PairSampler:
         clip, joints, _ = self._shoot(spec, scene)
         cells = self.size // CELL
         surface = self.renderer.surface(replace(scene, height=cells, width=cells))
-        return clip, joints, surface[:, :, ::-1] if spec.flip else surface
+        surface = surface / body_size(self.cast.skeletons[spec.target.look.skeleton])
+        return clip, joints, surface[:, :, ::-1] * MIRROR if spec.flip else surface
 
     def _shoot(
         self, spec: PairSpec, scene: Scene, truth: bool = False
