@@ -21,6 +21,10 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 Offload = Literal["none", "model", "group"]
 """What waits in the memory of the host: nothing, all networks but the one at work, or all blocks
 but those at work."""
+Family = Literal["nano", "wan", "hunyuan"]
+"""Which module reads a backbone's weights."""
+Expert = Literal["high", "low"]
+"""Of a backbone of two transformers: the one at and above a noise level, and the one below it."""
 SIZE = re.compile(r"(\d+)x(\d+)")
 BLOCK_GIB = 2.0
 """Group offload: two blocks of 14 billion parameters and what is not in a block, in bfloat16."""
@@ -72,6 +76,7 @@ class Entry:
     licence: str
     parts: dict[str, int]
     """Folder -> parameters."""
+    family: Family = "nano"
     small: tuple[str, ...] = ()
     """Folders without weights: tokenizers, scheduler and the like."""
     full_precision: tuple[str, ...] = ()
@@ -91,6 +96,34 @@ class Entry:
     def experts(self) -> tuple[str, ...]:
         """Folders of its transformers."""
         return tuple(part for part in self.parts if part.startswith("transformer"))
+
+    @property
+    def encodes_hidden(self) -> bool:
+        """Whether hidden pixels go through the autoencoder, as grey; elsewhere latents are 0."""
+        return self.family == "wan"
+
+    def expert(self, which: Expert | None) -> str:
+        """Folder of a transformer.
+
+        Args:
+            which: Has to be said where there are two, and only there.
+
+        Raises:
+            ConfigError: It is missing, or out of place.
+        """
+        if len(self.experts) == 1 and which is None:
+            return self.experts[0]
+        if len(self.experts) == 1:
+            raise ConfigError(f"expert={which}: {self.name} has one transformer; leave it out")
+        if which is None:
+            raise ConfigError(f"{self.name} has two transformers: want expert=high or expert=low")
+        return self.experts[("high", "low").index(which)]
+
+    def levels(self, which: Expert | None) -> tuple[float, float]:
+        """Noise levels that a transformer is asked at."""
+        if self.boundary is None or which is None:
+            return 0.0, 1.0
+        return (self.boundary, 1.0) if which == "high" else (0.0, self.boundary)
 
     def bytes_of(self, part: str, dtype: Dtype = "bfloat16") -> int:
         """Size of a part's weights."""
@@ -130,6 +163,7 @@ def _wan(name: str, hub: str, parts: dict[str, int], **more: Any) -> Entry:
         hub,
         "Apache-2.0",
         parts,
+        "wan",
         small,
         full_precision=("vae", "image_encoder"),
         tested=_EQUAL,
@@ -155,6 +189,7 @@ def _hunyuan(height: int, width: int, shift: float, activations: float) -> Entry
             "image_encoder": 428_225_600,  # SigLIP so400m at 384
             "vae": 1_260_634_115,
         },
+        "hunyuan",
         ("tokenizer", "tokenizer_2", "scheduler", "guider", "feature_extractor"),
         pipeline="HunyuanVideo15ImageToVideoPipeline",
         native={

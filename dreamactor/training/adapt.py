@@ -16,6 +16,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from dreamactor.backbones.base import Cond
+from dreamactor.backbones.catalogue import CATALOGUE
 from dreamactor.backbones.load import Variant, load_trainee
 from dreamactor.backbones.lora import adapter_state, save_adapter
 from dreamactor.backbones.nano import load_vae
@@ -37,6 +39,7 @@ from dreamactor.provenance import sha256
 from dreamactor.runs import RunFolder
 from dreamactor.training.cache import Cache
 from dreamactor.training.examples import lay_out
+from dreamactor.training.looks import held_numbers
 from dreamactor.training.loop import Budget, identity, learning_rate
 from dreamactor.training.preview import Preview
 from dreamactor.training.stage import AdaptConfig, check_fit, draw, order, prepare
@@ -73,7 +76,7 @@ class _Run:
             )
         self.mine = config.batch // count
         self.cache = Cache(config.cache)
-        trainee = load_trainee(config.backbone, config.base)
+        trainee = load_trainee(config.backbone, config.base, config.expert)
         check_fit(config, variant, self.cache, trainee)
         known = {
             **identity(asdict(config)),
@@ -105,8 +108,10 @@ class _Run:
             name: p for name, p in inner.named_parameters() if p.requires_grad
         }
         self.average = {name: p.detach().clone() for name, p in self.params.items()}
-        vae = load_vae(config.vae).to(self.device).eval().requires_grad_(False)
-        self.preview = Preview(self._network, vae, config.motion)
+        self.preview: Preview | None = None
+        if not CATALOGUE[config.backbone].hub:  # the autoencoder of a large one stays where it is
+            vae = load_vae(config.vae).to(self.device).eval().requires_grad_(False)
+            self.preview = Preview(self._network, vae, config.motion)
 
     def _restore(self) -> None:
         self.step, spent = 0, 0.0
@@ -165,7 +170,7 @@ class _Run:
         """One step; its loss on this process."""
         config = self.config
         batch = {name: value.to(self.device) for name, value in batch.items()}
-        drawn = draw(config, batch["target"], self._samples(self.step))
+        drawn = draw(config, batch["target"], self._samples(self.step), self.trainee.levels)
         made = lay_out(batch, drawn, config.motion)
         predicted = self.trainee.predict(self.model, made.x, drawn.sigma, made.cond)
         weight = (1 + config.subject_weight * batch["subject"]) * (1 - 0.9 * made.shown)
@@ -227,9 +232,14 @@ class _Run:
         drawn = draw(self.config, batch["target"], [BEFORE - k for k in range(self.config.held)])
         drawn = replace(drawn, continued=torch.zeros_like(drawn.continued))
         self.model.eval()
+        sheet = None
         with torch.compiler.set_stance("force_eager"):
-            found = self.preview.numbers(batch, drawn)
-            sheet = to_picture(self.preview.sheet(batch, drawn))
+            if self.preview is None:
+                ask = partial(self.trainee.predict, self.model)
+                found = held_numbers(ask, batch, drawn, self.config.motion, self.trainee.levels)
+            else:
+                found = self.preview.numbers(batch, drawn)
+                sheet = to_picture(self.preview.sheet(batch, drawn))
         self.model.train()
         self._wear(own)
         weights = {name: whole(value) for name, value in self.average.items()}
@@ -239,8 +249,9 @@ class _Run:
         self.folder.log(step=self.step, **numbers)
         for name, value in numbers.items():
             self.board.add_scalar(f"held/{name}", value, self.step)
-        write_png(self.folder.path / "samples" / f"{self.step:06d}.png", sheet)
-        self.board.add_image("held", sheet, self.step, dataformats="HWC")
+        if sheet is not None:
+            write_png(self.folder.path / "samples" / f"{self.step:06d}.png", sheet)
+            self.board.add_image("held", sheet, self.step, dataformats="HWC")
         self._write(weights)
 
     @torch.no_grad()
@@ -261,8 +272,8 @@ class _Run:
             header = {**learnt, "steps": self.step, "motion": self.config.motion}
             save_weights(self.file, weights, {**self.trainee.header, **header})
             return
-        transformer = self.trainee.transformer
-        save_adapter(self.file, adapter_state(transformer, weights), self.info)
+        state = adapter_state(self.trainee.transformer, weights)
+        save_adapter(self.file, state, self.info, self.trainee.part)
 
     def _save(self) -> None:
         state = read_out(self.params, self.average, self.optimiser)
