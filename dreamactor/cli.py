@@ -240,6 +240,37 @@ def train_cache(
     print(fill_cache(from_words(CacheConfig, settings or []), checked, out, device))
 
 
+@train.command("captions")
+def train_captions(
+    clips: Annotated[Path, typer.Argument(help="Folder of clips.")],
+    describer: Annotated[
+        str, typer.Option(help="auto: the model named by DREAMACTOR_MLLM_*, if any; or offline.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="Of a local model: cpu, cuda or cuda:N.")] = "cpu",
+) -> None:
+    """Write CLIP.txt beside every clip that has none: what it shows."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.mllm import choose
+    from dreamactor.training.captions import write_captions
+
+    print(write_captions(clips, choose(describer, device)))
+
+
+@train.command("join")
+def train_join(
+    high: Annotated[Path, typer.Option(help="adapter.safetensors of expert=high.")],
+    low: Annotated[Path, typer.Option(help="adapter.safetensors of expert=low.")],
+    out: Annotated[Path, typer.Option(help="Adapter of both, for `animate --adapter`.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+) -> None:
+    """Make one adapter of those of two experts."""
+    from dreamactor.backbones.stacking import join
+    from dreamactor.image import check_output
+
+    check_output(out, overwrite)
+    print(f"{out}: sha256 {join(high, low, out)}")
+
+
 @train.command("check")
 def train_check(cache: Annotated[Path, typer.Argument(help="Folder of examples.")]) -> None:
     """Look at every example of a cache; refuse damage, and drivers that are their targets."""
@@ -491,13 +522,17 @@ def bootstrap_triplets(
     data: Annotated[Path, typer.Option(help="Data set, gated and reviewed.")],
     judge: Annotated[str, typer.Option(help="Whose gate counts.")] = "measured",
     reviewers: Annotated[int, typer.Option(min=1, help="People who must have accepted.")] = 1,
+    describer: Annotated[
+        str, typer.Option(help="Of targets without a caption: auto or offline, as of animate.")
+    ] = "auto",
 ) -> None:
     """List the training samples: V_o drives, V_src[0] is the reference, V_src the target."""
     from dreamactor.bootstrap.manifest import DataSet
     from dreamactor.bootstrap.review import agreement_lines
+    from dreamactor.mllm import choose
 
     found = DataSet(data)
-    path, count = found.write_triplets(judge, reviewers)
+    path, count = found.write_triplets(judge, reviewers, choose(describer))
     for line in agreement_lines(found):
         print(line)
     print(f"{path}: {count} triplets of {len(found.items())} items")

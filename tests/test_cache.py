@@ -327,6 +327,31 @@ def test_triplets_become_windows_in_step(triplets: Path, vae: Path, tmp_path: Pa
     assert Cache(tmp_path / "cache").shape == (4, 2, 4, 4)
 
 
+def test_a_triplets_own_text_is_its_caption(triplets: Path) -> None:
+    """exact: what `bootstrap triplets` wrote; a file beside the target only where it is empty."""
+    line = json.loads(triplets.read_text())
+    for text, caption in (("a fox, red, jumps", "a fox, red, jumps"), ("", "squares")):
+        triplets.write_text(json.dumps({**line, "text": text}) + "\n")
+        takes = Triplets(triplets, 5, 12.0, (32, 32)).takes(0)
+        assert {take.caption for take in takes} == {caption}
+
+
+def test_captions_are_written_beside_clips_that_have_none(
+    triplets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """unchanged by: what is there already; the same command again writes nothing."""
+    command = ["dreamactor", "train", "captions", str(triplets.parent), "--describer", "offline"]
+    monkeypatch.setattr(sys, "argv", command)
+    for told in ("1 new captions, 1 were there", "0 new captions, 2 were there"):
+        with pytest.raises(SystemExit):
+            main()
+        assert told in capsys.readouterr().out
+    assert (triplets.parent / "real.txt").read_text() == "squares\n"
+    said = (triplets.parent / "driver.txt").read_text()
+    assert len(said.split()) >= 3
+    assert said.endswith("\n")
+
+
 def test_a_clip_of_sixteen_frames_makes_one_take_of_seventeen(vae: Path, tmp_path: Path) -> None:
     """exact: what the bootstrap makes of the world's clips is used, all frames of it."""
     for seed, name in enumerate(("driver.mp4", "real.mp4")):

@@ -142,12 +142,7 @@ class Clips:
 
     @cached_property
     def _paths(self) -> list[Path]:
-        if not self.folder.is_dir():
-            raise ConfigError(f"clips={self.folder}: no such folder")
-        found = sorted(p for p in self.folder.iterdir() if p.suffix.lower() in CLIP_SUFFIXES)
-        if not found:
-            raise MediaError(f"{self.folder}: no clips; want {' '.join(CLIP_SUFFIXES)}")
-        return found
+        return clips_of(self.folder)
 
     def groups(self) -> list[int]:
         """So many files each."""
@@ -243,6 +238,21 @@ class Triplets:
                 shown = np.concatenate([picture[None], clip[1:]])
                 key = f"{line.driving.relative_to(self.path.parent)}/{number}"
                 yield Take(key, shown, driver, None, line.text)
+
+
+def clips_of(folder: Path) -> list[Path]:
+    """Clips that lie in a folder, by name.
+
+    Raises:
+        ConfigError: There is no such folder.
+        MediaError: There are none.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"clips={folder}: no such folder")
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in CLIP_SUFFIXES)
+    if not found:
+        raise MediaError(f"{folder}: no clips; want {' '.join(CLIP_SUFFIXES)}")
+    return found
 
 
 def windows(
