@@ -7,12 +7,16 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
 from dreamactor.errors import DreamActorError
+
+if TYPE_CHECKING:
+    from dreamactor.backbones.load import Variant
+    from dreamactor.training.stage import AdaptConfig
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 train = typer.Typer(no_args_is_help=True, help="Train a stage: time-boxed, repeat to resume.")
@@ -27,6 +31,7 @@ app.add_typer(bench, name="bench")
 app.add_typer(bootstrap, name="bootstrap")
 
 MINI = Path(__file__).parent / "data" / "mini.castpack"  # ships with the package
+Dry = Annotated[bool, typer.Option("--dry-run", help="Predict memory and hours; train nothing.")]
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings that differ: key=value ...")]
 
 
@@ -283,26 +288,38 @@ def train_check(cache: Annotated[Path, typer.Argument(help="Folder of examples."
 def train_pose(
     out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
     settings: Settings = None,
+    dry_run: Dry = False,
 ) -> None:
     """Stage 1: an adapter that is driven by skeletons."""
     from dreamactor.config import from_words
-    from dreamactor.training.adapt import train_adapter
     from dreamactor.training.stage import AdaptConfig
 
-    print(train_adapter(from_words(AdaptConfig, settings or []), "pose", out))
+    _adapt(from_words(AdaptConfig, settings or []), "pose", out, dry_run)
 
 
 @train.command("rgb")
 def train_rgb(
     out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
     settings: Settings = None,
+    dry_run: Dry = False,
 ) -> None:
     """Stage 2: an adapter that is driven by clips, from the pose stage's."""
     from dreamactor.config import from_words
-    from dreamactor.training.adapt import train_adapter
     from dreamactor.training.stage import RgbConfig
 
-    print(train_adapter(from_words(RgbConfig, settings or []), "rgb", out))
+    _adapt(from_words(RgbConfig, settings or []), "rgb", out, dry_run)
+
+
+def _adapt(config: AdaptConfig, variant: Variant, out: Path, dry_run: bool) -> None:
+    """Train an adapter, or say what that would take."""
+    if dry_run:
+        from dreamactor.training.plan import plan
+
+        print("\n".join(plan(config)))
+        return
+    from dreamactor.training.adapt import train_adapter
+
+    print(train_adapter(config, variant, out))
 
 
 @train.command("export")

@@ -67,6 +67,17 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Shape:
+    """Of a transformer: what memory and time of a training follow from."""
+
+    layers: int
+    width: int
+    """Channels of a token."""
+    ffn: int
+    """Channels within a feed-forward layer."""
+
+
+@dataclass(frozen=True)
 class Entry:
     """A backbone that can be named."""
 
@@ -76,7 +87,8 @@ class Entry:
     licence: str
     parts: dict[str, int]
     """Folder -> parameters."""
-    family: Family = "nano"
+    family: Family
+    shape: Shape
     small: tuple[str, ...] = ()
     """Folders without weights: tokenizers, scheduler and the like."""
     full_precision: tuple[str, ...] = ()
@@ -155,7 +167,10 @@ def _native(height: int, width: int, steps: int, shift: float, guidance: float) 
     return {"height": height, "width": width, **lengths, **sampling}
 
 
-def _wan(name: str, hub: str, parts: dict[str, int], **more: Any) -> Entry:
+_14B, _1B = Shape(40, 5120, 13824), Shape(30, 1536, 8960)
+
+
+def _wan(name: str, hub: str, parts: dict[str, int], shape: Shape = _14B, **more: Any) -> Entry:
     """What Wan's models have in common; those of 2.1 see the reference through CLIP."""
     small = ("tokenizer", "scheduler", *(["image_processor"] * ("image_encoder" in parts)))
     return Entry(
@@ -164,6 +179,7 @@ def _wan(name: str, hub: str, parts: dict[str, int], **more: Any) -> Entry:
         "Apache-2.0",
         parts,
         "wan",
+        shape,
         small,
         full_precision=("vae", "image_encoder"),
         tested=_EQUAL,
@@ -190,6 +206,7 @@ def _hunyuan(height: int, width: int, shift: float, activations: float) -> Entry
             "vae": 1_260_634_115,
         },
         "hunyuan",
+        Shape(54, 2048, 8192),
         ("tokenizer", "tokenizer_2", "scheduler", "guider", "feature_extractor"),
         pipeline="HunyuanVideo15ImageToVideoPipeline",
         native={
@@ -213,6 +230,8 @@ CATALOGUE = {
             "",
             "Apache-2.0, art CC BY-SA 3.0",
             {"transformer": 30_084_672, "vae": 8_873_196},
+            "nano",
+            Shape(12, 384, 1536),
             activations=0.3,
             tested="trained and measured here (docs/results.md); ships with the package",
         ),
@@ -245,6 +264,7 @@ CATALOGUE = {
             "wan2.1-fun-1.3b-inp",
             "engineerA314/Wan2.1-Fun-V1.1-1.3B-InP-Diffusers",
             {"transformer": 1_564_428_608, "image_encoder": _CLIP, **_SHARED},
+            _1B,
             native=_native(480, 832, 50, 3.0, 6.0),
             activations=2.1,  # 7.1 by the width, 1536 of 5120
         ),

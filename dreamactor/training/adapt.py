@@ -15,6 +15,7 @@ import math
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,7 @@ from dreamactor.backbones.nano import load_vae
 from dreamactor.backbones.weights import save_weights
 from dreamactor.conditioning.framing import to_picture
 from dreamactor.diffusion.flow import flow_loss
-from dreamactor.errors import ConfigError, DreamActorError
+from dreamactor.errors import DreamActorError
 from dreamactor.image import write_png
 from dreamactor.provenance import sha256
 from dreamactor.runs import RunFolder
@@ -42,7 +43,7 @@ from dreamactor.training.examples import lay_out
 from dreamactor.training.looks import held_numbers
 from dreamactor.training.loop import Budget, identity, learning_rate
 from dreamactor.training.preview import Preview
-from dreamactor.training.stage import AdaptConfig, check_fit, draw, order, prepare
+from dreamactor.training.stage import AdaptConfig, check_fit, draw, order, prepare, share_of
 from dreamactor.training.state import load_state, put_back, read_out, save_state, whole
 
 BEFORE = -1
@@ -68,13 +69,7 @@ class _Run:
         precision = "bf16" if on_gpu and config.precision == "bf16" else "no"
         self.accelerator = Accelerator(cpu=not on_gpu, mixed_precision=precision)
         self.device, self.leads = self.accelerator.device, self.accelerator.is_main_process
-        count = self.accelerator.num_processes
-        if config.batch % count:
-            near = -(-config.batch // count) * count
-            raise ConfigError(
-                f"batch={config.batch} over {count} processes: want a multiple, such as {near}"
-            )
-        self.mine = config.batch // count
+        self.mine, self.at_once = share_of(config, self.accelerator.num_processes)
         self.cache = Cache(config.cache)
         trainee = load_trainee(config.backbone, config.base, config.expert)
         check_fit(config, variant, self.cache, trainee)
@@ -168,25 +163,36 @@ class _Run:
 
     def _update(self, batch: dict[str, Tensor]) -> Tensor:
         """One step; its loss on this process."""
-        config = self.config
-        batch = {name: value.to(self.device) for name, value in batch.items()}
-        drawn = draw(config, batch["target"], self._samples(self.step), self.trainee.levels)
-        made = lay_out(batch, drawn, config.motion)
-        predicted = self.trainee.predict(self.model, made.x, drawn.sigma, made.cond)
-        weight = (1 + config.subject_weight * batch["subject"]) * (1 - 0.9 * made.shown)
-        loss = flow_loss(predicted, made.latents, drawn.sigma, weight, config.motion).mean()
+        config, samples = self.config, self._samples(self.step)
         self.rate = config.rate * learning_rate(
             self._fraction(), self.step, config.warmup, config.decay_from
         )
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate
         self.stepper.zero_grad()
-        self.accelerator.backward(loss)
+        total = torch.zeros((), device=self.device)
+        for start in range(0, self.mine, self.at_once):
+            part = slice(start, start + self.at_once)
+            last = part.stop == self.mine
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                some = {name: value[part].to(self.device) for name, value in batch.items()}
+                loss = self._loss(some, samples[part]) * self.at_once / self.mine
+                self.accelerator.backward(loss)
+            total += loss.detach()
         self.norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
         self.stepper.step()
         self._follow()
         self.step += 1
-        return loss.detach()
+        return total
+
+    def _loss(self, batch: dict[str, Tensor], samples: list[int]) -> Tensor:
+        """Of some examples, on average."""
+        config = self.config
+        drawn = draw(config, batch["target"], samples, self.trainee.levels)
+        made = lay_out(batch, drawn, config.motion)
+        predicted = self.trainee.predict(self.model, made.x, drawn.sigma, made.cond)
+        weight = (1 + config.subject_weight * batch["subject"]) * (1 - 0.9 * made.shown)
+        return flow_loss(predicted, made.latents, drawn.sigma, weight, config.motion).mean()
 
     @torch.no_grad()
     def _follow(self) -> None:

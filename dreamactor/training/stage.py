@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dreamactor.backbones.base import Trainee
 from dreamactor.backbones.catalogue import CATALOGUE, Expert
-from dreamactor.backbones.load import Variant
+from dreamactor.backbones.load import Variant, check_backbone
 from dreamactor.backbones.lora import AdapterInfo, attach, load_adapter
 from dreamactor.backbones.nano import DATA
 from dreamactor.diffusion.flow import MotionHalf, sample_sigma
@@ -48,6 +48,9 @@ class AdaptConfig:
     """Stop after so many minutes, if that comes before all steps."""
     batch: int = 2
     """Examples a step, over all processes."""
+    at_once: int | None = None
+    """Of them those that one process has in memory at once; the others of its share follow, and
+    their gradients add up. None takes all of nano's, and one of a large backbone's."""
     rate: float = 5e-5
     weight_decay: float = 0.01
     warmup: int = 100
@@ -95,6 +98,8 @@ class AdaptConfig:
         for name in ("steps", "batch", "log_every", "look_every", "warmup", "held", "rank"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: want 1 or more")
+        if self.at_once is not None and self.at_once < 1:
+            raise ConfigError(f"at_once={self.at_once}: want 1 or more")
         for name in ("decay_from", "average", "pure", "continued", "no_text"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: want 0 to 1")
@@ -114,6 +119,27 @@ class RgbConfig(AdaptConfig):
 
     start: Path | None = field()
     """The pose stage's adapter; start=none to go without."""
+
+
+def share_of(config: AdaptConfig, processes: int) -> tuple[int, int]:
+    """Examples of a step that each process has, and how many of them at once.
+
+    Raises:
+        ConfigError: They cannot be shared out evenly.
+    """
+    if config.batch % processes:
+        near = -(-config.batch // processes) * processes
+        raise ConfigError(
+            f"batch={config.batch} over {processes} processes: want a multiple, such as {near}"
+        )
+    mine = config.batch // processes
+    at_once = config.at_once or (1 if CATALOGUE[check_backbone(config.backbone)].hub else mine)
+    if mine % min(at_once, mine):
+        raise ConfigError(
+            f"at_once={at_once}: each of {processes} processes has {mine} examples a step; want "
+            "a part of that"
+        )
+    return mine, min(at_once, mine)
 
 
 def check_fit(config: AdaptConfig, variant: Variant, cache: Cache, trainee: Trainee) -> None:
