@@ -1,8 +1,9 @@
 """Both stages of the recipe: an adapter on a frozen transformer, from a cache of examples.
 
 `dreamactor train pose` and `dreamactor train rgb`. Carried by accelerate: one GPU, several (DDP)
-or sharded (FSDP2), by its own config files (configs/). Which examples a step sees, and their
-noise, depend on the step alone: neither a crash nor the number of processes changes the losses.
+or sharded (FSDP2), by its own config files (configs/accelerate/). Which examples a step sees, and
+their noise, depend on the step alone: neither a crash nor the number of processes changes the
+losses.
 
 Legend: C latent channels of one half.
 """
