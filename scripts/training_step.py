@@ -38,18 +38,18 @@ SMALL = {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}
 WARM, TIMED = 1, 2
 
 
-def network(name: str) -> torch.nn.Module:
-    """The transformer at its published shape, random, in bfloat16 on the GPU."""
+def network(name: str, layers: int | None, device: torch.device) -> torch.nn.Module:
+    """The transformer at its published shape, random, in bfloat16; perhaps of fewer layers."""
     torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda"):
+    with device:
         if CATALOGUE[name].family == "hunyuan":
-            made = HunyuanVideo15Transformer3DModel()
+            made = HunyuanVideo15Transformer3DModel(**({"num_layers": layers} if layers else {}))
         else:
             shape = WAN | (SMALL if "1.3b" in name else {})
             if "image_encoder" in CATALOGUE[name].parts:
                 width = shape["num_attention_heads"] * shape["attention_head_dim"]
                 shape |= {"image_dim": 1280, "added_kv_proj_dim": width}
-            made = WanTransformer3DModel(**shape)
+            made = WanTransformer3DModel(**shape | ({"num_layers": layers} if layers else {}))
     torch.set_default_dtype(torch.float32)
     return made.eval()
 
@@ -72,11 +72,14 @@ def trainee_of(name: str, transformer: torch.nn.Module) -> tuple[Trainee, dict[s
     return Trainee(name, transformer, wan_training.predict, grid, "", {}), beside
 
 
-def measure(name: str, size: str, frames: int, rank: int, checkpoint: bool) -> dict[str, object]:
-    """Seconds of a forward pass and of a step, and peaks of memory in GiB."""
+def measure(
+    name: str, size: str, frames: int, rank: int, checkpoint: bool, layers: int | None = None
+) -> dict[str, object]:
+    """Seconds of a forward pass and of a step; on a GPU also peaks of memory in GiB."""
     width, height = map(int, size.split("x"))
     accelerator = Accelerator(mixed_precision="bf16")
-    trainee, beside = trainee_of(name, network(name))
+    device, gpu = accelerator.device, accelerator.device.type == "cuda"
+    trainee, beside = trainee_of(name, network(name, layers, device))
     config = AdaptConfig(cache=Path(), base=Path(), backbone=name, rank=rank, pure=0.0, no_text=0.0)
     header = CacheHeader("rgb", name, "", 16.0, {})
     transformer, grid = trainee.transformer, trainee.grid
@@ -89,11 +92,11 @@ def measure(name: str, size: str, frames: int, rank: int, checkpoint: bool) -> d
     average = [p.detach().clone() for p in trained]
     shape = (1, grid.channels, grid.frames(frames), height // grid.stride_s, width // grid.stride_s)
     batch = {**beside, "target": torch.randn(shape), "motion": torch.randn(shape)}
-    batch = {key: value.cuda() for key, value in batch.items()}
+    batch = {key: value.to(device) for key, value in batch.items()}
     if isinstance(trainee.predict, partial):
         kept = {**trainee.predict.keywords, "silence": batch["text"][0]}
         trainee = replace(trainee, predict=partial(hunyuan.predict, **kept))
-    static = torch.cuda.memory_allocated() / GIB
+    static = torch.cuda.memory_allocated() / GIB if gpu else 0.0
 
     def forward(step: int) -> torch.Tensor:
         drawn = draw(config, batch["target"], [step])
@@ -114,21 +117,21 @@ def measure(name: str, size: str, frames: int, rank: int, checkpoint: bool) -> d
         assert loss.isfinite()
 
     out: dict[str, object] = {"backbone": name, "size": size, "frames": frames, "rank": rank}
-    out |= {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "static": static}
-    out["adapter"] = sum(p.numel() for p in trained)
+    out |= {"device": torch.cuda.get_device_name() if gpu else "cpu", "torch": torch.__version__}
+    out |= {"adapter": sum(p.numel() for p in trained), "static": static}
     for label, work in (("forward", torch.no_grad()(forward)), ("step", step)):
         seconds = []
-        torch.cuda.reset_peak_memory_stats()
+        if gpu:
+            torch.cuda.reset_peak_memory_stats()
         for k in range(WARM + TIMED):
-            torch.cuda.synchronize()
             start = time.perf_counter()
             work(k)
-            torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
+            if gpu:
+                torch.cuda.synchronize()
+            seconds.append(round(time.perf_counter() - start, 3))
         out[f"{label}_seconds"] = seconds[WARM:]
-        out[f"{label}_peak"] = torch.cuda.max_memory_allocated() / GIB
-    out["reserved"] = torch.cuda.max_memory_reserved() / GIB
-    out["after"] = torch.cuda.memory_allocated() / GIB
+        if gpu:
+            out[f"{label}_peak"] = torch.cuda.max_memory_allocated() / GIB
     return out
 
 
@@ -139,9 +142,11 @@ def main() -> None:
     said.add_argument("size")
     said.add_argument("frames", type=int)
     said.add_argument("--rank", type=int, default=256)
+    said.add_argument("--layers", type=int, help="fewer than it has, to try this script")
     said.add_argument("--no-checkpoint", action="store_true")
     asked = said.parse_args()
-    found = measure(asked.name, asked.size, asked.frames, asked.rank, not asked.no_checkpoint)
+    kept = not asked.no_checkpoint
+    found = measure(asked.name, asked.size, asked.frames, asked.rank, kept, asked.layers)
     print(json.dumps({k: round(v, 2) if isinstance(v, float) else v for k, v in found.items()}))
 
 

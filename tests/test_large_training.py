@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -375,3 +377,49 @@ def test_what_cannot_be_is_refused(change, message, folders, caches, tmp_path):
     with pytest.raises((ConfigError, WeightsError), match=message):
         train_adapter(config, "pose", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+# ---- processes --------------------------------------------------------------------------------
+
+
+def _launched(before: list[str], config: AdaptConfig, run: Path) -> list[float]:
+    """Losses of a run that is started so."""
+    names = ("cache", "base", "backbone", "rank", "steps", "batch", "rate", "warmup", "held")
+    words = [f"{name}={getattr(config, name)}" for name in (*names, "log_every", "look_every")]
+    command = [*before, "train", "pose", "--out", str(run), *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=180, text=True)
+    assert done.returncode == 0, done.stderr
+    return _losses(run)
+
+
+@pytest.mark.parametrize("how", ["ddp", "sharded"])
+def test_two_processes_are_one_run(how, folders, caches, tmp_path):
+    """unchanged by: a copy in each of two processes, or the network shared out to them."""
+    config = _config(WAN, folders, caches, steps=20, batch=2, look_every=10)
+    train_adapter(config, "pose", tmp_path / "one")
+    root = Path(__file__).parent
+    ddp = [
+        "accelerate.commands.launch",
+        "--config_file",
+        str(root.parent / "configs/accelerate/ddp.yaml"),
+    ]
+    torchrun = ["torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    launch = {
+        "ddp": [*ddp, "--cpu", "--num_processes", "2", "-m", "dreamactor.cli"],
+        "sharded": [
+            "torch.distributed.run",
+            "--nproc-per-node",
+            "2",
+            "--standalone",
+            str(root / "sharded_run.py"),
+        ],
+    }
+    one = _losses(tmp_path / "one")
+    two = _launched([sys.executable, "-m", *launch[how]], config, tmp_path / "two")
+    assert len(one) == len(two) == 20
+    assert_close(two, one, rtol=1e-3, atol=0)
+    a, b = (load_weights(tmp_path / r / "adapter.safetensors")[0] for r in ("one", "two"))
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert_close(b[name], value, atol=1e-3, rtol=1e-3)
