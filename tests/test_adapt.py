@@ -412,16 +412,19 @@ def test_the_second_stage_must_say_where_it_starts(files: Path) -> None:
 
 
 def test_commands_of_the_page_parse() -> None:
-    """exact: every `dreamactor train` of docs/recipe.md is one, with settings that are there."""
+    """exact: every `dreamactor train` of the pages is one, with settings that are there."""
     from dreamactor.config import from_words
     from dreamactor.training.encode import CacheConfig
 
-    page = (Path(__file__).parent.parent / "docs" / "recipe.md").read_text().replace("\\\n", " ")
-    lines = re.findall(r"^    dreamactor train (\w+) (.*)$", page, re.MULTILINE)
-    assert [verb for verb, _ in lines] == ["cache", "pose", "cache", "rgb"]
-    for verb, rest in lines:
-        words = [word for word in rest.split() if "=" in word]
-        from_words({"cache": CacheConfig, "pose": AdaptConfig, "rgb": RgbConfig}[verb], words)
+    kinds = {"cache": CacheConfig, "pose": AdaptConfig, "rgb": RgbConfig}
+    pattern = r"^ +(?:dreamactor |accelerate .*dreamactor\.cli +)train (cache|pose|rgb) (.*)$"
+    for name, first in (("recipe.md", []), ("train_your_own.md", ["pose"])):
+        page = (Path(__file__).parent.parent / "docs" / name).read_text().replace("\\\n", " ")
+        lines = re.findall(pattern, page.replace("...", ""), re.MULTILINE)
+        lines = [(verb, rest) for verb, rest in lines if "=" in rest]
+        assert [verb for verb, _ in lines] == [*first, "cache", "pose", "cache", "rgb"]
+        for verb, rest in lines:
+            from_words(kinds[verb], [word for word in rest.split() if "=" in word])
 
 
 def test_config_files_are_accelerates_own() -> None:

@@ -112,6 +112,23 @@ def test_a_cache_gives_back_what_was_written(tmp_path: Path) -> None:
     assert "5 examples of pose, 4 x 2 x 2 x 2" in check_cache(tmp_path)
 
 
+def test_numbers_beyond_a_half_are_kept_in_bfloat16(tmp_path: Path) -> None:
+    """same: states of a text encoder in bfloat16, to the last bit; shorter texts get zeros."""
+    open_cache(tmp_path, HEADER)
+    made = [_examples(1), _examples(1)]
+    for index, (tensors, tokens) in enumerate(zip(made, (2, 5), strict=True)):
+        tensors["text"] = torch.full((1, tokens, 8), 1e5, dtype=torch.bfloat16)
+        write_examples(shard_path(tmp_path, index), [str(index)], tensors)
+    text = Cache(tmp_path).batch([0, 1])["text"]
+    assert text.shape == (2, 5, 8)
+    assert torch.equal(text[1], made[1]["text"][0].float())
+    assert torch.equal(text[0, :2], made[0]["text"][0].float())
+    assert not text[0, 2:].any()
+    with pytest.raises(ConfigError, match="text holds numbers"):
+        tensors = {**_examples(1), "text": torch.full((1, 2, 8), 1e5)}
+        write_examples(shard_path(tmp_path, 2), ["c"], tensors)
+
+
 def test_unlikeness_has_its_scale() -> None:
     """exact: nothing for a copy, whatever the reference; one for unrelated noise; two opposed."""
     x = torch.randn(2, 8, 5, 16, 16, generator=torch.Generator().manual_seed(0))

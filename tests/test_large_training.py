@@ -407,13 +407,7 @@ def test_two_processes_are_one_run(how, folders, caches, tmp_path):
     torchrun = ["torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     launch = {
         "ddp": [*ddp, "--cpu", "--num_processes", "2", "-m", "dreamactor.cli"],
-        "sharded": [
-            "torch.distributed.run",
-            "--nproc-per-node",
-            "2",
-            "--standalone",
-            str(root / "sharded_run.py"),
-        ],
+        "sharded": [*torchrun, str(root / "sharded_run.py")],
     }
     one = _losses(tmp_path / "one")
     two = _launched([sys.executable, "-m", *launch[how]], config, tmp_path / "two")

@@ -3,7 +3,7 @@
 A cache is a folder of safetensors shards beside cache.json, which says what they share:
 
     NNNNNN.safetensors    target, motion (N, C, F, h, w), text (N, L, D), perhaps subject
-                          (N, 1, F, h, w); halves; the header holds the keys of the N examples.
+                          (N, 1, F, h, w); 16 bits each; the header holds the keys of the N examples.
                           As far as the backbone reads them: image (N, n, E), states of the
                           reference; canvas (N, C, F, h, w), the reference half with the reference
                           alone, where hidden pixels go through the autoencoder
@@ -124,9 +124,15 @@ def open_cache(folder: Path, header: CacheHeader, leads: bool = True) -> None:
 def write_silence(folder: Path, text: Tensor) -> None:
     """Keep what stands for no text, (L, D), unless it is zeros."""
     if text.any():
-        halves = {"text": text.half().cpu().contiguous()}
+        halves = {"text": _half(text)}
         with atomic(folder / SILENCE) as hidden:
             hidden.write_bytes(save(halves))
+
+
+def _half(value: Tensor) -> Tensor:
+    """In 16 bits, on the CPU; bfloat16 stays, for a text encoder's numbers may not fit a half."""
+    kept = value if value.dtype == torch.bfloat16 else value.half()
+    return kept.cpu().contiguous()
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
@@ -152,7 +158,7 @@ def write_examples(path: Path, keys: Sequence[str], tensors: dict[str, Tensor]) 
     Raises:
         ConfigError: As `check_examples`.
     """
-    halves = {name: value.half().cpu().contiguous() for name, value in tensors.items()}
+    halves = {name: _half(value) for name, value in tensors.items()}
     check_examples(keys, halves)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as hidden:

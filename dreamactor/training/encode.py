@@ -252,7 +252,7 @@ class _Filler:
         if len(subjects) == len(takes) and encoder.grid.stride_s == STRIDE_S:
             mask = torch.from_numpy(np.stack(subjects)).to(device).unsqueeze(1)
             out["subject"] = on_cells(mask.float() / 255)
-        return {name: value.float().cpu() for name, value in out.items()}
+        return {name: value.cpu() for name, value in out.items()}
 
 
 def examples_of(encoder: Encoder, clip: Tensor, driving: Tensor, text: Tensor) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ Nothing here was measured by training. Everything is scaled from what was:
                    the room of one measured forward pass (`Entry.activations`), by the tokens
 
 Sharded (FSDP2), weights and adapter are shared out, and two blocks of weights are whole at a time.
-Communication, reading, sheets and states are not counted.
+Communication, DDP's second copy of gradients, reading, looks and states are not counted.
 """
 
 from __future__ import annotations
