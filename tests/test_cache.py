@@ -124,8 +124,8 @@ def test_numbers_beyond_a_half_are_kept_in_bfloat16(tmp_path: Path) -> None:
     assert torch.equal(text[1], made[1]["text"][0].float())
     assert torch.equal(text[0, :2], made[0]["text"][0].float())
     assert not text[0, 2:].any()
+    tensors = {**_examples(1), "text": torch.full((1, 2, 8), 1e5)}
     with pytest.raises(ConfigError, match="text holds numbers"):
-        tensors = {**_examples(1), "text": torch.full((1, 2, 8), 1e5)}
         write_examples(shard_path(tmp_path, 2), ["c"], tensors)
 
 

@@ -3,7 +3,7 @@
 A cache is a folder of safetensors shards beside cache.json, which says what they share:
 
     NNNNNN.safetensors    target, motion (N, C, F, h, w), text (N, L, D), perhaps subject
-                          (N, 1, F, h, w); 16 bits each; the header holds the keys of the N examples.
+                          (N, 1, F, h, w); 16 bits each; the header holds the keys of N examples.
                           As far as the backbone reads them: image (N, n, E), states of the
                           reference; canvas (N, C, F, h, w), the reference half with the reference
                           alone, where hidden pixels go through the autoencoder
