@@ -269,8 +269,11 @@ def train_join(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
 ) -> None:
     """Make one adapter of those of two experts."""
-    from dreamactor.backbones.stacking import join
+    from dreamactor.backbones.folder import quiet
     from dreamactor.image import check_output
+
+    with quiet():
+        from dreamactor.backbones.stacking import join
 
     check_output(out, overwrite)
     print(f"{out}: sha256 {join(high, low, out)}")

@@ -367,9 +367,8 @@ def _open(
         entry, source, HunyuanVideo15ImageToVideoPipeline, MODELS, dtype, without
     )
     config, channels = read_config(folder, "transformer"), pipe.vae.config.latent_channels
-    pipe.target_size = config.get(
-        "target_size", pipe.target_size
-    )  # a default, where the transformer is not read
+    # without a transformer the pipeline has a default
+    pipe.target_size = config.get("target_size", pipe.target_size)
     if config.in_channels != 2 * channels + 1:
         raise WeightsError(
             f"{folder}: a transformer of {config.in_channels} channels, want {2 * channels + 1}: "

@@ -26,7 +26,7 @@ from dreamactor.backbones.base import Cond, Encoder, Native
 from dreamactor.backbones.catalogue import CATALOGUE, Options
 from dreamactor.backbones.folder import digest_of
 from dreamactor.backbones.load import Variant, check_backbone, load_encoder
-from dreamactor.backbones.nano import DATA, Nano, load_vae
+from dreamactor.backbones.nano import DATA, Nano, load_vae, read_manifest
 from dreamactor.backbones.nano_vae import STRIDE_S, STRIDE_T, NanoVAE
 from dreamactor.conditioning.augment import AugmentConfig, augment, hide_lead
 from dreamactor.conditioning.canvas import (
@@ -55,10 +55,8 @@ from dreamactor.training.cache import (
 from dreamactor.training.latents import on_cells
 from dreamactor.training.loop import Worker, workers
 from dreamactor.training.takes import Clips, Pool, Reference, Source, Take, Triplets
-from dreamactor.world.pairs import FPS
 
 AT_ONCE = 8  # takes of nano; of a large backbone one
-OWN_HALF, OWN_FRAMES = (256, 256), 17  # nano's
 SIZE = re.compile(r"(\d+)(?:x(\d+))?")
 PLACES = ("pool", "clips", "triplets", "weights", "vae", "text", "limit", "minutes")
 """Settings that do not say what an example is: where things lie, and how many are wanted."""
@@ -288,8 +286,10 @@ class _NanoEncoder:
         self.vae: NanoVAE = load_vae(config.vae).to(worker.device).eval().requires_grad_(False)
         self.weights = {"vae.safetensors": sha256(config.vae)}
         self.grid = LatentGrid(STRIDE_T, STRIDE_S, self.vae.config.latent_channels)
-        (height, width), frames = config.half or OWN_HALF, config.frames or OWN_FRAMES
-        self.native = Native(height, width, FPS, frames, 4, 4, 3.0, 1.0)
+        own = Native(**read_manifest(DATA)["native"])
+        height, width = config.half or (own.height, own.width)
+        frames = config.frames or own.frames
+        self.native = replace(own, height=height, width=width, frames=frames)
         self._folder, self._worker = config.text, worker
         self._text: TextEncoder | None = None
 
