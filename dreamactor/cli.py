@@ -7,12 +7,16 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
 from dreamactor.errors import DreamActorError
+
+if TYPE_CHECKING:
+    from dreamactor.backbones.load import Variant
+    from dreamactor.training.stage import AdaptConfig
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 train = typer.Typer(no_args_is_help=True, help="Train a stage: time-boxed, repeat to resume.")
@@ -27,6 +31,7 @@ app.add_typer(bench, name="bench")
 app.add_typer(bootstrap, name="bootstrap")
 
 MINI = Path(__file__).parent / "data" / "mini.castpack"  # ships with the package
+Dry = Annotated[bool, typer.Option("--dry-run", help="Predict memory and hours; train nothing.")]
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings that differ: key=value ...")]
 
 
@@ -252,6 +257,40 @@ def train_cache(
     print(fill_cache(from_words(CacheConfig, settings or []), checked, out, device))
 
 
+@train.command("captions")
+def train_captions(
+    clips: Annotated[Path, typer.Argument(help="Folder of clips.")],
+    describer: Annotated[
+        str, typer.Option(help="auto: the model named by DREAMACTOR_MLLM_*, if any; or offline.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="Of a local model: cpu, cuda or cuda:N.")] = "cpu",
+) -> None:
+    """Write CLIP.txt beside every clip that has none: what it shows."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.mllm import choose
+    from dreamactor.training.captions import write_captions
+
+    print(write_captions(clips, choose(describer, device)))
+
+
+@train.command("join")
+def train_join(
+    high: Annotated[Path, typer.Option(help="adapter.safetensors of expert=high.")],
+    low: Annotated[Path, typer.Option(help="adapter.safetensors of expert=low.")],
+    out: Annotated[Path, typer.Option(help="Adapter of both, for `animate --adapter`.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+) -> None:
+    """Make one adapter of those of two experts."""
+    from dreamactor.backbones.folder import quiet
+    from dreamactor.image import check_output
+
+    with quiet():
+        from dreamactor.backbones.stacking import join
+
+    check_output(out, overwrite)
+    print(f"{out}: sha256 {join(high, low, out)}")
+
+
 @train.command("check")
 def train_check(cache: Annotated[Path, typer.Argument(help="Folder of examples.")]) -> None:
     """Look at every example of a cache; refuse damage, and drivers that are their targets."""
@@ -264,26 +303,38 @@ def train_check(cache: Annotated[Path, typer.Argument(help="Folder of examples."
 def train_pose(
     out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
     settings: Settings = None,
+    dry_run: Dry = False,
 ) -> None:
     """Stage 1: an adapter that is driven by skeletons."""
     from dreamactor.config import from_words
-    from dreamactor.training.adapt import train_adapter
     from dreamactor.training.stage import AdaptConfig
 
-    print(train_adapter(from_words(AdaptConfig, settings or []), "pose", out))
+    _adapt(from_words(AdaptConfig, settings or []), "pose", out, dry_run)
 
 
 @train.command("rgb")
 def train_rgb(
     out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
     settings: Settings = None,
+    dry_run: Dry = False,
 ) -> None:
     """Stage 2: an adapter that is driven by clips, from the pose stage's."""
     from dreamactor.config import from_words
-    from dreamactor.training.adapt import train_adapter
     from dreamactor.training.stage import RgbConfig
 
-    print(train_adapter(from_words(RgbConfig, settings or []), "rgb", out))
+    _adapt(from_words(RgbConfig, settings or []), "rgb", out, dry_run)
+
+
+def _adapt(config: AdaptConfig, variant: Variant, out: Path, dry_run: bool) -> None:
+    """Train an adapter, or say what that would take."""
+    if dry_run:
+        from dreamactor.training.plan import plan
+
+        print("\n".join(plan(config)))
+        return
+    from dreamactor.training.adapt import train_adapter
+
+    print(train_adapter(config, variant, out))
 
 
 @train.command("export")
@@ -503,13 +554,17 @@ def bootstrap_triplets(
     data: Annotated[Path, typer.Option(help="Data set, gated and reviewed.")],
     judge: Annotated[str, typer.Option(help="Whose gate counts.")] = "measured",
     reviewers: Annotated[int, typer.Option(min=1, help="People who must have accepted.")] = 1,
+    describer: Annotated[
+        str, typer.Option(help="Of targets without a caption: auto or offline, as of animate.")
+    ] = "auto",
 ) -> None:
     """List the training samples: V_o drives, V_src[0] is the reference, V_src the target."""
     from dreamactor.bootstrap.manifest import DataSet
     from dreamactor.bootstrap.review import agreement_lines
+    from dreamactor.mllm import choose
 
     found = DataSet(data)
-    path, count = found.write_triplets(judge, reviewers)
+    path, count = found.write_triplets(judge, reviewers, choose(describer))
     for line in agreement_lines(found):
         print(line)
     print(f"{path}: {count} triplets of {len(found.items())} items")

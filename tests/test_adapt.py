@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import HunyuanVideo15Transformer3DModel, WanTransformer3DModel
 from torch.testing import assert_close
 
 from dreamactor.backbones.lora import AdapterInfo, adapter_state, attach, read_info, save_adapter
@@ -209,6 +210,18 @@ def test_a_run_repeats_itself(files: Path, tmp_path: Path) -> None:
     assert_close(list(a.values()), list(b.values()), atol=1e-6, rtol=1e-6)
 
 
+def test_examples_of_a_step_come_in_parts(files: Path, tmp_path: Path) -> None:
+    """unchanged by: how many of them are in memory at once, to rounding."""
+    for at_once in (None, 2, 1):
+        config = _config(files, batch=4, at_once=at_once)
+        train_adapter(config, "pose", tmp_path / str(at_once))
+    one, *others = (list(_losses(tmp_path / str(k)).values()) for k in (None, 2, 1))
+    for other in others:
+        assert_close(other, one, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ConfigError, match="at_once=3: each of 1 processes has 4"):
+        train_adapter(_config(files, batch=4, at_once=3), "pose", tmp_path / "no")
+
+
 def test_rates_rise_and_fall_by_steps(files: Path, tmp_path: Path) -> None:
     """exact: linear to the peak, then from half of the run on to nothing."""
     train_adapter(_config(files, warmup=2, decay_from=0.5), "pose", tmp_path)
@@ -274,7 +287,7 @@ def _kill_after(command: list[str], run: Path, step: int) -> None:
 def test_two_processes_are_one_run(files: Path, tmp_path: Path) -> None:
     """unchanged by: the number of processes, to rounding, even where it changes in the middle."""
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    steps, more = 60, ("batch=4", "save_minutes=0.002")
+    steps, more = 60, ("batch=4", "at_once=1", "save_minutes=0.002")
     _kill_after(
         [sys.executable, *_command(files, tmp_path / "both", steps, *more)], tmp_path / "both", 20
     )
@@ -399,35 +412,35 @@ def test_the_second_stage_must_say_where_it_starts(files: Path) -> None:
 
 
 def test_commands_of_the_page_parse() -> None:
-    """exact: every `dreamactor train` of docs/recipe.md is one, with settings that are there."""
+    """exact: every `dreamactor train` of the pages is one, with settings that are there."""
     from dreamactor.config import from_words
     from dreamactor.training.encode import CacheConfig
 
-    page = (Path(__file__).parent.parent / "docs" / "recipe.md").read_text().replace("\\\n", " ")
-    lines = re.findall(r"^    dreamactor train (\w+) (.*)$", page, re.MULTILINE)
-    assert [verb for verb, _ in lines] == ["cache", "pose", "cache", "rgb"]
-    for verb, rest in lines:
-        words = [word for word in rest.split() if "=" in word]
-        from_words({"cache": CacheConfig, "pose": AdaptConfig, "rgb": RgbConfig}[verb], words)
+    kinds = {"cache": CacheConfig, "pose": AdaptConfig, "rgb": RgbConfig}
+    pattern = r"^ +(?:dreamactor |accelerate .*dreamactor\.cli +)train (cache|pose|rgb) (.*)$"
+    for name, first in (("recipe.md", []), ("train_your_own.md", ["pose"])):
+        page = (Path(__file__).parent.parent / "docs" / name).read_text().replace("\\\n", " ")
+        lines = re.findall(pattern, page.replace("...", ""), re.MULTILINE)
+        lines = [(verb, rest) for verb, rest in lines if "=" in rest]
+        assert [verb for verb, _ in lines] == [*first, "cache", "pose", "cache", "rgb"]
+        for verb, rest in lines:
+            from_words(kinds[verb], [word for word in rest.split() if "=" in word])
 
 
 def test_config_files_are_accelerates_own() -> None:
     """exact: its loader takes each, and what FSDP2 wraps is what the transformer is made of."""
     from accelerate.commands.config.config_args import load_config_from_file
 
-    folder = Path(__file__).parent.parent / "configs"
-    found = {
-        path.stem: load_config_from_file(str(path))
-        for path in folder.glob("*.yaml")
-        if not path.stem.startswith("reproduce")
-    }
+    folder = Path(__file__).parent.parent / "configs" / "accelerate"
+    found = {path.stem: load_config_from_file(str(path)) for path in folder.glob("*.yaml")}
     kinds = {name: config.distributed_type.value for name, config in found.items()}
-    assert kinds == {"one_gpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP"}
+    several = {"ddp": "MULTI_GPU", "multinode": "MULTI_GPU", "fsdp2": "FSDP"}
+    assert kinds == {"one_gpu": "NO", **several}
     assert {config.mixed_precision for config in found.values()} == {"bf16"}
-    sharding = found["fsdp2"].fsdp_config
-    assert sharding["fsdp_version"] == 2
-    block = type(SHAPE.build().blocks[0]).__name__
-    assert sharding["fsdp_transformer_layer_cls_to_wrap"] == block
+    assert (found["multinode"].num_machines, found["multinode"].num_processes) == (2, 16)
+    assert found["fsdp2"].fsdp_config["fsdp_version"] == 2
+    for network in (WanTransformer3DModel, HunyuanVideo15Transformer3DModel):
+        assert any(name.endswith("TransformerBlock") for name in network._no_split_modules)
 
 
 def test_another_config_or_cache_refuses_to_resume(files: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -109,6 +110,23 @@ def test_a_cache_gives_back_what_was_written(tmp_path: Path) -> None:
         assert_close(batch[name], expected, atol=2e-3, rtol=2e-3)
     assert torch.equal(batch["subject"], torch.ones(2, 1, 2, 2, 2))
     assert "5 examples of pose, 4 x 2 x 2 x 2" in check_cache(tmp_path)
+
+
+def test_numbers_beyond_a_half_are_kept_in_bfloat16(tmp_path: Path) -> None:
+    """same: states of a text encoder in bfloat16, to the last bit; shorter texts get zeros."""
+    open_cache(tmp_path, HEADER)
+    made = [_examples(1), _examples(1)]
+    for index, (tensors, tokens) in enumerate(zip(made, (2, 5), strict=True)):
+        tensors["text"] = torch.full((1, tokens, 8), 1e5, dtype=torch.bfloat16)
+        write_examples(shard_path(tmp_path, index), [str(index)], tensors)
+    text = Cache(tmp_path).batch([0, 1])["text"]
+    assert text.shape == (2, 5, 8)
+    assert torch.equal(text[1], made[1]["text"][0].float())
+    assert torch.equal(text[0, :2], made[0]["text"][0].float())
+    assert not text[0, 2:].any()
+    tensors = {**_examples(1), "text": torch.full((1, 2, 8), 1e5)}
+    with pytest.raises(ConfigError, match="text holds numbers"):
+        write_examples(shard_path(tmp_path, 2), ["c"], tensors)
 
 
 def test_unlikeness_has_its_scale() -> None:
@@ -305,13 +323,14 @@ def _write_triplets(folder: Path, driving: str) -> None:
 
 def test_triplets_become_windows_in_step(triplets: Path, vae: Path, tmp_path: Path) -> None:
     """exact: each window shows the reference, then the target's frames beside the driver's."""
-    source = Triplets(triplets, 5, 12.0, 32)
+    source = Triplets(triplets, 5, 12.0, (32, 32))
     takes = list(source.takes(0))
     assert [take.key for take in takes] == ["driver.mp4/0", "driver.mp4/1", "driver.mp4/2"]
     driver, real = (
-        list(windows(tmp_path / n, 5, 12.0, 32, twice=True)) for n in ("driver.mp4", "real.mp4")
+        list(windows(tmp_path / n, 5, 12.0, (32, 32), twice=True))
+        for n in ("driver.mp4", "real.mp4")
     )
-    once = next(windows(tmp_path / "real.mp4", 5, 12.0, 32))
+    once = next(windows(tmp_path / "real.mp4", 5, 12.0, (32, 32)))
     assert np.array_equal(real[0], once[[0, 0, 1, 2, 3]])
     assert np.array_equal(takes[0].target, real[0])  # the reference is its first frame
     for take, d, r in zip(takes, driver, real, strict=True):
@@ -320,9 +339,34 @@ def test_triplets_become_windows_in_step(triplets: Path, vae: Path, tmp_path: Pa
         assert np.array_equal(take.target[1:], r[1:])
         assert take.caption == "squares"
     assert np.array_equal(real[1][0], real[0][-1])
-    config = CacheConfig(triplets=triplets, vae=vae, frames=5, size=32)
+    config = CacheConfig(triplets=triplets, vae=vae, frames=5, size="32")
     fill_cache(config, "rgb", tmp_path / "cache", "cpu")
     assert Cache(tmp_path / "cache").shape == (4, 2, 4, 4)
+
+
+def test_a_triplets_own_text_is_its_caption(triplets: Path) -> None:
+    """exact: what `bootstrap triplets` wrote; a file beside the target only where it is empty."""
+    line = json.loads(triplets.read_text())
+    for text, caption in (("a fox, red, jumps", "a fox, red, jumps"), ("", "squares")):
+        triplets.write_text(json.dumps({**line, "text": text}) + "\n")
+        takes = Triplets(triplets, 5, 12.0, (32, 32)).takes(0)
+        assert {take.caption for take in takes} == {caption}
+
+
+def test_captions_are_written_beside_clips_that_have_none(
+    triplets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """unchanged by: what is there already; the same command again writes nothing."""
+    command = ["dreamactor", "train", "captions", str(triplets.parent), "--describer", "offline"]
+    monkeypatch.setattr(sys, "argv", command)
+    for told in ("1 new captions, 1 were there", "0 new captions, 2 were there"):
+        with pytest.raises(SystemExit):
+            main()
+        assert told in capsys.readouterr().out
+    assert (triplets.parent / "real.txt").read_text() == "squares\n"
+    said = (triplets.parent / "driver.txt").read_text()
+    assert len(said.split()) >= 3
+    assert said.endswith("\n")
 
 
 def test_a_clip_of_sixteen_frames_makes_one_take_of_seventeen(vae: Path, tmp_path: Path) -> None:
@@ -330,9 +374,9 @@ def test_a_clip_of_sixteen_frames_makes_one_take_of_seventeen(vae: Path, tmp_pat
     for seed, name in enumerate(("driver.mp4", "real.mp4")):
         _clip(tmp_path / name, seed, frames=16)
     _write_triplets(tmp_path, "driver.mp4")
-    (take,) = Triplets(tmp_path / "triplets.jsonl", 17, 12.0, 32).takes(0)
+    (take,) = Triplets(tmp_path / "triplets.jsonl", 17, 12.0, (32, 32)).takes(0)
     assert take.target.shape == take.driving.shape == (17, 32, 32, 3)
-    (clip,) = windows(tmp_path / "real.mp4", 16, 12.0, 32)
+    (clip,) = windows(tmp_path / "real.mp4", 16, 12.0, (32, 32))
     assert np.array_equal(take.target[1:], clip)
 
 
@@ -342,19 +386,19 @@ def test_a_triplet_driven_by_its_target_is_refused(triplets: Path) -> None:
     for driving in ("real.mp4", "copy.mp4"):
         _write_triplets(triplets.parent, driving)
         with pytest.raises(ConfigError, match=r"triplets.jsonl:1: the driving clip is the target"):
-            Triplets(triplets, 5, 12.0, 32).groups()
+            Triplets(triplets, 5, 12.0, (32, 32)).groups()
 
 
 def test_triplets_that_cannot_be_read_are_refused(triplets: Path) -> None:
     _write_triplets(triplets.parent, "gone.mp4")
     with pytest.raises(MediaError, match=r"gone.mp4: no such file"):
-        Triplets(triplets, 5, 12.0, 32).groups()
+        Triplets(triplets, 5, 12.0, (32, 32)).groups()
     triplets.write_text('{"driving": "driver.mp4"}\n')
     with pytest.raises(ConfigError, match=r":1: want driving, reference and target"):
-        Triplets(triplets, 5, 12.0, 32).groups()
+        Triplets(triplets, 5, 12.0, (32, 32)).groups()
     triplets.write_text("")
     with pytest.raises(ConfigError, match="did the review accept any"):
-        Triplets(triplets, 5, 12.0, 32).groups()
+        Triplets(triplets, 5, 12.0, (32, 32)).groups()
 
 
 def test_a_folder_of_clips_is_driven_by_what_the_estimator_finds(
@@ -365,6 +409,7 @@ def test_a_folder_of_clips_is_driven_by_what_the_estimator_finds(
 
     class Finder:
         name = "finder"
+        weights: ClassVar = {"finder.onnx": "0"}
 
         def __call__(self, frames: np.ndarray, fps: float) -> object:
             asked.append((frames, fps))
@@ -375,7 +420,7 @@ def test_a_folder_of_clips_is_driven_by_what_the_estimator_finds(
     monkeypatch.setattr("dreamactor.backbones.load.load_estimator", lambda *a, **k: Finder())
     (tmp_path / "in").mkdir()
     _clip(tmp_path / "in" / "a.mp4", 3)
-    config = CacheConfig(clips=tmp_path / "in", vae=vae, frames=5, size=32, lead=0.0)
+    config = CacheConfig(clips=tmp_path / "in", vae=vae, frames=5, size="32", lead=0.0)
     fill_cache(config, "pose", tmp_path / "cache", "cpu")
     assert [(frames.shape, fps) for frames, fps in asked] == [((5, 32, 32, 3), 12.0)] * 3
     cache = Cache(tmp_path / "cache")

@@ -17,6 +17,7 @@ from dreamactor.bootstrap.judge import PROMPT
 from dreamactor.bootstrap.manifest import DataSet
 from dreamactor.bootstrap.review import decide
 from dreamactor.bootstrap.triplets import DIMENSIONS, Decision
+from dreamactor.provenance import sha256
 
 
 @pytest.fixture
@@ -44,6 +45,8 @@ def words(tmp_path, monkeypatch):
 
 def test_exact_from_clips_to_triplets(run, words, tmp_path):
     out = tmp_path / "d"
+    captioned = min(p for p in words[4].iterdir())
+    captioned.with_suffix(".txt").write_text("a ball rolls\n")
     assert run(*words, "per_source=2") == (0, f"{out}: 6 items, 6 of them made now\n", "")
     assert run(*words, "per_source=2")[1] == f"{out}: 6 items, 0 of them made now\n"
     code, said, _ = run("filter", "--data", out, "--threshold", 1)
@@ -57,7 +60,11 @@ def test_exact_from_clips_to_triplets(run, words, tmp_path):
     assert code == 0
     assert said == f"{out}/triplets.jsonl: {len(passed)} triplets of 6 items\n"
     lines = (out / "triplets.jsonl").read_text().splitlines()
-    assert sorted(json.loads(x)["driving"].split("/")[1] for x in lines) == passed
+    triplets = [json.loads(x) for x in lines]
+    assert sorted(x["driving"].split("/")[1] for x in triplets) == passed
+    own = sha256(captioned)
+    assert all((x["text"] == "a ball rolls") == (own in x["target"]) for x in triplets)
+    assert all(len(x["text"].split()) >= 3 for x in triplets)
 
 
 def test_exact_settings_reach_the_generator(run, words, monkeypatch):

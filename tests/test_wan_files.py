@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from dreamactor import cli
 from dreamactor.backbones.catalogue import CATALOGUE, Options
 from dreamactor.backbones.folder import find_folder, place
-from dreamactor.backbones.load import HUNYUAN, load_backbone, load_trainee
+from dreamactor.backbones.load import HUNYUAN, load_backbone
 from dreamactor.backbones.lora import AdapterInfo, attach
 from dreamactor.backbones.stacking import save_layers, stack
 from dreamactor.backbones.wan import Wan
@@ -279,8 +279,3 @@ def test_offload_changes_nothing(offload, folders, tmp_path):
             results.append((text, wan.velocity(x, torch.tensor(0.5), cond), wan.decode(x)))
     for plain, offloaded in zip(*results, strict=True):
         assert_close(plain, offloaded, atol=1e-5, rtol=1e-5)
-
-
-def test_training_is_refused():
-    with pytest.raises(ConfigError, match="cannot be trained here yet; want nano or hunyuan"):
-        load_trainee(LARGE[0], Path("transformer.safetensors"))

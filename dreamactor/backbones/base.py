@@ -81,20 +81,14 @@ def sized(native: Native, options: Options) -> Native:
     return replace(native, height=height, width=width, frames=frames)
 
 
-class Backbone(Protocol):
-    """An image-to-video model that can read the canvas."""
+class Encoder(Protocol):
+    """What of a backbone is computed before its transformer: all that a cache of examples takes."""
 
     name: str
     grid: LatentGrid
     native: Native
     weights: dict[str, str]
     """File name -> sha256 of every weight file in use."""
-    variant: Variant
-    """What it was trained to be driven by."""
-    lead: int
-    """Frames of the canvas that showed no skeleton in training (`lora.AdapterInfo`); 0 with rgb."""
-    adapter: dict[str, Any] | None
-    """sha256 and header of the adapter that was merged in, if one was."""
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """Token states (B, L, D) of the prompts; an empty prompt means no text."""
@@ -103,6 +97,17 @@ class Backbone(Protocol):
     def encode(self, canvas: Canvas, text: Tensor) -> Cond:
         """Latents of a canvas, normalised, with the folded mask."""
         ...
+
+
+class Backbone(Encoder, Protocol):
+    """An image-to-video model that can read the canvas."""
+
+    variant: Variant
+    """What it was trained to be driven by."""
+    lead: int
+    """Frames of the canvas that showed no skeleton in training (`lora.AdapterInfo`); 0 with rgb."""
+    adapter: dict[str, Any] | None
+    """sha256 and header of the adapter that was merged in, if one was."""
 
     def velocity(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         """Noise - latents at x (B, C, F, h, 2w), sigma scalar or (B,)."""
@@ -136,3 +141,9 @@ class Trainee:
     """sha256 of the file it came from."""
     header: dict[str, Any]
     """What that file says of itself."""
+    vae: str = ""
+    """sha256 of the autoencoder that lies in the same folder; "" where it is a file of its own."""
+    part: str = ""
+    """Folder of the transformer, which is how its layers' names begin in an adapter; "" = not."""
+    levels: tuple[float, float] = (0.0, 1.0)
+    """Noise levels that it is asked at; of two experts each has its own."""

@@ -21,6 +21,10 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 Offload = Literal["none", "model", "group"]
 """What waits in the memory of the host: nothing, all networks but the one at work, or all blocks
 but those at work."""
+Family = Literal["nano", "wan", "hunyuan"]
+"""Which module reads a backbone's weights."""
+Expert = Literal["high", "low"]
+"""Of a backbone of two transformers: the one at and above a noise level, and the one below it."""
 SIZE = re.compile(r"(\d+)x(\d+)")
 BLOCK_GIB = 2.0
 """Group offload: two blocks of 14 billion parameters and what is not in a block, in bfloat16."""
@@ -63,6 +67,17 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Shape:
+    """Of a transformer: what memory and time of a training follow from."""
+
+    layers: int
+    width: int
+    """Channels of a token."""
+    ffn: int
+    """Channels within a feed-forward layer."""
+
+
+@dataclass(frozen=True)
 class Entry:
     """A backbone that can be named."""
 
@@ -72,6 +87,8 @@ class Entry:
     licence: str
     parts: dict[str, int]
     """Folder -> parameters."""
+    family: Family
+    shape: Shape
     small: tuple[str, ...] = ()
     """Folders without weights: tokenizers, scheduler and the like."""
     full_precision: tuple[str, ...] = ()
@@ -91,6 +108,34 @@ class Entry:
     def experts(self) -> tuple[str, ...]:
         """Folders of its transformers."""
         return tuple(part for part in self.parts if part.startswith("transformer"))
+
+    @property
+    def encodes_hidden(self) -> bool:
+        """Whether hidden pixels go through the autoencoder, as grey; elsewhere latents are 0."""
+        return self.family == "wan"
+
+    def expert(self, which: Expert | None) -> str:
+        """Folder of a transformer.
+
+        Args:
+            which: Has to be said where there are two, and only there.
+
+        Raises:
+            ConfigError: It is missing, or out of place.
+        """
+        if len(self.experts) == 1 and which is None:
+            return self.experts[0]
+        if len(self.experts) == 1:
+            raise ConfigError(f"expert={which}: {self.name} has one transformer; leave it out")
+        if which is None:
+            raise ConfigError(f"{self.name} has two transformers: want expert=high or expert=low")
+        return self.experts[("high", "low").index(which)]
+
+    def levels(self, which: Expert | None) -> tuple[float, float]:
+        """Noise levels that a transformer is asked at."""
+        if self.boundary is None or which is None:
+            return 0.0, 1.0
+        return (self.boundary, 1.0) if which == "high" else (0.0, self.boundary)
 
     def bytes_of(self, part: str, dtype: Dtype = "bfloat16") -> int:
         """Size of a part's weights."""
@@ -122,7 +167,10 @@ def _native(height: int, width: int, steps: int, shift: float, guidance: float) 
     return {"height": height, "width": width, **lengths, **sampling}
 
 
-def _wan(name: str, hub: str, parts: dict[str, int], **more: Any) -> Entry:
+_14B, _1B = Shape(40, 5120, 13824), Shape(30, 1536, 8960)
+
+
+def _wan(name: str, hub: str, parts: dict[str, int], shape: Shape = _14B, **more: Any) -> Entry:
     """What Wan's models have in common; those of 2.1 see the reference through CLIP."""
     small = ("tokenizer", "scheduler", *(["image_processor"] * ("image_encoder" in parts)))
     return Entry(
@@ -130,6 +178,8 @@ def _wan(name: str, hub: str, parts: dict[str, int], **more: Any) -> Entry:
         hub,
         "Apache-2.0",
         parts,
+        "wan",
+        shape,
         small,
         full_precision=("vae", "image_encoder"),
         tested=_EQUAL,
@@ -155,6 +205,8 @@ def _hunyuan(height: int, width: int, shift: float, activations: float) -> Entry
             "image_encoder": 428_225_600,  # SigLIP so400m at 384
             "vae": 1_260_634_115,
         },
+        "hunyuan",
+        Shape(54, 2048, 8192),
         ("tokenizer", "tokenizer_2", "scheduler", "guider", "feature_extractor"),
         pipeline="HunyuanVideo15ImageToVideoPipeline",
         native={
@@ -178,6 +230,8 @@ CATALOGUE = {
             "",
             "Apache-2.0, art CC BY-SA 3.0",
             {"transformer": 30_084_672, "vae": 8_873_196},
+            "nano",
+            Shape(12, 384, 1536),
             activations=0.3,
             tested="trained and measured here (docs/results.md); ships with the package",
         ),
@@ -210,6 +264,7 @@ CATALOGUE = {
             "wan2.1-fun-1.3b-inp",
             "engineerA314/Wan2.1-Fun-V1.1-1.3B-InP-Diffusers",
             {"transformer": 1_564_428_608, "image_encoder": _CLIP, **_SHARED},
+            _1B,
             native=_native(480, 832, 50, 3.0, 6.0),
             activations=2.1,  # 7.1 by the width, 1536 of 5120
         ),

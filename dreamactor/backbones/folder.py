@@ -143,6 +143,7 @@ def read_pipeline(
     pipeline: type[DiffusionPipeline],
     models: Mapping[str, Any],
     dtypes: Mapping[str, torch.dtype],
+    absent: Mapping[str, None] | None = None,
 ) -> DiffusionPipeline:
     """A pipeline with all its models, none of whose numbers are missing.
 
@@ -153,32 +154,59 @@ def read_pipeline(
         pipeline: Its class.
         models: Class of each part that has weights.
         dtypes: Number format of each.
+        absent: Parts to do without.
 
     Raises:
         WeightsError: A part is damaged, or is another one; says which.
     """
+    parts = {part: read_model(folder, part, kind, dtypes[part]) for part, kind in models.items()}
+    with _readable(folder, "pipeline"), quiet():
+        return pipeline.from_pretrained(folder, local_files_only=True, **(absent or {}), **parts)
+
+
+def read_model(folder: Path, part: str, kind: Any, dtype: torch.dtype) -> Any:
+    """One part of a pipeline's folder, none of whose numbers are missing.
+
+    Raises:
+        WeightsError: It is damaged, or is another one.
+    """
+    with _readable(folder, part), quiet():
+        model, found = kind.from_pretrained(
+            folder / part, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    if missing := sorted(found["missing_keys"]):
+        raise WeightsError(
+            f"{folder / part}: no numbers for {len(missing)} of its tensors, such as "
+            f"{missing[0]}; is it damaged?"
+        )
+    return model
+
+
+def read_config(folder: Path, part: str) -> Any:
+    """config.json of a part, as attributes.
+
+    Raises:
+        WeightsError: It is damaged.
+    """
+    from diffusers.configuration_utils import FrozenDict
+
+    path = folder / part / "config.json"
+    try:
+        return FrozenDict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise WeightsError(f"{path}: not a table of JSON ({error}); is it damaged?") from error
+
+
+@contextmanager
+def _readable(folder: Path, part: str) -> Iterator[None]:
+    """Say of any fault that it is this part's."""
     from safetensors import SafetensorError
 
-    parts, part = {}, "pipeline"
     faults = (
         OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError
     )  # fmt: skip
     try:
-        with quiet():
-            for part, kind in models.items():
-                parts[part], found = kind.from_pretrained(
-                    folder / part,
-                    dtype=dtypes[part],
-                    local_files_only=True,
-                    output_loading_info=True,
-                )
-                if missing := sorted(found["missing_keys"]):
-                    raise WeightsError(
-                        f"{folder / part}: no numbers for {len(missing)} of its tensors, such as "
-                        f"{missing[0]}; is it damaged?"
-                    )
-            part = "pipeline"
-            return pipeline.from_pretrained(folder, local_files_only=True, **parts)
+        yield
     except (*faults, SafetensorError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{folder}: its {part} cannot be read: {first}") from error
@@ -190,6 +218,7 @@ def open_pipeline(
     pipeline: type[DiffusionPipeline],
     models: Mapping[str, Any],
     dtype: torch.dtype,
+    without: Iterable[str] = (),
 ) -> tuple[Path, Any]:
     """A model's folder, which is whole, and its pipeline.
 
@@ -199,6 +228,7 @@ def open_pipeline(
         pipeline: Its class.
         models: Class of each part that has weights.
         dtype: Number format of all parts but those that the catalogue keeps in float32.
+        without: Parts whose weights are not read.
 
     Raises:
         WeightsError: As `find_folder`, `check_folder` and `read_pipeline`.
@@ -208,8 +238,9 @@ def open_pipeline(
     folder = find_folder(entry, source)
     check_folder(entry, folder)
     dtypes = dict.fromkeys(entry.parts, dtype) | dict.fromkeys(entry.full_precision, torch.float32)
-    parts = {part: models[part] for part in entry.parts}
-    return folder, read_pipeline(folder, pipeline, parts, dtypes)
+    absent = dict.fromkeys(without)
+    parts = {part: models[part] for part in entry.parts if part not in absent}
+    return folder, read_pipeline(folder, pipeline, parts, dtypes, absent)
 
 
 def place(pipe: DiffusionPipeline, device: str, offload: Offload) -> None:

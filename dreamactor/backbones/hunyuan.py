@@ -41,7 +41,14 @@ from transformers import Qwen2_5_VLTextModel, SiglipVisionModel, T5EncoderModel
 
 from dreamactor.backbones.base import Cond, Native, Trainee, sized
 from dreamactor.backbones.catalogue import CATALOGUE, Options
-from dreamactor.backbones.folder import digest_of, dtype_of, fingerprints, open_pipeline, place
+from dreamactor.backbones.folder import (
+    digest_of,
+    dtype_of,
+    fingerprints,
+    open_pipeline,
+    place,
+    read_config,
+)
 from dreamactor.backbones.load import HUNYUAN, Variant
 from dreamactor.conditioning.canvas import (
     Canvas,
@@ -208,10 +215,13 @@ class Hunyuan:
         self.lead = 0
         self.adapter: dict[str, Any] | None = None
         self.vae = pipe.vae.eval().requires_grad_(False)
-        self.transformer = pipe.transformer.eval().requires_grad_(False)
+        self.dtype: torch.dtype = pipe.text_encoder.dtype
+        self.transformer = pipe.transformer
+        if self.transformer is not None:  # it is not read where examples are made
+            self.transformer.eval().requires_grad_(False)
+            drop_padding_mask(self.transformer)
         self.vae.enable_tiling()  # as diffusers' example does; only beyond 256 pixels
         self.vae.enable_slicing()  # its attention takes one clip at a time: diffusers 0.42.1
-        drop_padding_mask(self.transformer)
         self.grid = grid_of(pipe)
         self.native = native_of(name, pipe)
         self._silence: Tensor | None = None
@@ -234,8 +244,8 @@ class Hunyuan:
     def _say(self, prompts: list[str]) -> list[Tensor]:
         if not prompts:
             return []
-        pipe, dtype = self.pipe, self.transformer.dtype
-        return pack_text(*pipe.encode_prompt(prompts, dtype=dtype, batch_size=len(prompts)))
+        said = self.pipe.encode_prompt(prompts, dtype=self.dtype, batch_size=len(prompts))
+        return pack_text(*said)
 
     def encode(self, canvas: Canvas, text: Tensor) -> Cond:
         """Encode each half by itself; only the shown beginning of the reference half is encoded."""
@@ -247,7 +257,7 @@ class Hunyuan:
     def shown(self, clip: Tensor, count: int | None = None) -> Tensor:
         """Latents (B, C, F, h, w) of a clip (B, 3, T, H, W) of which `count` frames are shown."""
         moments = self.vae.encode(clip[:, :, :count].to(self.vae.dtype)).latent_dist
-        found = (moments.mode() * self.vae.config.scaling_factor).to(self.transformer.dtype)
+        found = (moments.mode() * self.vae.config.scaling_factor).to(self.dtype)
         hidden = self.grid.frames(clip.shape[2]) - found.shape[2]
         return F.pad(found, (0, 0, 0, 0, 0, hidden))
 
@@ -255,7 +265,7 @@ class Hunyuan:
         """States (B, N, E) of the image encoder for pictures (B, 3, H, W)."""
         images = [Image.fromarray(to_picture(picture)) for picture in pictures]
         device = self.pipe._execution_device
-        states: Tensor = self.pipe.encode_image(images, 1, device, self.transformer.dtype)
+        states: Tensor = self.pipe.encode_image(images, 1, device, self.dtype)
         return states
 
     def velocity(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
@@ -322,6 +332,16 @@ def load_hunyuan(
     return backbone
 
 
+def load_encoder(name: str, source: Path | None, device: str, options: Options) -> Hunyuan:
+    """The model without its transformer; arguments and faults as of `load_hunyuan`."""
+    folder, pipe = _open(name, source, dtype_of(options.dtype, device), ("transformer",))
+    parts = [part for part in CATALOGUE[name].parts if part != "transformer"]
+    encoder = Hunyuan(pipe, name, fingerprints(folder, parts))
+    encoder.native = sized(encoder.native, options)
+    place(pipe, device, options.offload)
+    return encoder
+
+
 def load_trainee(name: str, source: Path) -> Trainee:
     """The transformer, to be trained; the text encoder says what stands for no text, and goes.
 
@@ -329,27 +349,32 @@ def load_trainee(name: str, source: Path) -> Trainee:
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     folder, pipe = _open(name, source, dtype_of("auto", device))
-    backbone, digests = Hunyuan(pipe, name), fingerprints(folder, ["transformer"])
+    backbone, digests = Hunyuan(pipe, name), fingerprints(folder, ["transformer", "vae"])
     transformer = backbone.transformer
     with torch.no_grad():
         said = partial(predict, silence=backbone.silence, width=transformer.config.text_embed_dim)
     header = {"model": name, "config": dict(transformer.config)}
-    return Trainee(name, transformer, said, backbone.grid, digest_of(digests), header)
+    weights, vae = digest_of(digests), digest_of(digests, "vae")
+    return Trainee(name, transformer, said, backbone.grid, weights, header, vae=vae)
 
 
 def _open(
-    name: str, source: Path | None, dtype: torch.dtype
+    name: str, source: Path | None, dtype: torch.dtype, without: tuple[str, ...] = ()
 ) -> tuple[Path, HunyuanVideo15ImageToVideoPipeline]:
     """A folder that is whole, and its pipeline, which is of this model."""
     entry = CATALOGUE[name]
-    folder, pipe = open_pipeline(entry, source, HunyuanVideo15ImageToVideoPipeline, MODELS, dtype)
-    config, channels = pipe.transformer.config, pipe.vae.config.latent_channels
+    folder, pipe = open_pipeline(
+        entry, source, HunyuanVideo15ImageToVideoPipeline, MODELS, dtype, without
+    )
+    config, channels = read_config(folder, "transformer"), pipe.vae.config.latent_channels
+    # without a transformer the pipeline has a default
+    pipe.target_size = config.get("target_size", pipe.target_size)
     if config.in_channels != 2 * channels + 1:
         raise WeightsError(
             f"{folder}: a transformer of {config.in_channels} channels, want {2 * channels + 1}: "
             "noise, canvas and mask"
         )
-    if config.use_meanflow:
+    if config.get("use_meanflow"):
         raise WeightsError(
             f"{folder}: a step-distilled transformer, which wants the next timestep too; want "
             f"{entry.hub}"

@@ -7,19 +7,19 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dreamactor.backbones.catalogue import CATALOGUE, Options
+from dreamactor.backbones.catalogue import CATALOGUE, Expert, Options
 from dreamactor.backbones.folder import quiet
 from dreamactor.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
-    from dreamactor.backbones.base import Backbone, Trainee
+    from dreamactor.backbones.base import Backbone, Encoder, Trainee
     from dreamactor.conditioning.pose import PoseEstimator
 
 Variant = Literal["rgb", "pose"]
 """What drives a backbone: the driving clip itself, or its drawn skeleton."""
 BACKBONES = tuple(CATALOGUE)
 """Names that `load_backbone` knows."""
-HUNYUAN = tuple(name for name in BACKBONES if name.startswith("hunyuanvideo"))
+HUNYUAN = tuple(name for name, entry in CATALOGUE.items() if entry.family == "hunyuan")
 ESTIMATORS = ("keypoints", "mediapipe", "rtmlib")
 """Names that `load_estimator` knows."""
 ESTIMATOR = "keypoints"
@@ -157,7 +157,7 @@ def check_options(name: str, device: str, options: Options) -> None:
             raise ConfigError(
                 f"offload={options.offload}: only for large backbones, {name} is small"
             )
-    if options.lora and name in HUNYUAN:
+    if options.lora and CATALOGUE[name].family == "hunyuan":
         raise ConfigError(f"lora={options.lora[0]}: only for Wan's backbones; {name} has none")
     if options.offload != "none" and device == "cpu":
         raise ConfigError(f"offload={options.offload}: wants --device cuda, from which to offload")
@@ -166,7 +166,7 @@ def check_options(name: str, device: str, options: Options) -> None:
 def _load_large(
     name: str, weights: Path | None, device: str, adapter: Path | None, options: Options
 ) -> Backbone:
-    if name in HUNYUAN:
+    if CATALOGUE[name].family == "hunyuan":
         with quiet():
             from dreamactor.backbones.hunyuan import load_hunyuan
 
@@ -190,26 +190,61 @@ def _load_large(
     return model
 
 
-def load_trainee(name: str, path: Path) -> Trainee:
+def load_encoder(
+    name: str, weights: Path | None, device: str = "cpu", options: Options | None = None
+) -> Encoder:
+    """All of a large backbone but its transformers, to make examples with.
+
+    Args:
+        name: One of BACKBONES, but not nano, whose autoencoder is a file of its own.
+        weights: As in `load_backbone`.
+        device: Where it runs: "cpu", "cuda" or "cuda:1".
+        options: Precision and sizes.
+
+    Raises:
+        ConfigError: An unknown name, a device that is not there, or options that cannot be.
+        WeightsError: Weights are missing, damaged, or belong to another model.
+    """
+    options = options or Options()
+    check_backbone(name)
+    check_options(name, device, options)
+    _check_device(device)
+    if CATALOGUE[name].family == "hunyuan":
+        with quiet():
+            from dreamactor.backbones import hunyuan
+
+        return hunyuan.load_encoder(name, weights, device, options)
+    with quiet():
+        from dreamactor.backbones import wan_training
+
+    return wan_training.load_encoder(name, weights, device, options)
+
+
+def load_trainee(name: str, path: Path, expert: Expert | None = None) -> Trainee:
     """A backbone's transformer, to be trained.
 
     Args:
         name: One of BACKBONES.
-        path: Its weight file; of a large model its folder.
+        path: Its weight file; of a large model its folder or hub id.
+        expert: Which of two transformers.
 
     Raises:
-        ConfigError: An unknown name.
+        ConfigError: An unknown name, or an expert that it does not have.
         WeightsError: Weights are missing, damaged, or belong to another model.
     """
     check_backbone(name)
-    if name in HUNYUAN:
+    entry = CATALOGUE[name]
+    entry.expert(expert)
+    if entry.family == "hunyuan":
         with quiet():
             from dreamactor.backbones import hunyuan
 
         return hunyuan.load_trainee(name, path)
-    if CATALOGUE[name].hub:
-        near = f"nano or {HUNYUAN[0]}"
-        raise ConfigError(f"backbone={name}: cannot be trained here yet; want {near}")
+    if entry.family == "wan":
+        with quiet():
+            from dreamactor.backbones import wan_training
+
+        return wan_training.load_trainee(name, path, expert)
     from dreamactor.backbones import nano
 
     return nano.load_trainee(path)

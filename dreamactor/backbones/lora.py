@@ -82,13 +82,17 @@ def attach(transformer: ModelMixin, info: AdapterInfo) -> list[Tensor]:
     """Freeze a transformer and give it a fresh adapter, which changes nothing yet.
 
     Returns:
-        The adapter's parameters, which are all that may be trained.
+        The adapter's parameters, which are all that may be trained; float32, since steps of
+        training are smaller than bfloat16 can tell from nothing.
     """
     transformer.requires_grad_(False)
     transformer.add_adapter(
         LoraConfig(r=info.rank, lora_alpha=info.rank, target_modules=MODULES[info.targets]), NAME
     )
-    return [p for p in transformer.parameters() if p.requires_grad]
+    found = [p for p in transformer.parameters() if p.requires_grad]
+    for parameter in found:
+        parameter.data = parameter.data.float()
+    return found
 
 
 def adapter_state(
@@ -104,9 +108,17 @@ def adapter_state(
     return state
 
 
-def save_adapter(path: Path, state: dict[str, Tensor], info: AdapterInfo) -> str:
-    """Write an adapter in half precision, whole or not at all; returns its sha256."""
-    return save_weights(path, state, {"model": "adapter", **asdict(info)})
+def save_adapter(path: Path, state: dict[str, Tensor], info: AdapterInfo, part: str = "") -> str:
+    """Write an adapter in half precision, whole or not at all; returns its sha256.
+
+    Args:
+        path: Where to.
+        state: As from `adapter_state`.
+        info: What it is.
+        part: As in `base.Trainee`; where names begin so, diffusers' pipelines load them too.
+    """
+    named = {f"{part}.{name}" if part else name: value for name, value in state.items()}
+    return save_weights(path, named, {"model": "adapter", **asdict(info)})
 
 
 def read_info(path: Path) -> AdapterInfo:
@@ -118,7 +130,9 @@ def read_info(path: Path) -> AdapterInfo:
     return _info(path, read_header(path))
 
 
-def load_adapter(transformer: ModelMixin, path: Path, backbone: str, weights: str) -> AdapterInfo:
+def load_adapter(
+    transformer: ModelMixin, path: Path, backbone: str, weights: str, part: str = ""
+) -> AdapterInfo:
     """Attach the adapter of a file.
 
     Args:
@@ -126,11 +140,13 @@ def load_adapter(transformer: ModelMixin, path: Path, backbone: str, weights: st
         path: As from `save_adapter`.
         backbone: Name of the backbone at hand.
         weights: sha256 of its transformer file.
+        part: As of `save_adapter`.
 
     Raises:
         WeightsError: The file is missing or damaged, or belongs to another backbone or canvas.
     """
     state, header = load_weights(path)
+    state = {name.removeprefix(f"{part}."): value for name, value in state.items()}
     info = _info(path, header)
     if (info.backbone, info.weights) != (backbone, weights):
         raise WeightsError(

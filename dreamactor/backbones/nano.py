@@ -138,7 +138,7 @@ class Nano:
         self.variant = variant
         self.lead = lead
         self.adapter: dict[str, Any] | None = None
-        self.grid = LatentGrid(STRIDE_T, STRIDE_S, vae.config.latent_channels)
+        self.grid = LatentGrid(STRIDE_T, STRIDE_S, vae.config.channels)
         self._text = text
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:

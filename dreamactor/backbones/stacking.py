@@ -17,8 +17,8 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +29,7 @@ from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from dreamactor.backbones.catalogue import CATALOGUE
 from dreamactor.backbones.load import Variant
 from dreamactor.backbones.lora import (
     NAME,
@@ -78,8 +79,7 @@ def swap(backbone: Stackable, path: Path) -> None:
     """
     files = _files(path)
     infos = [_info(file, backbone) for file in files]
-    if any(info != infos[0] for info in infos):
-        raise WeightsError(f"{path}: its files are of two trainings; want them of one")
+    _check_alike(path, infos)
     layers = read_layers(path)
     wanted = set(backbone.experts)
     if set(layers) != wanted:
@@ -143,6 +143,43 @@ def stack(backbone: Stackable, spec: str) -> list[str]:
         for file in _files(path):
             backbone.weights[f"lora/{file.name}@{scale:g}"] = sha256(file)
     return sorted(set(left_out))
+
+
+def join(high: Path, low: Path, out: Path) -> str:
+    """Make one adapter of those of two experts; its sha256.
+
+    Args:
+        high: Of the transformer at and above the noise level, as `dreamactor train` writes it.
+        low: Of the one below.
+        out: The file to write.
+
+    Raises:
+        WeightsError: They are missing or damaged, or not of both experts of one backbone, driven
+            by the same.
+    """
+    infos: list[AdapterInfo] = []
+    state: dict[str, Tensor] = {}
+    for path, expert in ((high, FIRST), (low, SECOND)):
+        layers = load_weights(path)[0]
+        infos.append(read_info(path))
+        if CATALOGUE[infos[-1].backbone].boundary is None:
+            raise WeightsError(f"{path}: {infos[-1].backbone} has one transformer; nothing to join")
+        if any(not name.startswith(f"{expert}.") for name in layers):
+            raise WeightsError(f"{path}: layers of another transformer, want those of {expert}")
+        state |= layers
+    _check_alike(out, infos)
+    digests, runs = ("+".join(getattr(i, field) for i in infos) for field in ("weights", "config"))
+    return save_adapter(out, state, replace(infos[0], weights=digests, config=runs))
+
+
+def _check_alike(path: Path, infos: Sequence[AdapterInfo]) -> None:
+    """Refuse files of two experts that are not driven alike."""
+    kinds = [replace(info, weights="", config="") for info in infos]
+    if any(kind != kinds[0] for kind in kinds):
+        raise WeightsError(
+            f"{path}: its files differ in what drives them, their rank or their place; want files "
+            "that were trained alike"
+        )
 
 
 def save_layers(path: Path, experts: Mapping[str, ModelMixin], info: AdapterInfo) -> str:

@@ -117,7 +117,7 @@ class Wan:
         both = (reference_half, motion_half) if canvas.motion else (_all,)
         latents = torch.cat([self._latents(half(canvas.pixels)) for half in both], dim=-1)
         image = None
-        if self.pipe.transformer.config.image_dim is not None:
+        if self.pipe.image_encoder is not None:
             image = self._image(both[0](canvas.pixels)[:, :, 0])
         return Cond(latents, fold_mask(canvas.mask, self.grid).to(latents), text, image)
 

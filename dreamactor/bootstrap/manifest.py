@@ -40,8 +40,10 @@ from dreamactor.bootstrap.triplets import (
     Verdict,
     why_refused,
 )
+from dreamactor.conditioning.guidance import describe_clip
 from dreamactor.errors import ConfigError, MediaError
 from dreamactor.image import atomic, refusals
+from dreamactor.mllm import Client
 from dreamactor.provenance import sha256
 from dreamactor.runs import write_text
 
@@ -240,18 +242,32 @@ class DataSet:
             if verdict and not why_refused(verdict, decisions, reviewers):
                 yield Triplet(Accepted(self.synthesis(item), verdict, decisions))
 
-    def write_triplets(self, judge: str, reviewers: int = 1) -> tuple[Path, int]:
-        """Put the training samples on one line each, paths from the data set on; how many."""
+    def write_triplets(
+        self, judge: str, reviewers: int = 1, client: Client | None = None
+    ) -> tuple[Path, int]:
+        """Put the training samples on one line each, paths from the data set on; how many.
+
+        Args:
+            judge: Whose gate counts.
+            reviewers: People who must have accepted.
+            client: Who describes a target without a caption; None takes the offline describer.
+        """
         path, count = self.root / "triplets.jsonl", 0
+        texts: dict[Path, str] = {}
         with atomic(path) as hidden, hidden.open("w", encoding="utf-8") as file:
             for triplet in self.triplets(judge, reviewers):
-                target = triplet.reference.clip.path.relative_to(self.root).as_posix()
+                clip = triplet.target.path
+                target = clip.relative_to(self.root).as_posix()
+                if clip not in texts:
+                    given = self.facts(triplet.accepted.synthesis.item)["notes"].get("text")
+                    texts[clip] = given or describe_clip(clip, client)
                 line = {
                     "driving": triplet.driving.path.relative_to(self.root).as_posix(),
                     "reference": {"clip": target, "frame": 0},
-                    "target": triplet.target.path.relative_to(self.root).as_posix(),
+                    "target": target,
+                    "text": texts[clip],
                 }
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 count += 1
         return path, count
 

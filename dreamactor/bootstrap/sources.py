@@ -44,7 +44,7 @@ class Sources(Protocol):
 
 @dataclass(frozen=True)
 class Folders:
-    """Clips of one folder with pictures of another."""
+    """Clips of one folder with pictures of another; CLIP.txt beside CLIP.mp4 is its caption."""
 
     sources: Path
     references: Path
@@ -70,6 +70,9 @@ class Folders:
             ranked = sorted(pictures, key=lambda picture: _draw(self.seed, clip, picture))
             for picture in ranked[: self.per_source]:
                 notes = {"source": name, "identity": pictures[picture]}
+                beside = (self.sources / name).with_suffix(".txt")
+                if beside.is_file() and (text := beside.read_text(encoding="utf-8").strip()):
+                    notes["text"] = text
                 yield _request(clip, picture, self.seed, generator, notes)
 
 

@@ -131,6 +131,19 @@ def describe_files(
     return describe(look(picture, Path(driving), float(clip.duration)), client)
 
 
+def describe_clip(clip: Path, client: Client | None = None) -> str:
+    """What a clip shows, in the words that a prompt for it would have.
+
+    Its first frame is taken for the reference, as in training; see `describe`.
+
+    Raises:
+        MediaError: It cannot be read.
+    """
+    found = probe(clip)
+    reference = next(picture for _, picture in iter_frames(clip))
+    return describe(look(reference, clip, float(found.duration)), client).prompt
+
+
 def describe(scene: Scene, client: Client | None = None) -> Texts:
     """The three texts of a scene.
 

@@ -39,17 +39,24 @@ def schedule(steps: int, shift: float) -> Tensor:
     return shifted(torch.linspace(1, 0, steps + 1), shift)
 
 
-def sample_sigma(u: Tensor, shift: float) -> Tensor:
+def sample_sigma(u: Tensor, shift: float, levels: tuple[float, float] = (0.0, 1.0)) -> Tensor:
     """Training noise levels from standard normal draws: logit-normal, then shifted.
 
     Args:
         u: (B,) standard normal draws.
         shift: As in `shifted`.
+        levels: Lowest and highest level; within them the distribution keeps its shape.
 
     Returns:
-        (B,) in (0, 1).
+        (B,) in (0, 1), and between `levels`.
     """
-    return shifted(torch.sigmoid(u), shift)
+    if levels == (0.0, 1.0):
+        return shifted(torch.sigmoid(u), shift)
+    ends = torch.tensor(levels, dtype=torch.float64)
+    low, high = torch.special.ndtr(torch.logit(ends / (shift - (shift - 1) * ends)))
+    share = low + (high - low) * torch.special.ndtr(u.double())
+    level = shifted(torch.sigmoid(torch.special.ndtri(share)), shift).to(u.dtype)
+    return level.clamp(*levels)
 
 
 def halves(motion: MotionHalf) -> int:

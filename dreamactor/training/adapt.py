@@ -1,8 +1,9 @@
 """Both stages of the recipe: an adapter on a frozen transformer, from a cache of examples.
 
 `dreamactor train pose` and `dreamactor train rgb`. Carried by accelerate: one GPU, several (DDP)
-or sharded (FSDP2), by its own config files (configs/). Which examples a step sees, and their
-noise, depend on the step alone: neither a crash nor the number of processes changes the losses.
+or sharded (FSDP2), by its own config files (configs/accelerate/). Which examples a step sees, and
+their noise, depend on the step alone: neither a crash nor the number of processes changes the
+losses.
 
 Legend: C latent channels of one half.
 """
@@ -15,7 +16,9 @@ import math
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,21 +28,23 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from dreamactor.backbones.base import Cond
+from dreamactor.backbones.catalogue import CATALOGUE
 from dreamactor.backbones.load import Variant, load_trainee
 from dreamactor.backbones.lora import adapter_state, save_adapter
 from dreamactor.backbones.nano import load_vae
 from dreamactor.backbones.weights import save_weights
 from dreamactor.conditioning.framing import to_picture
 from dreamactor.diffusion.flow import flow_loss
-from dreamactor.errors import ConfigError, DreamActorError
+from dreamactor.errors import DreamActorError
 from dreamactor.image import write_png
 from dreamactor.provenance import sha256
 from dreamactor.runs import RunFolder
 from dreamactor.training.cache import Cache
 from dreamactor.training.examples import lay_out
+from dreamactor.training.looks import held_numbers
 from dreamactor.training.loop import Budget, identity, learning_rate
 from dreamactor.training.preview import Preview
-from dreamactor.training.stage import AdaptConfig, check_fit, draw, order, prepare
+from dreamactor.training.stage import AdaptConfig, check_fit, draw, order, prepare, share_of
 from dreamactor.training.state import load_state, put_back, read_out, save_state, whole
 
 BEFORE = -1
@@ -65,15 +70,9 @@ class _Run:
         precision = "bf16" if on_gpu and config.precision == "bf16" else "no"
         self.accelerator = Accelerator(cpu=not on_gpu, mixed_precision=precision)
         self.device, self.leads = self.accelerator.device, self.accelerator.is_main_process
-        count = self.accelerator.num_processes
-        if config.batch % count:
-            near = -(-config.batch // count) * count
-            raise ConfigError(
-                f"batch={config.batch} over {count} processes: want a multiple, such as {near}"
-            )
-        self.mine = config.batch // count
+        self.mine, self.at_once = share_of(config, self.accelerator.num_processes)
         self.cache = Cache(config.cache)
-        trainee = load_trainee(config.backbone, config.base)
+        trainee = load_trainee(config.backbone, config.base, config.expert)
         check_fit(config, variant, self.cache, trainee)
         known = {
             **identity(asdict(config)),
@@ -105,8 +104,10 @@ class _Run:
             name: p for name, p in inner.named_parameters() if p.requires_grad
         }
         self.average = {name: p.detach().clone() for name, p in self.params.items()}
-        vae = load_vae(config.vae).to(self.device).eval().requires_grad_(False)
-        self.preview = Preview(self._network, vae, config.motion)
+        self.preview: Preview | None = None
+        if not CATALOGUE[config.backbone].hub:  # the autoencoder of a large one stays where it is
+            vae = load_vae(config.vae).to(self.device).eval().requires_grad_(False)
+            self.preview = Preview(self._network, vae, config.motion)
 
     def _restore(self) -> None:
         self.step, spent = 0, 0.0
@@ -163,25 +164,36 @@ class _Run:
 
     def _update(self, batch: dict[str, Tensor]) -> Tensor:
         """One step; its loss on this process."""
-        config = self.config
-        batch = {name: value.to(self.device) for name, value in batch.items()}
-        drawn = draw(config, batch["target"], self._samples(self.step))
-        made = lay_out(batch, drawn, config.motion)
-        predicted = self.trainee.predict(self.model, made.x, drawn.sigma, made.cond)
-        weight = (1 + config.subject_weight * batch["subject"]) * (1 - 0.9 * made.shown)
-        loss = flow_loss(predicted, made.latents, drawn.sigma, weight, config.motion).mean()
+        config, samples = self.config, self._samples(self.step)
         self.rate = config.rate * learning_rate(
             self._fraction(), self.step, config.warmup, config.decay_from
         )
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate
         self.stepper.zero_grad()
-        self.accelerator.backward(loss)
+        total = torch.zeros((), device=self.device)
+        for start in range(0, self.mine, self.at_once):
+            part = slice(start, start + self.at_once)
+            last = part.stop == self.mine
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                some = {name: value[part].to(self.device) for name, value in batch.items()}
+                loss = self._loss(some, samples[part]) * self.at_once / self.mine
+                self.accelerator.backward(loss)
+            total += loss.detach()
         self.norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
         self.stepper.step()
         self._follow()
         self.step += 1
-        return loss.detach()
+        return total
+
+    def _loss(self, batch: dict[str, Tensor], samples: list[int]) -> Tensor:
+        """Of some examples, on average."""
+        config = self.config
+        drawn = draw(config, batch["target"], samples, self.trainee.levels)
+        made = lay_out(batch, drawn, config.motion)
+        predicted = self.trainee.predict(self.model, made.x, drawn.sigma, made.cond)
+        weight = (1 + config.subject_weight * batch["subject"]) * (1 - 0.9 * made.shown)
+        return flow_loss(predicted, made.latents, drawn.sigma, weight, config.motion).mean()
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -227,9 +239,14 @@ class _Run:
         drawn = draw(self.config, batch["target"], [BEFORE - k for k in range(self.config.held)])
         drawn = replace(drawn, continued=torch.zeros_like(drawn.continued))
         self.model.eval()
+        sheet = None
         with torch.compiler.set_stance("force_eager"):
-            found = self.preview.numbers(batch, drawn)
-            sheet = to_picture(self.preview.sheet(batch, drawn))
+            if self.preview is None:
+                ask = partial(self.trainee.predict, self.model)
+                found = held_numbers(ask, batch, drawn, self.config.motion, self.trainee.levels)
+            else:
+                found = self.preview.numbers(batch, drawn)
+                sheet = to_picture(self.preview.sheet(batch, drawn))
         self.model.train()
         self._wear(own)
         weights = {name: whole(value) for name, value in self.average.items()}
@@ -239,8 +256,9 @@ class _Run:
         self.folder.log(step=self.step, **numbers)
         for name, value in numbers.items():
             self.board.add_scalar(f"held/{name}", value, self.step)
-        write_png(self.folder.path / "samples" / f"{self.step:06d}.png", sheet)
-        self.board.add_image("held", sheet, self.step, dataformats="HWC")
+        if sheet is not None:
+            write_png(self.folder.path / "samples" / f"{self.step:06d}.png", sheet)
+            self.board.add_image("held", sheet, self.step, dataformats="HWC")
         self._write(weights)
 
     @torch.no_grad()
@@ -261,8 +279,8 @@ class _Run:
             header = {**learnt, "steps": self.step, "motion": self.config.motion}
             save_weights(self.file, weights, {**self.trainee.header, **header})
             return
-        transformer = self.trainee.transformer
-        save_adapter(self.file, adapter_state(transformer, weights), self.info)
+        state = adapter_state(self.trainee.transformer, weights)
+        save_adapter(self.file, state, self.info, self.trainee.part)
 
     def _save(self) -> None:
         state = read_out(self.params, self.average, self.optimiser)

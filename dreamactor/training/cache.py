@@ -2,8 +2,12 @@
 
 A cache is a folder of safetensors shards beside cache.json, which says what they share:
 
-    NNNNNN.safetensors   target, motion (N, C, F, h, w), text (N, L, D), perhaps subject
-                         (N, 1, F, h, w); halves; the header holds the keys of the N examples
+    NNNNNN.safetensors    target, motion (N, C, F, h, w), text (N, L, D), perhaps subject
+                          (N, 1, F, h, w); 16 bits each; the header holds the keys of N examples.
+                          As far as the backbone reads them: image (N, n, E), states of the
+                          reference; canvas (N, C, F, h, w), the reference half with the reference
+                          alone, where hidden pixels go through the autoencoder
+    silence.safetensors   text (L, D) that stands for no text, where that is not zeros
 
 target is the reference, then the frames to generate; motion is the driving signal beside them.
 A shard is written whole or not at all. An example that is driven by its own target is refused
@@ -34,6 +38,7 @@ from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.image import atomic
 from dreamactor.runs import write_text
 
+SILENCE = "silence.safetensors"
 COPY = 0.25
 """Unlikeness from which on driver and target are two clips. Of 14 clips of the world a copy at
 H.264's crf 32 had at most .070, one 10 % brighter .011, and the twin of another body at least
@@ -47,7 +52,7 @@ class CacheHeader:
     task: Variant
     backbone: str
     vae: str
-    """sha256 of the autoencoder's file."""
+    """sha256 of the autoencoder's file; of several files that of theirs in order."""
     fps: float
     settings: dict[str, Any]
     """How they were made; JSON values."""
@@ -116,6 +121,32 @@ def open_cache(folder: Path, header: CacheHeader, leads: bool = True) -> None:
         write_text(path, text)
 
 
+def write_silence(folder: Path, text: Tensor) -> None:
+    """Keep what stands for no text, (L, D), unless it is zeros."""
+    if text.any():
+        halves = {"text": _half(text)}
+        with atomic(folder / SILENCE) as hidden:
+            hidden.write_bytes(save(halves))
+
+
+def _half(value: Tensor) -> Tensor:
+    """In 16 bits, on the CPU; bfloat16 stays, for a text encoder's numbers may not fit a half."""
+    kept = value if value.dtype == torch.bfloat16 else value.half()
+    return kept.cpu().contiguous()
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Parts (n, L, ...) of one tensor one after the other, with zeros behind shorter texts."""
+    longest = max(part.shape[1] for part in parts)
+    return torch.cat([_longer(part, longest) for part in parts])
+
+
+def _longer(part: Tensor, length: int) -> Tensor:
+    """(n, L, ...) -> (n, length, ...)."""
+    empty = part.new_zeros(len(part), length - part.shape[1], *part.shape[2:])
+    return torch.cat([part, empty], dim=1) if empty.numel() else part
+
+
 def shard_path(folder: Path, index: int) -> Path:
     """Where a shard lies."""
     return folder / f"{index:06d}.safetensors"
@@ -127,8 +158,8 @@ def write_examples(path: Path, keys: Sequence[str], tensors: dict[str, Tensor]) 
     Raises:
         ConfigError: As `check_examples`.
     """
-    check_examples(keys, tensors)
-    halves = {name: value.half().cpu().contiguous() for name, value in tensors.items()}
+    halves = {name: _half(value) for name, value in tensors.items()}
+    check_examples(keys, halves)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as hidden:
         hidden.write_bytes(save(halves, metadata={"keys": json.dumps(list(keys))}))
@@ -169,6 +200,8 @@ class Cache:
             raise ConfigError(f"{folder}: shards of {sorted(shapes)}; want one shape in a cache")
         self.shape: tuple[int, ...] = shapes.pop()
         """(C, F, h, w)."""
+        self.silence = _read_silence(folder / SILENCE)
+        """(L, D) text that stands for no text; None = zeros."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -187,10 +220,14 @@ class Cache:
         rows = [self._places[k] for k in which]
         names = self._shards[0].keys()
         out = {
-            name: torch.cat([self._shards[s].get_slice(name)[r : r + 1] for s, r in rows]).float()
+            name: joined([self._shards[s].get_slice(name)[r : r + 1] for s, r in rows]).float()
             for name in names
         }
         check_examples([self.keys[k] for k in which], out)
+        if self.silence is not None:
+            length = max(out["text"].shape[1], len(self.silence))
+            out["text"] = _longer(out["text"], length)
+            out["silence"] = _longer(self.silence[None], length).expand_as(out["text"])
         out.setdefault("subject", torch.ones_like(out["target"][:, :1]))
         return out
 
@@ -217,6 +254,17 @@ def check_cache(folder: Path) -> str:
         f"{folder}: {len(cache)} examples of {cache.header.task}, {size}; "
         f"driver and target are unlike by {least:.2f} or more"
     )
+
+
+def _read_silence(path: Path) -> Tensor | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            text: Tensor = file.get_tensor("text").float()
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not the silence of a cache ({error})") from error
+    return text
 
 
 def _read_header(folder: Path) -> CacheHeader:

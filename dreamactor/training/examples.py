@@ -66,7 +66,15 @@ def example(
 
 
 def lay_out(batch: dict[str, Tensor], drawn: Draws, motion: MotionHalf) -> Laid:
-    """The same for any backbone: its noisy input and its condition apart."""
+    """The same for any backbone: its noisy input and its condition apart.
+
+    Args:
+        batch: As for `example`; and where the backbone has them, image (B, N, E), silence
+            (B, L, D), what stands for no text (zeros without it), and canvas (B, C, F, h, w), the
+            reference half as it shows nothing but the reference (latents that are 0 without it).
+        drawn: As for `example`.
+        motion: Likewise.
+    """
     target = batch["target"]
     count, _, frames, height, width = target.shape
     beside = [] if motion == "none" else [batch["motion"]]
@@ -76,11 +84,12 @@ def lay_out(batch: dict[str, Tensor], drawn: Draws, motion: MotionHalf) -> Laid:
     shown[drawn.continued, :, 1] = 1
     past = torch.lerp(target[:, :, 1], drawn.jitter_noise, drawn.jitter.view(-1, 1, 1, 1))
     visible = torch.cat([target[:, :, :1], past.unsqueeze(2), target[:, :, 2:]], dim=2) * shown
-    canvas = torch.cat([visible, *beside], dim=-1)
+    canvas = torch.cat([batch.get("canvas", visible), *beside], dim=-1)
     pixels = torch.cat([shown[:, :, :1], shown[:, :, 1:].repeat_interleave(4, dim=2)], dim=2)
     left = pixels.expand(-1, -1, -1, height, width)
     sides = [left, *(torch.ones_like(left) for _ in beside)]
     mask = fold_mask(torch.cat(sides, dim=-1), LatentGrid(4, 8, 1))
     x = add_noise(latents, drawn.noise, drawn.sigma, motion)
-    text = batch["text"] * (~drawn.silent).to(target.dtype).view(-1, 1, 1)
+    silence = batch.get("silence", torch.zeros_like(batch["text"]))
+    text = torch.where(drawn.silent.view(-1, 1, 1), silence, batch["text"])
     return Laid(x, Cond(canvas, mask, text, batch.get("image")), latents, shown)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from dreamactor.backbones.base import Trainee
-from dreamactor.backbones.load import Variant
+from dreamactor.backbones.catalogue import CATALOGUE, Expert
+from dreamactor.backbones.load import Variant, check_backbone
 from dreamactor.backbones.lora import AdapterInfo, attach, load_adapter
 from dreamactor.backbones.nano import DATA
 from dreamactor.diffusion.flow import MotionHalf, sample_sigma
@@ -32,10 +33,13 @@ class AdaptConfig:
     cache: Path
     """Examples (`dreamactor train cache`)."""
     base: Path
-    """Weights of the transformer that stays frozen."""
+    """Weights of the transformer that stays frozen: a file of nano's; of a large backbone the
+    folder of all its weights, or its hub id."""
     start: Path | None = None
     """Adapter to start from; None = one that changes nothing yet."""
     backbone: str = "nano"
+    expert: Expert | None = None
+    """Of a backbone of two transformers the one that learns, at its own noise levels."""
     targets: Literal["ff", "attention", "full"] = "ff"
     """ff (the paper), attention, or full: no adapter, every weight learns."""
     rank: int = 256
@@ -44,6 +48,9 @@ class AdaptConfig:
     """Stop after so many minutes, if that comes before all steps."""
     batch: int = 2
     """Examples a step, over all processes."""
+    at_once: int | None = None
+    """Of them those that one process has in memory at once; the others of its share follow, and
+    their gradients add up. None takes all of nano's, and one of a large backbone's."""
     rate: float = 5e-5
     weight_decay: float = 0.01
     warmup: int = 100
@@ -79,7 +86,7 @@ class AdaptConfig:
     """Examples at the start of the cache that are not trained on, for sheets and their numbers;
     an even number, 4 or more, for one's driver is swapped for another's."""
     vae: Path = DATA / "vae.safetensors"
-    """Autoencoder of the cache, for sheets."""
+    """nano's autoencoder, that of the cache, for sheets."""
     log_every: int = 10
     look_every: int = 1000
     """Steps between sheets of samples, at which weights are written too."""
@@ -91,6 +98,8 @@ class AdaptConfig:
         for name in ("steps", "batch", "log_every", "look_every", "warmup", "held", "rank"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: want 1 or more")
+        if self.at_once is not None and self.at_once < 1:
+            raise ConfigError(f"at_once={self.at_once}: want 1 or more")
         for name in ("decay_from", "average", "pure", "continued", "no_text"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: want 0 to 1")
@@ -112,12 +121,43 @@ class RgbConfig(AdaptConfig):
     """The pose stage's adapter; start=none to go without."""
 
 
+def share_of(config: AdaptConfig, processes: int) -> tuple[int, int]:
+    """Examples of a step that each process has, and how many of them at once.
+
+    Raises:
+        ConfigError: They cannot be shared out evenly.
+    """
+    if config.batch % processes:
+        near = -(-config.batch // processes) * processes
+        raise ConfigError(
+            f"batch={config.batch} over {processes} processes: want a multiple, such as {near}"
+        )
+    mine = config.batch // processes
+    at_once = config.at_once or (1 if CATALOGUE[check_backbone(config.backbone)].hub else mine)
+    if mine % min(at_once, mine):
+        raise ConfigError(
+            f"at_once={at_once}: each of {processes} processes has {mine} examples a step; want "
+            "a part of that"
+        )
+    return mine, min(at_once, mine)
+
+
 def check_fit(config: AdaptConfig, variant: Variant, cache: Cache, trainee: Trainee) -> None:
-    """Refuse examples of another stage, backbone or autoencoder.
+    """Refuse examples of another stage, backbone or autoencoder, and what a backbone cannot do.
 
     Raises:
         ConfigError: Says what they are and what was wanted.
     """
+    entry = CATALOGUE[trainee.name]
+    if entry.hub and config.targets == "full":
+        raise ConfigError(f"targets=full: only nano; {trainee.name} wants targets=ff")
+    if entry.hub and config.precision != "bf16":
+        raise ConfigError(f"precision={config.precision}: {trainee.name} wants bf16")
+    if entry.encodes_hidden and config.continued:
+        raise ConfigError(
+            f"continued={config.continued}: {trainee.name} hides pixels before its autoencoder, "
+            "and a cache does not hold them; want continued=0"
+        )
     header, where = cache.header, config.cache
     if header.task != variant:
         raise ConfigError(f"{where}: examples of {header.task}, want {variant}")
@@ -126,9 +166,10 @@ def check_fit(config: AdaptConfig, variant: Variant, cache: Cache, trainee: Trai
             f"{where}: latents of {header.backbone} with {cache.shape[0]} channels, "
             f"want {trainee.name}'s {trainee.grid.channels}"
         )
-    if (found := sha256(config.vae)) != header.vae:
+    given = f"base={config.base}" if trainee.vae else f"vae={config.vae}"
+    if (found := trainee.vae or sha256(config.vae)) != header.vae:
         raise ConfigError(
-            f"vae={config.vae}: sha256 {found[:12]}..., the cache was made with "
+            f"{given}: autoencoder of sha256 {found[:12]}..., the cache was made with "
             f"{header.vae[:12]}...; name that one"
         )
     if len(cache) <= config.held:
@@ -167,7 +208,7 @@ def prepare(
         torch.manual_seed(config.seed)  # the same in every process
         attach(transformer, info)
         return info
-    found = load_adapter(transformer, config.start, trainee.name, trainee.weights)
+    found = load_adapter(transformer, config.start, trainee.name, trainee.weights, trainee.part)
     if (found.rank, found.targets) != (config.rank, config.targets):
         raise ConfigError(
             f"{config.start}: rank={found.rank} targets={found.targets}, here rank={config.rank} "
@@ -193,22 +234,31 @@ def order(seed: int, examples: int, first: int, count: int) -> list[int]:
     return [tables[k // examples][k % examples] for k in places]
 
 
-def draw(config: AdaptConfig, target: Tensor, samples: list[int]) -> Draws:
-    """The randomness of some samples (B, C, F, h, w), each from its number alone.
+def draw(
+    config: AdaptConfig,
+    target: Tensor,
+    samples: list[int],
+    levels: tuple[float, float] = (0.0, 1.0),
+) -> Draws:
+    """The randomness of some samples, each from its number alone.
 
-    Noise is made where the latents are.
+    Args:
+        config: Of the run.
+        target: (B, C, F, h, w) latents; noise is made where they are.
+        samples: Their numbers.
+        levels: Noise levels that the network is asked at (`Trainee.levels`).
     """
-    rows = []
+    rows, pure = [], config.pure if levels[1] == 1 else 0.0
     for sample, latents in zip(samples, target, strict=True):
         small = generator(config.seed, "adapt", sample)
         large = torch.Generator(target.device)
         large.manual_seed(seed_of(config.seed, "adapt/noise", sample))
         channels, _, height, width = latents.shape
         u = torch.rand(4, generator=small)
-        level = sample_sigma(torch.randn(1, generator=small), config.shift)[0]
+        level = sample_sigma(torch.randn(1, generator=small), config.shift, levels)[0]
         noise = torch.randn((*latents.shape[:-1], 2 * width), generator=large, device=target.device)
         past = torch.randn((channels, height, width), generator=large, device=target.device)
-        rows.append((noise, torch.where(u[0] < config.pure, 1.0, level), past, u))
+        rows.append((noise, torch.where(u[0] < pure, 1.0, level), past, u))
     noise, sigma, past, u = (
         torch.stack(column).to(target.device) for column in zip(*rows, strict=True)
     )

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dreamactor.backbones.load import Variant
 from dreamactor.conditioning.framing import fit_soft
-from dreamactor.conditioning.pose import PoseEstimator
+from dreamactor.conditioning.pose import PoseEstimator, identity
 from dreamactor.conditioning.skeleton import JOINTS, Frames, PoseTrack
 from dreamactor.decode import probe
 from dreamactor.errors import ConfigError, MediaError
@@ -59,6 +59,11 @@ class Source(Protocol):
         """Frames a second of all takes."""
         ...
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """JSON values: what has a say in the takes besides settings."""
+        ...
+
     def groups(self) -> list[int]:
         """Their numbers."""
         ...
@@ -79,6 +84,11 @@ class Pool:
     task: Variant
     reference: Reference = "first"
     fps: float = FPS
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Nothing: joints are known."""
+        return {}
 
     def groups(self) -> list[int]:
         """One a shard of the pool."""
@@ -122,16 +132,17 @@ class Clips:
     estimator: PoseEstimator
     frames: int
     fps: float
-    size: int
+    half: tuple[int, int]
+    """(H, W)."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Who finds the joints, with which weights."""
+        return {"estimator": identity(self.estimator)}
 
     @cached_property
     def _paths(self) -> list[Path]:
-        if not self.folder.is_dir():
-            raise ConfigError(f"clips={self.folder}: no such folder")
-        found = sorted(p for p in self.folder.iterdir() if p.suffix.lower() in CLIP_SUFFIXES)
-        if not found:
-            raise MediaError(f"{self.folder}: no clips; want {' '.join(CLIP_SUFFIXES)}")
-        return found
+        return clips_of(self.folder)
 
     def groups(self) -> list[int]:
         """So many files each."""
@@ -141,27 +152,47 @@ class Clips:
         """Windows of whole clips, one after the other; what is left at the end is not used."""
         for path in self._paths[group * FILES_AT_ONCE : (group + 1) * FILES_AT_ONCE]:
             caption = _caption(path)
-            for number, clip in enumerate(windows(path, self.frames, self.fps, self.size)):
+            for number, clip in enumerate(windows(path, self.frames, self.fps, self.half)):
                 track = self.estimator(clip, self.fps)
                 yield Take(f"{path.name}/{number}", clip, clip, track, caption)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One of triplets.jsonl."""
+
+    driving: Path
+    target: Path
+    source: Path
+    """Clip of the reference."""
+    frame: int
+    """Its number there."""
+    text: str
 
 
 @dataclass(frozen=True)
 class Triplets:
     """triplets.jsonl of `dreamactor bootstrap`: a synthetic driver, a real target.
 
-    Each line holds `driving` and `target`, paths from the file on, and `reference`, the clip and
-    number of a frame. As in `diffusion.segments`, the first frame is generated too and its driver
+    Each line holds `driving` and `target`, paths from the file on, `reference`, the clip and
+    number of a frame, and perhaps `text`, what the target shows; without it TARGET.txt says
+    so. As in `diffusion.segments`, the first frame is generated too and its driver
     stands beside the reference already, so a clip of 16 frames makes a take of 17.
     """
 
     path: Path
     frames: int
     fps: float
-    size: int
+    half: tuple[int, int]
+    """(H, W)."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Nothing: the RGB stage looks for no joints."""
+        return {}
 
     @cached_property
-    def _lines(self) -> list[tuple[Path, Path, Path, int]]:
+    def _lines(self) -> list[_Line]:
         return [self._line(number, line) for number, line in enumerate(self._read(), 1)]
 
     def _read(self) -> list[str]:
@@ -173,13 +204,13 @@ class Triplets:
             raise ConfigError(f"{self.path}: no triplets; did the review accept any?")
         return lines
 
-    def _line(self, number: int, line: str) -> tuple[Path, Path, Path, int]:
-        """(driving, target, clip of the reference, its frame)."""
+    def _line(self, number: int, line: str) -> _Line:
         here, root = f"{self.path}:{number}", self.path.parent
         try:
             said = json.loads(line)
             driving, target = root / said["driving"], root / said["target"]
             reference, frame = root / said["reference"]["clip"], int(said["reference"]["frame"])
+            text = str(said.get("text") or "")
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{here}: want driving, reference and target ({error})") from error
         for path in (driving, target, reference):
@@ -189,7 +220,7 @@ class Triplets:
             raise ConfigError(
                 f"{here}: the driving clip is the target; want another identity in the same motion"
             )
-        return driving, target, reference, frame
+        return _Line(driving, target, reference, frame, text or _caption(target))
 
     def groups(self) -> list[int]:
         """So many lines each."""
@@ -197,21 +228,35 @@ class Triplets:
 
     def takes(self, group: int) -> Iterator[Take]:
         """Windows of both clips in step."""
-        for driving, target, source, frame in self._lines[
-            group * FILES_AT_ONCE : (group + 1) * FILES_AT_ONCE
-        ]:
-            picture = _frame(source, frame, self.size)
+        for line in self._lines[group * FILES_AT_ONCE : (group + 1) * FILES_AT_ONCE]:
+            picture = _frame(line.source, line.frame, self.half)
             both = (
-                windows(p, self.frames, self.fps, self.size, twice=True) for p in (driving, target)
+                windows(p, self.frames, self.fps, self.half, twice=True)
+                for p in (line.driving, line.target)
             )
             for number, (driver, clip) in enumerate(zip(*both, strict=False)):
                 shown = np.concatenate([picture[None], clip[1:]])
-                key = f"{driving.relative_to(self.path.parent)}/{number}"
-                yield Take(key, shown, driver, None, _caption(target))
+                key = f"{line.driving.relative_to(self.path.parent)}/{number}"
+                yield Take(key, shown, driver, None, line.text)
+
+
+def clips_of(folder: Path) -> list[Path]:
+    """Clips that lie in a folder, by name.
+
+    Raises:
+        ConfigError: There is no such folder.
+        MediaError: There are none.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"clips={folder}: no such folder")
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in CLIP_SUFFIXES)
+    if not found:
+        raise MediaError(f"{folder}: no clips; want {' '.join(CLIP_SUFFIXES)}")
+    return found
 
 
 def windows(
-    path: Path, frames: int, fps: float, size: int, twice: bool = False
+    path: Path, frames: int, fps: float, half: tuple[int, int], twice: bool = False
 ) -> Iterator[Frames]:
     """Cut a clip into windows of `frames` frames that share one frame with the next.
 
@@ -219,17 +264,17 @@ def windows(
     """
     held: list[NDArray[np.uint8]] = []
     for picture in resample(iter_frames(path), fps, probe(path).duration):
-        fitted = fit_soft(picture, (size, size), "letterbox")[0]
+        fitted = fit_soft(picture, half, "letterbox")[0]
         held += [fitted, fitted] if twice and not held else [fitted]
         if len(held) == frames:
             yield np.stack(held)
             held = held[-1:]
 
 
-def _frame(path: Path, number: int, size: int) -> NDArray[np.uint8]:
+def _frame(path: Path, number: int, half: tuple[int, int]) -> NDArray[np.uint8]:
     for index, (_, picture) in enumerate(iter_frames(path)):
         if index == number:
-            return fit_soft(picture, (size, size), "letterbox")[0]
+            return fit_soft(picture, half, "letterbox")[0]
     raise MediaError(f"{path}: no frame {number} for a reference")
 
 
