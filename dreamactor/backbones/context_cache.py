@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -93,7 +94,9 @@ class ContextCache:
         if self.keeping.dtype == "int8":
             levels, scale = quantise_rows(tensor.reshape(-1, self.head))
             return levels.view(tensor.shape), scale
-        return (tensor.to(kept_dtype(self.keeping, self.dtype)).clone(),)  # not a part of a whole
+        kept = kept_dtype(self.keeping, self.dtype)
+        # a copy: else what is left out of it would stay in memory too
+        return (tensor.to(kept, copy=True, memory_format=torch.contiguous_format),)
 
     def _unpack(self, levels: Tensor, scale: Tensor) -> Tensor:
         rows = dequantise_rows(levels.view(-1, self.head), scale)
@@ -126,8 +129,10 @@ def kept_dtype(keeping: Keeping, dtype: torch.dtype) -> torch.dtype:
     return {"auto": dtype, "bfloat16": torch.bfloat16, "int8": torch.int8}[keeping.dtype]
 
 
+@cache  # once for all segments
 def announce(size: int, keeping: Keeping) -> None:
-    """Say how large a cache will be, before there is one."""
+    """Say how large a cache of `size` bytes will be, before there is one."""
     kind = "keys and values" if keeping.holds == "keys" else "states"
     where = "the host's memory" if keeping.place == "host" else "the device's memory"
-    log.info("context cache: %s take %.2f GiB of %s", kind, size / GIB, where)
+    amount = f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / (1 << 20):.1f} MiB"
+    log.info("context cache: %s take %s of %s", kind, amount, where)

@@ -26,7 +26,6 @@ Legend: B clips, C latent channels, F latent frames, h x 2w latent cells of the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
@@ -364,33 +363,30 @@ def _tokens_of(canvas: Tensor) -> Shape:
     return frames, height // 2, width // 2
 
 
-def predicted_bytes(
-    transformer: WanTransformer3DModel, mode: Mode, canvas: Sequence[int], keeping: Keeping
-) -> int:
+def predicted_bytes(transformer: InContextTransformer, canvas: Tensor, keeping: Keeping) -> int:
     """Size of the cache of a canvas, before there is one.
 
     Args:
-        transformer: diffusers'.
-        mode: Its mode, one-way or one-way-aligned.
-        canvas: (B, channels, F, h, 2w).
+        transformer: In a one-way mode.
+        canvas: (B, channels, F, h, 2w), in the dtype of the network.
         keeping: How it is kept.
     """
-    batch, _, frames, height, width = canvas
+    batch, _, frames, height, width = canvas.shape
     config = transformer.config
     head = config.attention_head_dim
     return cache_bytes(
         len(transformer.blocks),
-        seen_tokens(mode, (frames, height // 2, width // 2)),
+        seen_tokens(transformer.mode, (frames, height // 2, width // 2)),
         config.num_attention_heads * head,
         head,
-        kept_dtype(keeping, transformer.dtype),
+        kept_dtype(keeping, canvas.dtype),
         keeping.holds,
         batch,
     )
 
 
 class Context:
-    """The context of one canvas: computed when it is first needed, and kept.
+    """The context of one canvas, computed once and kept.
 
     Where a backbone has two transformers it is kept for the one at work, and computed anew for the
     other when that takes over.
@@ -409,12 +405,29 @@ class Context:
         if self._cache is None or self._owner is not transformer:
             self._cache = None  # its memory goes before more is taken
             canvas, head = inputs["hidden_states"], transformer.config.attention_head_dim
-            size = predicted_bytes(transformer, transformer.mode, canvas.shape, self.keeping)
-            announce(size, self.keeping)
-            cache = ContextCache(self.keeping, transformer.dtype, head, canvas.device)
+            announce(predicted_bytes(transformer, canvas, self.keeping), self.keeping)
+            cache = ContextCache(self.keeping, canvas.dtype, head, canvas.device)
             transformer(**inputs, cache=cache, fill=True)
             self._owner, self._cache = transformer, cache
         return self._cache
+
+
+def keep(
+    transformer: Any, keeping: Keeping, silence: Tensor | None = None, **inputs: Any
+) -> Context | None:
+    """The context of a canvas, if the transformer's mode has one and it is to be kept.
+
+    Args:
+        transformer: diffusers'.
+        keeping: Where and how.
+        silence: As in `predict`.
+        **inputs: Likewise; of the first only mask and canvas count, of the others the picture's.
+    """
+    if mode_of(transformer) == "full" or keeping.place == "none":
+        return None
+    context = Context(keeping)
+    context.of(transformer, {**inputs, "silence": silence})
+    return context
 
 
 def predict(
