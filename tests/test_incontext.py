@@ -224,6 +224,19 @@ def test_compiled_blocks_are_one_graph_each(mode):
     assert_close(predict(compiled, None, **inputs), predict(plain, None, **inputs), **CLOSE)
 
 
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # diffusers' too
+@pytest.mark.parametrize("mode", ONE_WAY)
+def test_autocast_as_in_training(mode):
+    """same: bfloat16 where autocast wants it, with gradients and (merged) without."""
+    transformer, inputs = network(mode), asked()
+    exact = predict(transformer, None, **inputs)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16):
+            found = predict(transformer, None, **inputs)
+        error = float((found - exact).norm() / exact.norm())
+        assert 0 < error < 0.005  # measured .0025
+
+
 # ---- who knows what ------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from torch.testing import assert_close
 from dreamactor.backbones import nano as nano_module
 from dreamactor.backbones.catalogue import Keeping, Options
 from dreamactor.backbones.folder import place
-from dreamactor.backbones.incontext import mode_of, set_mode
+from dreamactor.backbones.incontext import mode_of, predicted_bytes, set_mode
 from dreamactor.backbones.load import load_backbone, load_trainee
 from dreamactor.backbones.lora import AdapterInfo, adapt, adapter_state, attach, save_adapter
 from dreamactor.backbones.nano import Nano, load_nano
@@ -121,6 +122,41 @@ def test_clips_on_both_sides_of_the_boundary_are_computed_anew():
             assert_close(both[k], apart[k], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["2.1", "2.2"])
+def test_the_context_of_wan_reads_the_empty_prompt(kind):
+    """exact: whatever the prompt, with a cache and without."""
+    for keeping in (NOTHING, Keeping()):
+        wan, read = wan_of("one-way", kind, keeping), []
+        for expert in wan.experts.values():
+            expert.register_forward_pre_hook(
+                lambda _, __, given, read=read: read.append(given["silence"]), with_kwargs=True
+            )
+        with torch.no_grad():
+            cond = wan.encode(canvas_of(2), wan.encode_text(["a bird", "a fox"]))
+            wan.velocity(draws(*cond.latents.shape), torch.tensor(0.5), cond)
+            empty = wan.encode_text([""])
+        assert len(read) >= 1
+        assert all(torch.equal(silence, empty) for silence in read)
+        assert empty.any()
+
+
+@pytest.mark.parametrize("mode", ONE_WAY)
+def test_bfloat16_keeps_what_it_computes(mode, tmp_path):
+    """same: in the number format of large models; and the size that was said."""
+    folder = wan_folder.write(tmp_path)
+    found = []
+    for options in (Options("bfloat16", cache="none"), Options("bfloat16")):
+        wan = load_wan(NAME, folder, options=options, mode=mode)
+        with torch.no_grad():
+            cond = wan.encode(canvas_of(2), wan.encode_text(["a bird", "a fox"]))
+            found.append(wan.velocity(draws(*cond.latents.shape), torch.tensor(0.5), cond))
+    assert torch.equal(*found)
+    assert cond.context is not None
+    kept = cond.context.of(wan.pipe.transformer, {})  # of this canvas already: nothing is computed
+    canvas = torch.empty(2, 36, *cond.latents.shape[2:], dtype=torch.bfloat16)
+    assert kept.bytes == predicted_bytes(wan.pipe.transformer, canvas, wan.keeping)
+
+
 def test_nothing_is_kept_in_full():
     """exact."""
     wan, nano = wan_of("full", "2.1"), nano_of("full")
@@ -158,6 +194,25 @@ def test_a_clip_of_segments_is_unchanged_by_the_cache(mode, tmp_path):
         assert result.facts["segments"] == 3
         clips.append(np.stack(list(frames_of(out))).astype(int))
     assert np.abs(clips[0] - clips[1]).max() <= 2  # levels: rounding, then the codec
+
+
+def test_there_is_never_more_than_one_segment_s_context(tmp_path, monkeypatch):
+    """exact: the one before has gone when the next one is encoded."""
+    write_png(tmp_path / "who.png", np.full((40, 80, 3), 90, np.uint8))
+    nano, contexts, encode = nano_of("one-way"), [], Nano.encode
+
+    def watched(*given):
+        assert not any(context() for context in contexts)
+        cond = encode(*given)
+        contexts.append(weakref.ref(cond.context))
+        return cond
+
+    monkeypatch.setattr(Nano, "encode", watched)
+    animate(
+        reference=tmp_path / "who.png", driving=film(tmp_path / "driving.mp4", 30, 12),
+        out=tmp_path / "out.mp4", backbone=nano, prompt="a fox", guidance=3, threads=1,
+    )  # fmt: skip
+    assert len(contexts) == 3
 
 
 # ---- files -------------------------------------------------------------------------------------
