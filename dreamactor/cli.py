@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -76,6 +77,15 @@ def animate(
     lora: Annotated[
         list[str] | None, typer.Option(help="Wan: more low-rank layers, FILE[@SCALE].")
     ] = None,
+    cache: Annotated[
+        str | None, typer.Option(help="One-way weights: keep the context; none, device or host.")
+    ] = None,
+    cache_dtype: Annotated[
+        str, typer.Option(help="One-way weights: kept in auto, bfloat16 or int8.")
+    ] = "auto",
+    cache_holds: Annotated[
+        str, typer.Option(help="One-way weights: keep keys (and values), or states.")
+    ] = "keys",
     threads: Annotated[int, typer.Option(help="CPU threads; the result depends on it.")] = 4,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan, write nothing.")
@@ -88,6 +98,8 @@ def animate(
     from dreamactor.diffusion import job
 
     prepared = job.prepare(job.AnimateConfig(**stated))
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("dreamactor.backbones").setLevel(logging.INFO)  # sizes of what will be kept
     from dreamactor.diffusion import pipeline
 
     if dry_run:

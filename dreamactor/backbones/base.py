@@ -19,6 +19,8 @@ from dreamactor.errors import ConfigError
 if TYPE_CHECKING:
     from diffusers import ModelMixin
 
+    from dreamactor.backbones.incontext import Context
+
 TOKEN = 16
 """Pixels of a token's side: 8 a latent cell and 2 cells for Wan, 16 and 1 for HunyuanVideo-1.5."""
 
@@ -35,6 +37,8 @@ class Cond:
     """(B, L, D) token states, as from `encode_text`."""
     image: Tensor | None = None
     """(B, N, E) states of an image encoder that sees the reference, where a backbone has one."""
+    context: Context | None = None
+    """What a one-way mode keeps of latents, mask and image from step to step; text may change."""
 
 
 @dataclass(frozen=True)

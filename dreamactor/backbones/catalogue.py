@@ -25,14 +25,33 @@ Family = Literal["nano", "wan", "hunyuan"]
 """Which module reads a backbone's weights."""
 Expert = Literal["high", "low"]
 """Of a backbone of two transformers: the one at and above a noise level, and the one below it."""
+Mode = Literal["full", "one-way", "one-way-aligned"]
+"""Who sees whom on the canvas (`backbones.incontext`); weights are trained in one mode."""
+Cache = Literal["none", "device", "host"]
+"""Where the context of the one-way modes is kept from step to step: nowhere, where the network
+runs, or in the host's memory, from which it is streamed."""
+CacheDtype = Literal["auto", "bfloat16", "int8"]
+"""What it is kept in; auto is as the network computes it."""
+CacheHolds = Literal["keys", "states"]
+"""What is kept: keys and values, or the states they are made of, which is half of that and costs
+two projections of them a step."""
 SIZE = re.compile(r"(\d+)x(\d+)")
 BLOCK_GIB = 2.0
 """Group offload: two blocks of 14 billion parameters and what is not in a block, in bfloat16."""
 
 
 @dataclass(frozen=True)
+class Keeping:
+    """How the context of the one-way modes is kept."""
+
+    place: Cache = "device"
+    dtype: CacheDtype = "auto"
+    holds: CacheHolds = "keys"
+
+
+@dataclass(frozen=True)
 class Options:
-    """How a large backbone is run; nano has one way."""
+    """How a backbone is run; but for the cache nano has one way."""
 
     dtype: Dtype = "auto"
     offload: Offload = "none"
@@ -43,6 +62,10 @@ class Options:
     lora: tuple[str, ...] = ()
     """Low-rank layers besides the adapter, on Wan: FILE or FILE@SCALE; for a backbone of two
     transformers HIGH,LOW or HIGH,LOW@SCALE, or one file that holds both."""
+    cache: Cache | None = None
+    """Of weights in a one-way mode, which alone have something to keep; None takes device there."""
+    cache_dtype: CacheDtype = "auto"
+    cache_holds: CacheHolds = "keys"
 
     def __post_init__(self) -> None:
         """Check every value by itself.
@@ -51,13 +74,23 @@ class Options:
             ConfigError: One that cannot work.
         """
         object.__setattr__(self, "lora", tuple(self.lora or ()))
-        for name, words in (("dtype", get_args(Dtype)), ("offload", get_args(Offload))):
-            if getattr(self, name) not in words:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: want {', '.join(words)}")
+        choices = {
+            "dtype": Dtype, "offload": Offload, "cache": Cache,
+            "cache_dtype": CacheDtype, "cache_holds": CacheHolds,
+        }  # fmt: skip
+        for name, choice in choices.items():
+            words, value = get_args(choice), getattr(self, name)
+            if value not in words and not (name == "cache" and value is None):
+                raise ConfigError(f"{name}={value!r}: want {', '.join(words)}")
         if self.size is not None and not SIZE.fullmatch(self.size):
             raise ConfigError(f"size={self.size!r}: want WIDTHxHEIGHT, such as 832x480")
         if self.frames is not None and self.frames < 1:
             raise ConfigError(f"frames={self.frames}: want 4 * k + 1, such as 81")
+
+    @property
+    def keeping(self) -> Keeping:
+        """How a context is kept, if there is one."""
+        return Keeping(self.cache or "device", self.cache_dtype, self.cache_holds)
 
     @property
     def half(self) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dreamactor.backbones.catalogue import CATALOGUE, Expert, Options
+from dreamactor.backbones.catalogue import CATALOGUE, Expert, Keeping, Mode, Options
 from dreamactor.backbones.folder import quiet
 from dreamactor.errors import ConfigError, WeightsError
 
@@ -126,11 +126,12 @@ def load_backbone(
     _check_device(device)
     if CATALOGUE[name].hub:
         return _load_large(name, weights, device, adapter, options)
+    from dreamactor.backbones.incontext import mode_of
     from dreamactor.backbones.nano import DATA, load_nano
 
     folder = weights or DATA
     try:
-        model = load_nano(folder, device, "animate" if adapter is None else None)
+        model = load_nano(folder, device, "animate" if adapter is None else None, options.keeping)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{folder}: weights do not fit {name}: {first}") from error
@@ -138,7 +139,17 @@ def load_backbone(
         from dreamactor.backbones.lora import adapt
 
         adapt(model, adapter)
+    _check_cache(name, mode_of(model.transformer), options)
     return model
+
+
+def _check_cache(name: str, mode: Mode, options: Options) -> None:
+    """Refuse settings of a cache where there is nothing to keep."""
+    if mode == "full" and options.keeping not in (Keeping(), Keeping("none")):
+        raise ConfigError(
+            f"cache={options.keeping.place}: these weights of {name} have attention full, of which "
+            "nothing can be kept; leave --cache, --cache-dtype and --cache-holds out"
+        )
 
 
 def check_options(name: str, device: str, options: Options) -> None:
@@ -159,6 +170,8 @@ def check_options(name: str, device: str, options: Options) -> None:
             )
     if options.lora and CATALOGUE[name].family == "hunyuan":
         raise ConfigError(f"lora={options.lora[0]}: only for Wan's backbones; {name} has none")
+    if options.cache == "host" and device == "cpu":
+        raise ConfigError("cache=host: wants --device cuda; on the CPU both are one memory")
     if options.offload != "none" and device == "cpu":
         raise ConfigError(f"offload={options.offload}: wants --device cuda, from which to offload")
 
@@ -170,11 +183,18 @@ def _load_large(
         with quiet():
             from dreamactor.backbones.hunyuan import load_hunyuan
 
+        _check_cache(name, "full", options)
         return load_hunyuan(name, weights, device, adapter, options)
     with quiet():
         from dreamactor.backbones.wan import load_wan
 
-    model = load_wan(name, weights, device, options)
+    mode: Mode = "full"
+    if adapter is not None:
+        from dreamactor.backbones.stacking import mode_in
+
+        mode = mode_in(adapter)
+    _check_cache(name, mode, options)
+    model = load_wan(name, weights, device, options, mode)
     if adapter is not None or options.lora:
         from dreamactor.backbones.stacking import stack, swap
 

@@ -11,12 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
-from diffusers import ModelMixin
+from diffusers import ModelMixin, WanTransformer3DModel
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
+from dreamactor.backbones.catalogue import Mode
 from dreamactor.backbones.folder import digest_of
+from dreamactor.backbones.incontext import set_mode
 from dreamactor.backbones.load import Variant, check_lead
 from dreamactor.backbones.weights import check_model, load_weights, read_header, save_weights
 from dreamactor.conditioning.canvas import VERSION
@@ -52,6 +54,8 @@ class AdapterInfo:
     lead: int | None = None
     """Frames of the canvas, its first one among them, that showed no skeleton in training: so many
     are empty when it animates. The pose variant has to say it; rgb has none."""
+    attention: Mode = "full"
+    """Who saw whom on the canvas in training, and so has to when it animates."""
 
     def __post_init__(self) -> None:
         """Check every value by itself.
@@ -61,7 +65,8 @@ class AdapterInfo:
         """
         if self.rank < 1:
             raise ConfigError(f"rank={self.rank}: want 1 or more; the paper has 256")
-        for name, words in (("variant", get_args(Variant)), ("targets", get_args(Targets))):
+        choices = {"variant": Variant, "targets": Targets, "attention": Mode}
+        for name, words in ((name, get_args(choice)) for name, choice in choices.items()):
             if getattr(self, name) not in words:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: want {' or '.join(words)}")
         check_lead(self.variant, self.lead)
@@ -181,11 +186,18 @@ def adapt(backbone: Adaptable, path: Path) -> None:
     """Merge the adapter of a file into a backbone, and note there which one it is.
 
     Raises:
-        WeightsError: As `load_adapter`.
+        WeightsError: As `load_adapter`; or it was trained in a mode that the backbone cannot have.
     """
-    weights = digest_of(backbone.weights)
+    weights, mode = digest_of(backbone.weights), read_info(path).attention
+    wan = isinstance(backbone.transformer, WanTransformer3DModel)
+    if mode != "full" and not wan:
+        raise WeightsError(
+            f"{path}: trained with attention {mode!r}; {backbone.name} has only full"
+        )
     info = load_adapter(backbone.transformer, path, backbone.name, weights)
     merge(backbone.transformer)
+    if wan:
+        set_mode(backbone.transformer, mode)
     backbone.variant, backbone.lead = info.variant, info.lead or 0
     backbone.adapter = {"sha256": sha256(path), **asdict(info)}
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -25,7 +25,9 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
+from dreamactor.backbones import incontext
 from dreamactor.backbones.base import Cond, Native, Trainee
+from dreamactor.backbones.catalogue import Keeping
 from dreamactor.backbones.layers import STRIDE_S, STRIDE_T
 from dreamactor.backbones.load import Variant, check_lead
 from dreamactor.backbones.nano_vae import NanoVAE, NanoVAEConfig
@@ -86,13 +88,16 @@ def transformer_input(x: Tensor, cond: Cond) -> Tensor:
 
 def predict(transformer: nn.Module, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
     """The transformer's prediction of the latents at x (B, C, F, h, 2w), sigma (B,)."""
-    latents: Tensor = transformer(
-        hidden_states=transformer_input(x, cond),
-        timestep=sigma.to(x.device, torch.float32) * TIMESTEPS,
-        encoder_hidden_states=cond.text.to(x.dtype),
-        return_dict=False,
-    )[0]
-    return latents
+    return incontext.predict(transformer, cond.context, **inputs_of(x, sigma, cond))
+
+
+def inputs_of(x: Tensor, sigma: Tensor, cond: Cond) -> dict[str, Tensor]:
+    """What the transformer is called with."""
+    return {
+        "hidden_states": transformer_input(x, cond),
+        "timestep": sigma.to(x.device, torch.float32) * TIMESTEPS,
+        "encoder_hidden_states": cond.text.to(x.dtype),
+    }
 
 
 def velocity_of(latents: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
@@ -117,6 +122,7 @@ class Nano:
         weights: File name -> sha256, for the record.
         variant: What the transformer was trained to be driven by.
         lead: Frames without a skeleton at the start, as in training.
+        keeping: How the context is kept, where the transformer's mode has one.
     """
 
     name = "nano"
@@ -130,6 +136,7 @@ class Nano:
         weights: dict[str, str] | None = None,
         variant: Variant = "rgb",
         lead: int = 0,
+        keeping: Keeping = Keeping(),  # noqa: B008  # frozen
     ) -> None:
         self.vae = vae.eval().requires_grad_(False)
         self.transformer = transformer.eval().requires_grad_(False)
@@ -137,6 +144,7 @@ class Nano:
         self.weights = weights or {}
         self.variant = variant
         self.lead = lead
+        self.keeping = keeping
         self.adapter: dict[str, Any] | None = None
         self.grid = LatentGrid(STRIDE_T, STRIDE_S, vae.config.channels)
         self._text = text
@@ -159,7 +167,10 @@ class Nano:
         latents = torch.zeros_like(motion)
         first = self.vae.encode(reference_half(canvas.pixels)[:, :, :shown])
         latents[:, :, : first.shape[2]] = first
-        return Cond(torch.cat([latents, motion], dim=-1), fold_mask(canvas.mask, self.grid), text)
+        both = torch.cat([latents, motion], dim=-1)
+        cond = Cond(both, fold_mask(canvas.mask, self.grid), text)
+        inputs = inputs_of(both, both.new_zeros(len(both)), cond)
+        return replace(cond, context=incontext.keep(self.transformer, self.keeping, **inputs))
 
     def velocity(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         """One forward pass; (B, C, F, h, 2w)."""
@@ -201,14 +212,18 @@ def load_transformer(
 
 
 def load_trainee(path: Path) -> Trainee:
-    """The transformer of a weight file, to be trained."""
+    """The transformer of a weight file, to be trained; adapters learn in full attention."""
+    incontext.check_mode(path, read_header(path), "full")
     transformer, shape = load_transformer(path)
     grid = LatentGrid(STRIDE_T, STRIDE_S, shape.latent_channels)
     return Trainee(Nano.name, transformer, predict, grid, sha256(path), load_weights(path)[1])
 
 
 def load_nano(
-    folder: Path = DATA, device: str | torch.device = "cpu", task: Task | None = "animate"
+    folder: Path = DATA,
+    device: str | torch.device = "cpu",
+    task: Task | None = "animate",
+    keeping: Keeping = Keeping(),  # noqa: B008  # frozen
 ) -> Nano:
     """The embedded model, or one that `dreamactor train nano` exported to a folder.
 
@@ -216,6 +231,7 @@ def load_nano(
         folder: Holds manifest.json (file name -> sha256, native sizes) and the weight files.
         device: Where it runs, in float32.
         task: What its transformer must have been trained for; None takes any, to be adapted.
+        keeping: As in `Nano`. The mode of attention is the one that its weights name.
 
     Raises:
         WeightsError: A file is missing, has another hash, or belongs to another model.
@@ -233,8 +249,9 @@ def load_nano(
         check_lead(variant, lead)
     except ConfigError as error:
         raise WeightsError(f"{path}: {error}") from error
+    incontext.set_mode(transformer, incontext.check_mode(path, header))
     placed, native = (vae.to(device), transformer.to(device)), Native(**manifest["native"])
-    return Nano(*placed, native, weights=files, variant=variant, lead=lead or 0)
+    return Nano(*placed, native, weights=files, variant=variant, lead=lead or 0, keeping=keeping)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -29,7 +29,8 @@ from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from dreamactor.backbones.catalogue import CATALOGUE
+from dreamactor.backbones.catalogue import CATALOGUE, Mode
+from dreamactor.backbones.incontext import check_mode
 from dreamactor.backbones.load import Variant
 from dreamactor.backbones.lora import (
     NAME,
@@ -38,7 +39,7 @@ from dreamactor.backbones.lora import (
     read_info,
     save_adapter,
 )
-from dreamactor.backbones.weights import load_weights
+from dreamactor.backbones.weights import load_weights, read_header
 from dreamactor.conditioning.canvas import VERSION
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.provenance import sha256
@@ -62,8 +63,23 @@ class Stackable(Protocol):
     """Name of every set of layers on it -> its scale."""
 
     @property
+    def mode(self) -> Mode:
+        """Who sees whom in its transformers."""
+
+    @property
     def experts(self) -> dict[str, ModelMixin]:
         """Its transformers by name."""
+
+
+def mode_in(path: Path) -> Mode:
+    """The mode that a backbone has to be loaded in for an adapter.
+
+    A file that does not say it is taken for full here; `swap` refuses it if it is no adapter.
+    """
+    try:
+        return check_mode(path, read_header(_files(path)[0]))
+    except WeightsError:
+        return "full"
 
 
 def swap(backbone: Stackable, path: Path) -> None:
@@ -354,6 +370,11 @@ def _info(path: Path, backbone: Stackable) -> AdapterInfo:
     info = read_info(path)
     if info.backbone != backbone.name:
         raise WeightsError(f"{path}: an adapter of {info.backbone}, here is {backbone.name}")
+    if info.attention != backbone.mode:
+        raise WeightsError(
+            f"{path}: trained with attention {info.attention!r}, here {backbone.name} has "
+            f"{backbone.mode!r}; want it loaded with this adapter"
+        )
     if info.canvas != VERSION:
         raise WeightsError(f"{path}: canvas version {info.canvas}, this program reads {VERSION}")
     return info

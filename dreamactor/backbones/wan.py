@@ -21,6 +21,7 @@ Legend: B clips, C = 16, T = 4k + 1 frames, F = k + 1, h x 2w latent cells of th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPVisionModel, UMT5EncoderModel
 
+from dreamactor.backbones import incontext
 from dreamactor.backbones.base import Cond, Native, sized
-from dreamactor.backbones.catalogue import CATALOGUE, Options
+from dreamactor.backbones.catalogue import CATALOGUE, Keeping, Mode, Options
 from dreamactor.backbones.folder import dtype_of, fingerprints, open_pipeline, place
 from dreamactor.backbones.load import Variant
 from dreamactor.backbones.nano import TIMESTEPS, transformer_input
@@ -44,7 +46,7 @@ from dreamactor.conditioning.canvas import (
     reference_half,
 )
 from dreamactor.conditioning.framing import to_picture
-from dreamactor.errors import WeightsError
+from dreamactor.errors import ConfigError, WeightsError
 
 TOKENS = 512  # of a prompt; the attention of diffusers counts on it where there are CLIP states
 MODELS = {
@@ -66,6 +68,7 @@ class Wan:
         device: Where it runs.
         dtype: Of the transformers.
         weights: File name -> sha256, for the record.
+        keeping: How the context is kept, where the mode of its transformers has one.
     """
 
     def __init__(
@@ -76,8 +79,11 @@ class Wan:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         weights: dict[str, str] | None = None,
+        keeping: Keeping = Keeping(),  # noqa: B008  # frozen
     ) -> None:
         self.name = name
+        self.keeping = keeping
+        self._silence: Tensor | None = None
         self.pipe = pipe
         self.native = native
         self.device = torch.device(device)
@@ -102,6 +108,11 @@ class Wan:
         both = {"transformer": self.pipe.transformer, "transformer_2": self.pipe.transformer_2}
         return {name: module for name, module in both.items() if module is not None}
 
+    @property
+    def mode(self) -> Mode:
+        """Who sees whom in its transformers."""
+        return incontext.mode_of(self.pipe.transformer)
+
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """UMT5's token states (B, 512, D); behind the end of a prompt they are 0."""
         states: Tensor = self.pipe.encode_prompt(
@@ -119,7 +130,11 @@ class Wan:
         image = None
         if self.pipe.image_encoder is not None:
             image = self._image(both[0](canvas.pixels)[:, :, 0])
-        return Cond(latents, fold_mask(canvas.mask, self.grid).to(latents), text, image)
+        cond = Cond(latents, fold_mask(canvas.mask, self.grid).to(latents), text, image)
+        inputs = self._inputs(latents, latents.new_zeros(len(latents)), cond)
+        first = self.pipe.transformer  # at work at first, if there are two
+        context = incontext.keep(first, self.keeping, self._silent(), **inputs)
+        return replace(cond, context=context)
 
     def velocity(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         """One forward pass of the expert for this noise level; (B, C, F, h, 2w)."""
@@ -143,15 +158,25 @@ class Wan:
         return vae.decode((latents / scale + mean).to(vae.dtype), return_dict=False)[0]
 
     def _pass(self, expert: WanTransformer3DModel, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        image = None if cond.image is None else cond.image.to(self.dtype)
-        velocity: Tensor = expert(
-            hidden_states=transformer_input(x, cond).to(self.dtype),
-            timestep=t,
-            encoder_hidden_states=cond.text.to(self.dtype),
-            encoder_hidden_states_image=image,
-            return_dict=False,
-        )[0]
-        return velocity
+        inputs = self._inputs(x, t, cond)
+        return incontext.predict(expert, cond.context, self._silent(), **inputs)
+
+    def _inputs(self, x: Tensor, t: Tensor, cond: Cond) -> dict[str, Any]:
+        """What a transformer is called with."""
+        return {
+            "hidden_states": transformer_input(x, cond).to(self.dtype),
+            "timestep": t,
+            "encoder_hidden_states": cond.text.to(self.dtype),
+            "encoder_hidden_states_image": None
+            if cond.image is None
+            else cond.image.to(self.dtype),
+        }
+
+    def _silent(self) -> Tensor | None:
+        """States of the empty prompt, which the context reads in the one-way modes."""
+        if self.mode != "full" and self._silence is None:
+            self._silence = self.encode_text([""])
+        return self._silence
 
     def _latents(self, clip: Tensor) -> Tensor:
         """Normalised latents (B, C, F, h, w) of a clip (B, 3, T, H, W), in float32."""
@@ -175,7 +200,11 @@ class Wan:
 
 
 def load_wan(
-    name: str, source: Path | None, device: str = "cpu", options: Options | None = None
+    name: str,
+    source: Path | None,
+    device: str = "cpu",
+    options: Options | None = None,
+    mode: Mode = "full",
 ) -> Wan:
     """A model from a folder in diffusers format.
 
@@ -183,19 +212,28 @@ def load_wan(
         name: In the catalogue.
         source: The folder, or a hub id; None looks for the published one in the hub's cache.
         device: Where it runs.
-        options: Precision, offload, and other sizes than its own.
+        options: Precision, offload, cache, and other sizes than its own.
+        mode: Of attention, as its adapter was trained.
 
     Raises:
         ConfigError: An option that cannot be.
         WeightsError: Files are missing, damaged, or of another model.
     """
     options = options or Options()
+    if mode != "full" and (options.cache, options.offload) == ("none", "group"):
+        raise ConfigError(
+            f"cache=none: with attention {mode} and offload=group blocks would come twice a step; "
+            "want cache device or host"
+        )
     entry = CATALOGUE[name]
     dtype = dtype_of(options.dtype, device)
     folder, pipe = open_pipeline(entry, source, WanImageToVideoPipeline, MODELS, dtype)
     _check_layout(name, folder, pipe)
     native = sized(Native(**entry.native), options)
-    model = Wan(name, pipe, native, device, dtype, fingerprints(folder, entry.parts))
+    digests = fingerprints(folder, entry.parts)
+    model = Wan(name, pipe, native, device, dtype, digests, options.keeping)
+    for expert in model.experts.values():
+        incontext.set_mode(expert, mode)
     if entry.boundary is not None and model.boundary is None:
         model.boundary = entry.boundary
     place(pipe, device, options.offload)
@@ -228,5 +266,6 @@ def _all(x: Tensor) -> Tensor:
 
 
 def _rows(cond: Cond, rows: Tensor) -> Cond:
+    """Some clips of a batch; their context, which is kept for all of them, is computed anew."""
     image = None if cond.image is None else cond.image[rows]
     return Cond(cond.latents[rows], cond.mask[rows], cond.text[rows], image)

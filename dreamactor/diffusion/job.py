@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from dreamactor.backbones.catalogue import Dtype, Offload, Options
+from dreamactor.backbones.catalogue import Cache, CacheDtype, CacheHolds, Dtype, Offload, Options
 from dreamactor.backbones.load import (
     ESTIMATOR,
     Variant,
@@ -99,6 +99,13 @@ class AnimateConfig:
     lora: Sequence[str] = ()
     """More low-rank layers for a backbone of Wan, FILE or FILE@SCALE; HIGH,LOW for two
     transformers."""
+    cache: Cache | None = None
+    """Where the context of weights in a one-way mode is kept from step to step: none, device or
+    host (streamed from its memory); None takes device. Weights of mode full keep nothing."""
+    cache_dtype: CacheDtype = "auto"
+    """What it is kept in: auto (as it is computed), bfloat16 or int8."""
+    cache_holds: CacheHolds = "keys"
+    """What is kept: keys (and values), or the states they are projected from, half as large."""
     threads: int = 4
     """CPU threads. Not the machine's number: sums round otherwise for another one, and the same
     settings would give other bytes elsewhere. More cores than threads help a little."""
@@ -136,7 +143,10 @@ class AnimateConfig:
     @property
     def options(self) -> Options:
         """How a large backbone runs."""
-        return Options(self.dtype, self.offload, self.size, self.frames, tuple(self.lora))
+        return Options(
+            self.dtype, self.offload, self.size, self.frames, tuple(self.lora),
+            self.cache, self.cache_dtype, self.cache_holds,
+        )  # fmt: skip
 
     @property
     def estimator(self) -> str:

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from dreamactor import provenance
 from dreamactor.backbones.base import Backbone, Cond, identity
-from dreamactor.backbones.catalogue import Dtype, Offload
+from dreamactor.backbones.catalogue import Cache, CacheDtype, CacheHolds, Dtype, Offload
 from dreamactor.backbones.load import Variant, check_variant, load_backbone
 from dreamactor.conditioning.canvas import build_canvas, motion_half, reference_half
 from dreamactor.conditioning.framing import to_half, to_picture
@@ -81,6 +81,9 @@ class Settings(TypedDict, total=False):
     size: str | None
     frames: int | None
     lora: Sequence[str]
+    cache: Cache | None
+    cache_dtype: CacheDtype
+    cache_holds: CacheHolds
     threads: int
 
 
@@ -201,6 +204,7 @@ def generate(task: Task, backbone: Backbone, stages: Stages, tick: Tick) -> Iter
             cond = backbone.encode(build_canvas(reference, driving, backbone.grid, past), text)
         with stages("denoise"):
             latents = denoise(task, segment, backbone, cond, replace(cond, text=unsaid), tick)
+        del cond  # its context goes before the next one comes
         with stages("decode latents"):
             clip = backbone.decode(latents)  # (1, 3, T, H, W)
         kept = clip[:, :, 1 + segment.shown : 1 + segment.shown + segment.new]

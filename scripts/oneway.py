@@ -1,0 +1,103 @@
+"""The figures of docs/fast.md.
+
+    python scripts/oneway.py seconds    a sampling step by mode of attention, random weights, CPU
+    python scripts/oneway.py bits       what fewer bits do to a prediction of the weights that ship
+
+Modes take turns, so that what else the machine does falls on all of them; medians are printed.
+"""
+
+import statistics
+import sys
+import time
+from itertools import product
+
+import torch
+
+from dreamactor.backbones.base import Cond
+from dreamactor.backbones.catalogue import Keeping
+from dreamactor.backbones.incontext import Context, predict, set_mode
+from dreamactor.backbones.nano import NanoConfig, inputs_of, load_nano
+from dreamactor.conditioning.canvas import reference_half
+
+TURNS = 5
+CASES = {  # latent frames, cells of a side of a half, blocks
+    "nano: 256 x 256, 17 frames, 12 blocks": (5, 32, 12),
+    "its width: 384 x 384, 33 frames, 2 blocks": (9, 48, 2),
+}
+
+
+@torch.inference_mode()
+def measure(frames: int, side: int, layers: int) -> dict[str, list[float]]:
+    """Seconds of each turn, by mode and whether the context is kept."""
+    torch.manual_seed(0)
+    transformer = NanoConfig(layers=layers).build().eval()
+    torch.nn.init.normal_(transformer.proj_out.weight, std=0.02)
+    inputs = {
+        "hidden_states": torch.randn(1, 100, frames, side, 2 * side),
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": torch.zeros(1, 32, 384),
+    }
+    ways = {}
+    for mode in ("full", "one-way", "one-way-aligned"):
+        set_mode(transformer, mode)
+        kept = None if mode == "full" else Context(Keeping())
+        ways[mode] = (mode, kept)
+        if kept is not None:
+            ways[f"{mode}, nothing kept"] = (mode, None)
+            ways[f"{mode}, filling"] = (mode, kept)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(TURNS + 1):  # the first to warm up
+        for name, (mode, kept) in ways.items():
+            set_mode(transformer, mode)
+            if name.endswith("filling"):
+                start = time.perf_counter()
+                Context(Keeping()).of(transformer, dict(inputs))
+            else:
+                if kept is not None:
+                    kept.of(transformer, dict(inputs))
+                start = time.perf_counter()
+                predict(transformer, kept, **inputs)
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def print_seconds() -> None:
+    """By case and mode, with the share of mode full."""
+    for case, sizes in CASES.items():
+        found = {name: statistics.median(turns) for name, turns in measure(*sizes).items()}
+        print(f"{case}: {sizes[0] * sizes[1] * sizes[1] // 2} tokens")
+        for name, median in found.items():
+            print(f"  {name:34}{median:8.3f} s {median / found['full']:6.2f}")
+
+
+@torch.inference_mode()
+def print_bits() -> None:
+    """Relative error of the target's predicted latents, noise in the place of all latents.
+
+    The weights that ship were trained in mode full; here they run in the one-way modes.
+    """
+    transformer = load_nano().transformer
+    draws = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 48, 5, 32, 64, generator=draws)
+    cond = Cond(torch.randn(x.shape, generator=draws), torch.ones(4, 4, 5, 32, 64),
+                torch.zeros(4, 1, 384))  # fmt: skip
+    for mode in ("one-way", "one-way-aligned"):
+        set_mode(transformer, mode)
+        inputs = inputs_of(x, torch.full((4,), 0.7), cond)
+        exact = target(predict(transformer, None, **inputs))
+        for dtype, holds in product(("auto", "bfloat16", "int8"), ("keys", "states")):
+            context = Context(Keeping("device", dtype, holds))
+            found = target(predict(transformer, context, **inputs))
+            error = float((found - exact).norm() / exact.norm())
+            print(f"{mode:18}{dtype:10}{holds:8}{error:.1e}")
+
+
+def target(x: torch.Tensor) -> torch.Tensor:
+    """What is generated of a canvas."""
+    return reference_half(x)[:, :, 1:]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    {"seconds": print_seconds, "bits": print_bits}[sys.argv[1]]()
