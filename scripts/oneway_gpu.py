@@ -4,12 +4,15 @@
 
 First that the kernels of `backbones.attention` agree with attention by its definition, then the
 seconds of one pass: plain image-to-video (one half alone), the whole canvas, and the one-way modes
-with their context kept, in bfloat16 and in 8 bits, on the GPU and in the host's memory. Ways take
-turns; medians are printed, per block: 40 of them are the whole network.
+with their context kept, in bfloat16 and in 8 bits, on the GPU and in the host's memory. Medians
+are printed, per block: 40 of them are the whole network.
 """
 
 import statistics
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -89,48 +92,46 @@ def main(layers: int = 4, size: str = "832x480x81") -> None:
     if on_gpu:
         ways["canvas, aligned, host"] = ("one-way-aligned", Keeping("host"))
         ways["canvas, aligned, host, 8 bits"] = ("one-way-aligned", Keeping("host", "int8"))
-    silence = torch.zeros(1, 512, 4096, device=device, dtype=dtype)
     print(f"{frames * rows * columns // 2} tokens of a half, {layers} blocks, {dtype}")
     plain = 0.0
     for name, (mode, keeping) in ways.items():
         set_mode(transformer, mode)
         x = canvas[..., :columns] if name.startswith("plain") else canvas
-        given = inputs_for(x)
-        more = {} if mode == "full" else {"silence": silence}
-        context, filling = None, 0.0
-        if keeping is not None:
-            wanted = predicted_bytes(transformer, x, keeping)
-            for _ in range(2):
-                context = Context(keeping)
-                filling = seconds(lambda c=context: c.of(transformer, {**given, **more}))
-        turns = [seconds(lambda: predict(transformer, context, **more, **given))
-                 for _ in range(TURNS + 1)][1:]  # fmt: skip
-        step = statistics.median(turns)
+        step, filling, held, foreseen = measure(transformer, x, keeping)
         plain = plain or step
         line = f"{name:32}{1000 * step / layers:8.1f} ms a block {step / plain:6.3f} of plain"
-        if context is not None:
-            held = context.of(transformer, {}).bytes
+        if keeping is not None:
             line += f"; filling {filling / plain:.2f}, {held * LAYERS / layers / 2**30:.1f} GiB"
-            line += f" ({held / wanted:.3f} of what was foreseen)"
+            line += f" ({held / foreseen:.3f} of what was foreseen)"
         print(line, flush=True)
-        context = None
 
 
-def seconds(work: object) -> float:
+def measure(
+    transformer: WanTransformer3DModel, x: torch.Tensor, keeping: Keeping | None
+) -> tuple[float, float, int, int]:
+    """Seconds of a pass and of filling its cache; bytes of the cache and those foreseen."""
+    given, context = inputs_for(x), None
+    filling, held, foreseen = 0.0, 0, 0
+    if keeping is not None:
+        given["silence"] = torch.zeros_like(given["encoder_hidden_states"])
+        foreseen = predicted_bytes(transformer, x, keeping)
+        for _ in range(2):  # the first to warm up
+            context = Context(keeping)
+            filling = seconds(partial(context.of, transformer, given))
+        held = context.of(transformer, given).bytes
+    turns = [seconds(partial(predict, transformer, context, **given)) for _ in range(TURNS + 1)]
+    return statistics.median(turns[1:]), filling, held, foreseen
+
+
+def seconds(work: Callable[[], object]) -> float:
     """What a call takes, all work on the GPU included."""
-    if not torch.cuda.is_available():
-        import time
-
-        start = time.perf_counter()
-        work()
-        return time.perf_counter() - start
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    start.record()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
     work()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1000
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

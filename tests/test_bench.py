@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from dreamactor.bench.page import results_page
 from dreamactor.bench.reconstruction import VAEBenchConfig, bench_vae, samples_table
 from dreamactor.bench.systems import Animation, Reconstruction
 from dreamactor.bench.variants import VariantsBenchConfig, variant_goals
-from dreamactor.diffusion import driving
+from dreamactor.diffusion import driving, skeletons
 from dreamactor.diffusion.job import AnimateConfig, prepare
 from dreamactor.diffusion.pipeline import generate, resolve
 from dreamactor.errors import AssetError, ConfigError
@@ -117,7 +118,7 @@ def test_a_case_comes_out_as_animate_makes_it(tmp_path, index, frames, variant):
     skeleton = None
     if estimator is not None:
         track, _ = driving.find_joints(job, nano.native, estimator)
-        skeleton = driving.skeleton(track, nano)
+        skeleton = skeletons.skeleton(track, nano)
     task = resolve(job, nano, skeleton=skeleton)
     with torch.inference_mode():
         wanted = list(generate(task, nano, Stages(), lambda: None))[task.lead :]
@@ -407,3 +408,12 @@ def test_refuses_in_one_line(cast, tmp_path, monkeypatch, capsys, words, message
 
 def test_the_tiny_model_has_the_size_of_these_tests():
     assert (NATIVE.height, NATIVE.frames, NATIVE.steps) == (SIDE, 17, 2)
+
+
+def test_measuring_needs_no_decoder_of_videos() -> None:
+    """GPU machines that train and measure have no PyAV (scripts/gpu.sh)."""
+    code = (
+        "import sys; sys.modules['av'] = None\n"
+        "import dreamactor.bench.motion, dreamactor.training.nano, dreamactor.training.export"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

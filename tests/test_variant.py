@@ -25,7 +25,7 @@ from dreamactor.conditioning.canvas import motion_half
 from dreamactor.conditioning.framing import to_picture
 from dreamactor.conditioning.motion_words import from_track
 from dreamactor.conditioning.skeleton import JOINTS, PoseTrack, draw
-from dreamactor.diffusion import driving
+from dreamactor.diffusion import driving, skeletons
 from dreamactor.diffusion.job import AnimateConfig, prepare
 from dreamactor.diffusion.pipeline import animate, generate, preview, resolve
 from dreamactor.errors import ConfigError, MediaError
@@ -105,7 +105,7 @@ def task_of(tmp_path, backbone, count, fps=12, **size):
     )
     job = prepare(config)
     track, _ = driving.find_joints(job, backbone.native)
-    return resolve(job, backbone, "", driving.skeleton(track, backbone))
+    return resolve(job, backbone, "", skeletons.skeleton(track, backbone))
 
 
 # ---- what the model is shown --------------------------------------------------------------------
@@ -393,7 +393,7 @@ from copycat import Copycat
 from test_keypoints import TINY
 from dreamactor import animate
 from dreamactor.backbones.keypoints import KeypointNet, Keypoints
-from dreamactor.diffusion import driving
+from dreamactor.diffusion import driving, skeletons
 from dreamactor.provenance import peak_memory
 
 torch.manual_seed(0)

@@ -22,11 +22,10 @@ from dreamactor.conditioning.canvas import build_canvas, motion_half, reference_
 from dreamactor.conditioning.framing import to_half, to_picture
 from dreamactor.conditioning.pose import PoseEstimator
 from dreamactor.conditioning.skeleton import draw
-from dreamactor.diffusion.driving import skeleton
 from dreamactor.diffusion.flow import schedule
 from dreamactor.diffusion.sampler import beside, sample_euler
 from dreamactor.diffusion.segments import Segment, plan
-from dreamactor.diffusion.task import lead_of
+from dreamactor.diffusion.skeletons import lead_of, skeleton
 from dreamactor.errors import ConfigError
 from dreamactor.provenance import Stages
 from dreamactor.runs import generator

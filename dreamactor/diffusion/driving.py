@@ -13,7 +13,7 @@ Legend: H x W pixels of one half, T frames of a segment.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamactor.backbones.base import Backbone, Native
+from dreamactor.backbones.base import Native
 from dreamactor.backbones.load import load_estimator
-from dreamactor.conditioning.augment import add_lead, normalise
 from dreamactor.conditioning.framing import fit_soft, to_half
 from dreamactor.conditioning.pose import PoseEstimator, identity
 from dreamactor.conditioning.skeleton import SEEN, PoseTrack, drawings
 from dreamactor.diffusion.job import Job
-from dreamactor.diffusion.task import Task, lead_of, native_frames, rate_of
+from dreamactor.diffusion.task import Task, native_frames, rate_of
 from dreamactor.errors import MediaError
 from dreamactor.image import Rgb
 from dreamactor.video import iter_frames, resample
@@ -77,13 +76,6 @@ def find_joints(
             "knows, another --pose, or --variant rgb"
         )
     return track, identity(estimator)
-
-
-def skeleton(track: PoseTrack, backbone: Backbone) -> PoseTrack:
-    """What drives in place of a clip with these joints: as in training, behind its lead."""
-    native = backbone.native
-    fitted = normalise(replace(track, height=native.height, width=native.width))
-    return add_lead(fitted, lead_of(backbone))
 
 
 def motion_frames(task: Task, native: Native) -> Iterator[Rgb]:

@@ -32,11 +32,12 @@ from dreamactor.backbones.load import Variant, check_variant, load_backbone
 from dreamactor.conditioning.canvas import build_canvas, motion_half, reference_half
 from dreamactor.conditioning.framing import to_half, to_picture
 from dreamactor.conditioning.pose import PoseEstimator
-from dreamactor.diffusion.driving import Window, find_joints, motion_frames, skeleton
+from dreamactor.diffusion.driving import Window, find_joints, motion_frames
 from dreamactor.diffusion.flow import schedule
 from dreamactor.diffusion.job import AnimateConfig, Fit, Job, describe, prepare
 from dreamactor.diffusion.sampler import Velocity, beside, guided, sample_euler
 from dreamactor.diffusion.segments import Segment
+from dreamactor.diffusion.skeletons import skeleton
 from dreamactor.diffusion.task import Task, rate_of, resolve
 from dreamactor.errors import ConfigError
 from dreamactor.image import Rgb

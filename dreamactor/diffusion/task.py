@@ -11,6 +11,7 @@ from dreamactor.conditioning.framing import fit_soft
 from dreamactor.conditioning.skeleton import PoseTrack
 from dreamactor.diffusion.job import Job
 from dreamactor.diffusion.segments import Segment, plan
+from dreamactor.diffusion.skeletons import lead_of
 from dreamactor.image import Box, Rgb
 from dreamactor.interpolate import frames_needed
 
@@ -84,14 +85,6 @@ def resolve(
         prompt=(config.prompt or "") if prompt is None else prompt,
         skeleton=skeleton,
     )
-
-
-def lead_of(backbone: Backbone) -> int:
-    """Empty frames that come before a skeleton, for the canvas to begin as it did in training.
-
-    Its first frame, the reference's, is not generated and shows what the next one shows.
-    """
-    return max(0, backbone.lead - 1)
 
 
 def rate_of(native: Native) -> Fraction:
