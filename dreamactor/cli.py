@@ -229,6 +229,18 @@ def train_nano(
     print(train_nano(from_words(NanoTrainConfig, settings or []), out))
 
 
+@train.command("nano-decoder")
+def train_nano_decoder(
+    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    settings: Settings = None,
+) -> None:
+    """Teach nano's decoder to draw what its transformer generates, by what the reference shows."""
+    from dreamactor.config import from_words
+    from dreamactor.training.nano_decoder import DecoderTrainConfig, train_nano_decoder
+
+    print(train_nano_decoder(from_words(DecoderTrainConfig, settings or []), out))
+
+
 @train.command("nano-base")
 def train_nano_base(
     out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],

@@ -9,6 +9,8 @@
 #   scripts/gpu.sh base HOME OUT key=value... train the transformer on single clips, likewise; then
 #                                             nano with start=HOME/nano-base/transformer.safetensors
 #   scripts/gpu.sh nano HOME OUT key=value... train the transformer in the foreground
+#   scripts/gpu.sh decoder HOME OUT key=value...
+#                                             teach the decoder to draw what nano generates
 #   scripts/gpu.sh keypoints HOME OUT key=value...
 #                                             train the pose estimator in the foreground
 #   scripts/gpu.sh bench HOME OUT key=value...
@@ -38,6 +40,10 @@ of_pictures() { if [ -f "$home/nano-vae/vae.safetensors" ]; then echo "$home/nan
   else echo "$home/start/vae.safetensors"; fi; }
 vae() { if [ -f "$home/nano-surface/vae.safetensors" ]; then echo "$home/nano-surface/vae.safetensors"
   else of_pictures; fi; }
+transformer() { if [ -f "$home/nano/transformer.safetensors" ]; then
+  echo "$home/nano/transformer.safetensors"; else echo "$home/start/transformer.safetensors"; fi; }
+drawn() { if [ -f "$home/nano-decoder/vae.safetensors" ]; then
+  echo "$home/nano-decoder/vae.safetensors"; else vae; fi; }
 stills() { if [ -d "$home/stills" ]; then echo "stills=$home/stills"; fi; }
 
 # where the pools lie is settled once: a run is known by its settings
@@ -117,13 +123,17 @@ case $verb in
     renderers 20
     train nano-surface vae.safetensors "$3" pool="$pools/short" vae="$(of_pictures)" consume=true \
       $(stills) "${@:4}" ;;
+  decoder)
+    renderers 20
+    train nano-decoder vae.safetensors "$3" pool="$pools/pool" vae="$(vae)" text="$home/text" \
+      transformer="$(transformer)" perceptual="$home/vgg.safetensors" consume=true "${@:4}" ;;
   keypoints)
     renderers 20
     train keypoints keypoints.safetensors "$3" pool="$pools/short" consume=true $(stills) "${@:4}" ;;
   bench)
     for name in pool short; do kill -- "-$(cat "$home/$name.pid")" || true; done
-    python3 -m dreamactor.cli train export --vae "$(vae)" \
-      --transformer "$home/nano/transformer.safetensors" --out "$home/weights"
+    python3 -m dreamactor.cli train export --vae "$(drawn)" --transformer "$(transformer)" \
+      --out "$home/weights"
     rm -f "$3"/*.part.*  # what `nano` left there in the same command: both together are too much
     for file in "$home"/weights/*; do split -b 16000000 "$file" "$3/$(basename "$file").part."; done
     timeout -k 5 "$((limit - SECONDS))" python3 -m dreamactor.cli bench nano \

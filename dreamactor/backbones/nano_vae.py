@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamactor.backbones.layers import STRIDE_S, STRIDE_T, ChannelNorm, Stage, in_runs
+from dreamactor.backbones.nano_guide import Fetch, Places, by_frame, find_places
 from dreamactor.backbones.nano_surface import SURFACE_CHANNELS, SurfaceNet
 from dreamactor.errors import ShapeError
 
@@ -46,6 +47,8 @@ class NanoVAEConfig:
     decoder_depths: tuple[int, int, int, int] = (2, 2, 2, 1)
     surface_widths: tuple[int, ...] = ()
     """Of the network of surfaces (`SurfaceNet`); empty = there is none, and no channels of it."""
+    guided: bool = False
+    """Frames are decoded with what frame 0 shows at the same spots (`backbones.nano_guide`)."""
 
     @property
     def channels(self) -> int:
@@ -140,9 +143,19 @@ class Decoder(nn.Module):
         self.out = nn.Conv2d(half, 12, 3, padding=1)
         nn.init.zeros_(self.out.weight)
         self.linear = nn.Conv2d(config.latent_channels, BLOCK, 1)
+        stages = (eighth, quarter, half) if config.guided else ()
+        self.fetches = nn.ModuleList(Fetch(channels) for channels in stages)
 
-    def forward(self, latents: Tensor) -> Tensor:  # (B, C, F, h, w) -> (B, 3, T, H, W)
-        """Frames in about [-1, 1], not clamped."""
+    def forward(self, latents: Tensor, places: Places | None = None) -> Tensor:
+        """Frames of latents of the picture.
+
+        Args:
+            latents: (B, C, F, h, w).
+            places: Where frame 0 shows the same; only used if there is something to fetch it.
+
+        Returns:
+            (B, 3, T, H, W) in about [-1, 1], not clamped.
+        """
         latent_frames = latents.shape[2]
         frames = (latent_frames - 1) * STRIDE_T + 1
         x = latents.transpose(1, 2).flatten(0, 1)  # (B * F, C, h, w)
@@ -152,12 +165,19 @@ class Decoder(nn.Module):
         x = x.unflatten(1, (STRIDE_T, -1)).unflatten(0, (-1, latent_frames))
         x = x.flatten(1, 2)[:, STRIDE_T - 1 :]  # (B, T, C, h, w): the first run is one frame
         x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        x = F.pixel_shuffle(self.up1(self.eighth(x, frames)), 2)
-        x = self.quarter(x.contiguous(memory_format=torch.channels_last), frames)
-        x = F.pixel_shuffle(self.up2(x), 2)
-        x = self.halved(x.contiguous(memory_format=torch.channels_last), frames)
+        x = self.eighth(self._fetched(0, x, places), frames)
+        x = F.pixel_shuffle(self.up1(x), 2).contiguous(memory_format=torch.channels_last)
+        x = self.quarter(self._fetched(1, x, places), frames)
+        x = F.pixel_shuffle(self.up2(x), 2).contiguous(memory_format=torch.channels_last)
+        x = self.halved(self._fetched(2, x, places), frames)
         x = F.pixel_shuffle(self.out(self.norm(x)), 2)
         return linear + x.unflatten(0, (-1, frames)).transpose(1, 2)
+
+    def _fetched(self, stage: int, x: Tensor, places: Places | None) -> Tensor:
+        if places is None or not self.fetches:
+            return x
+        fetched: Tensor = self.fetches[stage](x, places)
+        return fetched
 
 
 class NanoVAE(nn.Module):
@@ -175,6 +195,7 @@ class NanoVAE(nn.Module):
     def __init__(self, config: NanoVAEConfig | None = None) -> None:
         super().__init__()
         self.config = config or NanoVAEConfig()
+        assert self.config.surface_widths or not self.config.guided, "guided by no surfaces"
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
         widths, channels = self.config.surface_widths, self.config.channels
@@ -248,7 +269,9 @@ class NanoVAE(nn.Module):
     def frames(self, latents: Tensor) -> Tensor:
         """`decode` without the clamp, through which no gradient would pass."""
         x = latents * self._per_channel(self.latent_std) + self._per_channel(self.latent_mean)
-        decoded: Tensor = self.decoder(x[:, : self.config.latent_channels])
+        count = self.config.latent_channels
+        places = find_places(*by_frame(x[:, count:])) if self.config.guided else None
+        decoded: Tensor = self.decoder(x[:, :count], places)
         return decoded
 
     @staticmethod

@@ -57,6 +57,8 @@ class LatentPool:
     """Encode pictures of half the size."""
     alone: bool = False
     """Keep the clips of the twins by themselves."""
+    pixels: bool = False
+    """Keep pixels (N, T + 1, H, W, 4) of reference and target too, in 0 to 255."""
     count: int = 0
     store: dict[str, Tensor] = field(default_factory=dict)
 
@@ -102,6 +104,8 @@ class LatentPool:
             kept |= {"match": matching_cells(target, surface[:, :, :1].flatten(0, 1))}
             driver = surface[:, :, 2:].flip(1).flatten(0, 1)
             kept |= {"driver_match": matching_cells(target, driver)}
+        if self.pixels:
+            kept |= {"pixels": torch.cat([block[:, :, :1], block[:, :, 2:]], dim=2).flatten(0, 1)}
         self._put({**kept, "text": self.encoder(captions)})
         if self.consume:
             for shard in spare:
