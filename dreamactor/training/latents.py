@@ -58,7 +58,8 @@ class LatentPool:
     alone: bool = False
     """Keep the clips of the twins by themselves."""
     pixels: bool = False
-    """Keep pixels (N, T + 1, H, W, 4) of reference and target too, in 0 to 255."""
+    """Keep pixels (N, T + 1, H, W, 4) of reference and target, in 0 to 255, in the place of joints,
+    surface and matches."""
     count: int = 0
     store: dict[str, Tensor] = field(default_factory=dict)
 
@@ -91,25 +92,34 @@ class LatentPool:
         if self.half:
             block, surface = halve(block), surface[..., ::2, ::2, :]
         spare = shards[1:] if self.count == 0 else shards
-        near, target = surface[:, :, 1:2].flatten(0, 1), surface[:, :, 2:].flatten(0, 1)
-        kept = {"match": matching_cells(target, near)}  # half precision holds integers up to 2048
-        if self.alone:
-            kept |= encode_clips(self.vae, block[:, :, 1:].flatten(0, 1), self.worker)
-            kept |= {"joints": joints[:, :, 1:].flatten(0, 1)}
-            kept |= {"surface": surface[:, :, 1:].flatten(0, 1)}
-        else:
-            kept |= encode_block(self.vae, block, self.worker)
-            kept |= {"joints": of_pairs(joints), "surface": of_pairs(surface)}
-            kept |= {"near_match": kept["match"]}
-            kept |= {"match": matching_cells(target, surface[:, :, :1].flatten(0, 1))}
-            driver = surface[:, :, 2:].flip(1).flatten(0, 1)
-            kept |= {"driver_match": matching_cells(target, driver)}
         if self.pixels:
-            kept |= {"pixels": torch.cat([block[:, :, :1], block[:, :, 2:]], dim=2).flatten(0, 1)}
+            clips = torch.cat([block[:, :, :1], block[:, :, 2:]], dim=2).flatten(0, 1)
+            kept = {**encode_block(self.vae, block, self.worker), "pixels": clips}
+        elif self.alone:
+            kept = encode_clips(self.vae, block[:, :, 1:].flatten(0, 1), self.worker)
+            kept |= self._known(joints, surface)
+        else:
+            kept = encode_block(self.vae, block, self.worker) | self._known(joints, surface)
         self._put({**kept, "text": self.encoder(captions)})
         if self.consume:
             for shard in spare:
                 consume_shard(self.folder, shard.index)
+
+    def _known(self, joints: Tensor, surface: Tensor) -> dict[str, Tensor]:
+        """What guides ask for; half precision holds integers up to 2048."""
+        near, target = surface[:, :, 1:2].flatten(0, 1), surface[:, :, 2:].flatten(0, 1)
+        nearby = matching_cells(target, near)
+        if self.alone:
+            own = {"joints": joints, "surface": surface}
+            return {name: x[:, :, 1:].flatten(0, 1) for name, x in own.items()} | {"match": nearby}
+        driver = surface[:, :, 2:].flip(1).flatten(0, 1)
+        return {
+            "joints": of_pairs(joints),
+            "surface": of_pairs(surface),
+            "near_match": nearby,
+            "match": matching_cells(target, surface[:, :, :1].flatten(0, 1)),
+            "driver_match": matching_cells(target, driver),
+        }
 
     def wait(self, pairs: int) -> None:
         """Block until there are enough pairs to start with."""
