@@ -33,6 +33,7 @@ app.add_typer(bootstrap, name="bootstrap")
 
 MINI = Path(__file__).parent / "data" / "mini.castpack"  # ships with the package
 Dry = Annotated[bool, typer.Option("--dry-run", help="Predict memory and hours; train nothing.")]
+RunOut = Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")]
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings that differ: key=value ...")]
 
 
@@ -195,7 +196,7 @@ def reproduce(
 
 @train.command("nano-vae")
 def train_nano_vae(
-    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    out: RunOut,
     settings: Settings = None,
 ) -> None:
     """Train nano's autoencoder on a pool of pairs."""
@@ -207,7 +208,7 @@ def train_nano_vae(
 
 @train.command("nano-surface")
 def train_nano_surface(
-    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    out: RunOut,
     settings: Settings = None,
 ) -> None:
     """Teach nano's autoencoder where on the body each cell lies, on a pool of pairs."""
@@ -219,7 +220,7 @@ def train_nano_surface(
 
 @train.command("nano")
 def train_nano(
-    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    out: RunOut,
     settings: Settings = None,
 ) -> None:
     """Train nano's transformer on a pool of pairs."""
@@ -231,7 +232,7 @@ def train_nano(
 
 @train.command("nano-decoder")
 def train_nano_decoder(
-    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    out: RunOut,
     settings: Settings = None,
 ) -> None:
     """Teach nano's decoder to draw what its transformer generates, by what the reference shows."""
@@ -243,7 +244,7 @@ def train_nano_decoder(
 
 @train.command("nano-base")
 def train_nano_base(
-    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    out: RunOut,
     settings: Settings = None,
 ) -> None:
     """Train nano's transformer on single clips first, as an image-to-video model."""
@@ -255,7 +256,7 @@ def train_nano_base(
 
 @train.command("keypoints")
 def train_keypoints(
-    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    out: RunOut,
     settings: Settings = None,
 ) -> None:
     """Train the pose estimator of humans and animals on a pool of pairs."""
@@ -325,7 +326,7 @@ def train_check(cache: Annotated[Path, typer.Argument(help="Folder of examples."
 
 @train.command("pose")
 def train_pose(
-    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    out: RunOut,
     settings: Settings = None,
     dry_run: Dry = False,
 ) -> None:
@@ -338,7 +339,7 @@ def train_pose(
 
 @train.command("rgb")
 def train_rgb(
-    out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")],
+    out: RunOut,
     settings: Settings = None,
     dry_run: Dry = False,
 ) -> None:

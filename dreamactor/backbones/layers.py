@@ -89,3 +89,8 @@ def in_runs(frames: Tensor) -> Tensor:
     """
     first = frames[:, :1].expand(-1, STRIDE_T, *[-1] * (frames.ndim - 2))
     return torch.cat([first, frames[:, 1:]], dim=1).unflatten(1, (-1, STRIDE_T))
+
+
+def out_of_runs(runs: Tensor) -> Tensor:
+    """Undo `in_runs`: (B, F, 4, ...) -> (B, T, ...); of the first run only the last is kept."""
+    return runs.flatten(1, 2)[:, STRIDE_T - 1 :]

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamactor.backbones.layers import STRIDE_T
+from dreamactor.backbones.layers import STRIDE_T, out_of_runs
 from dreamactor.backbones.nano_surface import AXES
 
 ALIKE = 0.05
@@ -45,7 +45,7 @@ def by_frame(told: Tensor) -> tuple[Tensor, Tensor]:
         Spots (B, T, 3, h, w) and how surely there is a subject (B, T, 1, h, w) in [0, 1].
     """
     runs = told.unflatten(1, (STRIDE_T, AXES + 1)).permute(0, 3, 1, 2, 4, 5)  # (B, F, 4, 4, h, w)
-    frames = runs.flatten(1, 2)[:, STRIDE_T - 1 :].float()  # the first run is one frame
+    frames = out_of_runs(runs).float()
     sure = frames[:, :, AXES:].clamp(0, 1)
     return frames[:, :, :AXES] / sure.clamp_min(SURE), sure
 

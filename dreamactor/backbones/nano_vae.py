@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamactor.backbones.layers import STRIDE_S, STRIDE_T, ChannelNorm, Stage, in_runs
+from dreamactor.backbones.layers import STRIDE_S, STRIDE_T, ChannelNorm, Stage, in_runs, out_of_runs
 from dreamactor.backbones.nano_guide import Fetch, Places, by_frame, find_places
 from dreamactor.backbones.nano_surface import SURFACE_CHANNELS, SurfaceNet
 from dreamactor.errors import ShapeError
@@ -67,9 +67,7 @@ QUIET = -6.0  # log variance of the posterior at the start: nearly no noise
 
 def blocks(clip: Tensor) -> Tensor:  # (B, 3, T, H, W) -> (B * F, BLOCK, h, w)
     """Cut a clip into 4 x 8 x 8 blocks; frame 0 is repeated to fill a run of its own."""
-    first = clip[:, :, :1].expand(-1, -1, STRIDE_T, -1, -1)
-    x = torch.cat([first, clip[:, :, 1:]], dim=2)
-    x = x.unflatten(2, (-1, STRIDE_T)).permute(0, 2, 1, 3, 4, 5)  # (B, F, 3, 4, H, W)
+    x = in_runs(clip.transpose(1, 2)).transpose(2, 3)  # (B, F, 3, 4, H, W)
     return F.pixel_unshuffle(x.flatten(0, 1).flatten(1, 2), STRIDE_S)
 
 
@@ -151,7 +149,7 @@ class Decoder(nn.Module):
 
         Args:
             latents: (B, C, F, h, w).
-            places: Where frame 0 shows the same; only used if there is something to fetch it.
+            places: Where frame 0 shows the same; only of a guided decoder, None fetches nothing.
 
         Returns:
             (B, 3, T, H, W) in about [-1, 1], not clamped.
@@ -162,9 +160,8 @@ class Decoder(nn.Module):
         linear = unblocks(self.linear(x), latent_frames)  # (B, 3, T, H, W)
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         x = self.ungroup(self.latent(x, latent_frames))
-        x = x.unflatten(1, (STRIDE_T, -1)).unflatten(0, (-1, latent_frames))
-        x = x.flatten(1, 2)[:, STRIDE_T - 1 :]  # (B, T, C, h, w): the first run is one frame
-        x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        x = out_of_runs(x.unflatten(1, (STRIDE_T, -1)).unflatten(0, (-1, latent_frames)))
+        x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # (B * T, C, h, w)
         x = self.eighth(self._fetched(0, x, places), frames)
         x = F.pixel_shuffle(self.up1(x), 2).contiguous(memory_format=torch.channels_last)
         x = self.quarter(self._fetched(1, x, places), frames)
@@ -174,7 +171,7 @@ class Decoder(nn.Module):
         return linear + x.unflatten(0, (-1, frames)).transpose(1, 2)
 
     def _fetched(self, stage: int, x: Tensor, places: Places | None) -> Tensor:
-        if places is None or not self.fetches:
+        if places is None:
             return x
         fetched: Tensor = self.fetches[stage](x, places)
         return fetched

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dreamactor.runs import generator
 from dreamactor.training.loop import Worker
-from dreamactor.training.pool import SHARD, Shard, ShardFeed, consume_shard
+from dreamactor.training.pool import SHARD, Shard, ShardFeed, consume_shard, ring
 
 
 class Frames(NamedTuple):
@@ -59,12 +59,11 @@ class FramePool:
             if shard is None:
                 return
             frames = self._of(shard)
+            room = self.held_count + self.capacity
             if self.store is None:
-                room = self.held_count + self.capacity
                 self.store = Frames(*(x.new_empty((room, *x.shape[1:])) for x in frames))
-            slots = torch.arange(self.count, self.count + len(frames.pictures))
-            ring = (slots - self.held_count) % self.capacity + self.held_count
-            slots = torch.where(slots < self.held_count, slots, ring).to(self.worker.device)
+            slots = ring(self.count, len(frames.pictures), room, self.held_count)
+            slots = slots.to(self.worker.device)
             for kept, new in zip(self.store, frames, strict=True):
                 kept[slots] = new
             if self.consume and self.count:

@@ -32,7 +32,7 @@ from dreamactor.conditioning.skeleton import JOINTS, PoseTrack, draw
 from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.frames import FramePool
-from dreamactor.training.loop import Average, Loop, Worker, identity, workers
+from dreamactor.training.loop import Loop, Worker, compile_blocks, identity, workers
 from dreamactor.training.nano_vae import load_stills
 from dreamactor.training.views import views
 
@@ -140,22 +140,16 @@ class _Run:
             config.pool, config.frames, config.of_clip, config.seed, worker, config.consume
         )
         self.pool.wait(config.least)
-        self.loop = Loop(
+        self.loop = Loop.of(
+            config,
             self.folder,
             worker,
             self.network,
             [torch.optim.AdamW(self._groups(), lr=config.rate)],
-            Average(self.network, config.average),
-            config.minutes,
-            config.warmup,
-            config.decay_from,
             self._export,
-            config.pause_minutes,
         )
         if config.compile and worker.on_gpu:
-            for module in self.network.modules():
-                if isinstance(module, PoseBlock):
-                    module.compile(dynamic=False)
+            compile_blocks(self.network, PoseBlock)
         self.trainee = worker.together(self.network)
 
     def _groups(self) -> list[dict[str, object]]:

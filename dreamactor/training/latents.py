@@ -21,7 +21,7 @@ from dreamactor.backbones.nano_vae import NanoVAE
 from dreamactor.conditioning.text import TextEncoder
 from dreamactor.training.loop import Worker
 from dreamactor.training.matches import matching_cells
-from dreamactor.training.pool import SHARD, Shard, ShardFeed, consume_shard
+from dreamactor.training.pool import SHARD, Shard, ShardFeed, consume_shard, ring
 
 HELD = 2 * SHARD
 """Pairs of each process that are kept and not trained on: those of its first shard, so that none
@@ -86,27 +86,30 @@ class LatentPool:
     def _encode(self, shards: list[Shard]) -> None:
         device = self.worker.device
         block = torch.cat([torch.from_numpy(shard.pixels).to(device) for shard in shards])
-        joints = torch.cat([torch.from_numpy(shard.joints).to(device) for shard in shards])
-        surface = torch.cat([torch.from_numpy(shard.surface).to(device) for shard in shards])
         captions = [text for shard in shards for both in shard.captions for text in both]
         if self.half:
-            block, surface = halve(block), surface[..., ::2, ::2, :]
+            block = halve(block)
         spare = shards[1:] if self.count == 0 else shards
         if self.pixels:
             clips = torch.cat([block[:, :, :1], block[:, :, 2:]], dim=2).flatten(0, 1)
             kept = {**encode_block(self.vae, block, self.worker), "pixels": clips}
         elif self.alone:
             kept = encode_clips(self.vae, block[:, :, 1:].flatten(0, 1), self.worker)
-            kept |= self._known(joints, surface)
+            kept |= self._known(shards)
         else:
-            kept = encode_block(self.vae, block, self.worker) | self._known(joints, surface)
+            kept = encode_block(self.vae, block, self.worker) | self._known(shards)
         self._put({**kept, "text": self.encoder(captions)})
         if self.consume:
             for shard in spare:
                 consume_shard(self.folder, shard.index)
 
-    def _known(self, joints: Tensor, surface: Tensor) -> dict[str, Tensor]:
+    def _known(self, shards: list[Shard]) -> dict[str, Tensor]:
         """What guides ask for; half precision holds integers up to 2048."""
+        device = self.worker.device
+        joints = torch.cat([torch.from_numpy(shard.joints).to(device) for shard in shards])
+        surface = torch.cat([torch.from_numpy(shard.surface).to(device) for shard in shards])
+        if self.half:
+            surface = surface[..., ::2, ::2, :]
         near, target = surface[:, :, 1:2].flatten(0, 1), surface[:, :, 2:].flatten(0, 1)
         nearby = matching_cells(target, near)
         if self.alone:
@@ -157,15 +160,13 @@ class LatentPool:
         return {name: values[which.to(values.device)].float() for name, values in chosen.items()}
 
     def _put(self, block: dict[str, Tensor]) -> None:
-        places = torch.arange(self.count, self.count + len(block["text"]))
-        beyond = (places - HELD) % (self.capacity - HELD) + HELD
-        slots = torch.where(places < HELD, places, beyond)
+        slots = ring(self.count, len(block["text"]), self.capacity, HELD)
         for name, values in block.items():
             if name not in self.store:
                 shape = (self.capacity, *values.shape[1:])
                 self.store[name] = torch.zeros(shape, dtype=torch.float16, device=values.device)
             self.store[name][slots.to(values.device)] = values.half()
-        self.count += len(places)
+        self.count += len(slots)
 
 
 def from_nearby(

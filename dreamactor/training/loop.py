@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -176,6 +176,37 @@ class Average:
         torch._foreach_lerp_(mine, theirs, 1 - decay)
 
 
+class LoopConfig(Protocol):
+    """What every trainer's settings say of its steps."""
+
+    @property
+    def minutes(self) -> float:
+        """Time budget."""
+
+    @property
+    def warmup(self) -> int:
+        """Steps until the rates are whole."""
+
+    @property
+    def decay_from(self) -> float:
+        """Share of the time after which they fall."""
+
+    @property
+    def average(self) -> float:
+        """Decay of the averaged weights."""
+
+    @property
+    def pause_minutes(self) -> float:
+        """Stop after so many minutes, to be resumed."""
+
+
+def compile_blocks(model: nn.Module, kind: type[nn.Module]) -> None:
+    """Compile the repeated blocks of a network, which are alike, each by itself."""
+    for module in model.modules():
+        if isinstance(module, kind):
+            module.compile(dynamic=False)
+
+
 @dataclass
 class Loop:
     """The steps of one run, until its time is up; killed and repeated, it goes on.
@@ -209,6 +240,30 @@ class Loop:
             self.step = found[1]["step"]
             self.budget = Budget(60 * self.minutes, spent=found[1]["seconds"])
         self.fraction = self.worker.share(self.budget.fraction)
+
+    @classmethod
+    def of(
+        cls,
+        config: LoopConfig,
+        folder: RunFolder,
+        worker: Worker,
+        model: nn.Module,
+        optimisers: list[torch.optim.Optimizer],
+        export: Callable[[int], None],
+    ) -> Loop:
+        """The steps that a trainer's settings ask for."""
+        return cls(
+            folder,
+            worker,
+            model,
+            optimisers,
+            Average(model, config.average),
+            config.minutes,
+            config.warmup,
+            config.decay_from,
+            export,
+            config.pause_minutes,
+        )
 
     @property
     def _changing(self) -> tuple[Any, ...]:

@@ -44,7 +44,7 @@ from dreamactor.training.examples import Draws, example
 from dreamactor.training.extent import Extent, set_positions
 from dreamactor.training.guide import driver_tokens, look_loss, reference_tokens, spot_loss
 from dreamactor.training.latents import HELD, LatentPool
-from dreamactor.training.loop import LOOK_EVERY, Average, Loop, Worker, identity, workers
+from dreamactor.training.loop import LOOK_EVERY, Loop, Worker, identity, workers
 from dreamactor.training.nano_vae import channel_weights
 from dreamactor.training.optim import optimisers_for
 from dreamactor.training.pictures import PictureLoss
@@ -228,17 +228,13 @@ class _Run:
         self.model = model.to(worker.device)
         width = self.shape.heads * self.shape.head_dim
         reader = Reader(self.model, width, halves(config.motion)).to(worker.device)
-        self.loop = Loop(
+        self.loop = Loop.of(
+            config,
             self.folder,
             worker,
             reader,
             optimisers_for(reader, "blocks.", config.optimiser, config.rate, 0.02),
-            Average(reader, config.average),
-            config.minutes,
-            config.warmup,
-            config.decay_from,
             self._export,
-            config.pause_minutes,
         )
         if config.compile and worker.on_gpu:
             self.model.compile_repeated_blocks(dynamic=False)

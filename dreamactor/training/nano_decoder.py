@@ -31,7 +31,7 @@ from dreamactor.errors import ConfigError
 from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.latents import HELD, LatentPool
-from dreamactor.training.loop import LOOK_EVERY, Average, Loop, Worker, identity, workers
+from dreamactor.training.loop import LOOK_EVERY, Loop, Worker, compile_blocks, identity, workers
 from dreamactor.training.nano import NanoTrainConfig, draw
 from dreamactor.training.nano_vae import contrast_loss, frames_of, reconstruction_loss
 from dreamactor.training.optim import optimisers_for
@@ -148,23 +148,17 @@ class _Run:
             pixels=True,
         )
         self.pool.wait(max(config.least, HELD + 1))
-        self.loop = Loop(
+        self.loop = Loop.of(
+            config,
             self.folder,
             worker,
             self.vae.decoder,
             optimisers_for(self.vae.decoder, "blocks.", config.optimiser, config.rate, 0.0),
-            Average(self.vae.decoder, config.average),
-            config.minutes,
-            config.warmup,
-            config.decay_from,
             self._export,
-            config.pause_minutes,
         )
         if config.compile and worker.on_gpu:
             self.transformer.compile_repeated_blocks(dynamic=False)
-            for module in self.vae.decoder.modules():
-                if isinstance(module, Block):
-                    module.compile(dynamic=False)
+            compile_blocks(self.vae.decoder, Block)
         self.trainee = worker.together(_Decoding(self.vae))
 
     def train(self) -> None:

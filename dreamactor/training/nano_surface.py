@@ -26,7 +26,7 @@ from dreamactor.conditioning.framing import to_picture
 from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.frames import FramePool
-from dreamactor.training.loop import Average, Loop, Worker, identity, workers
+from dreamactor.training.loop import Loop, Worker, compile_blocks, identity, workers
 from dreamactor.training.nano_vae import load_stills
 from dreamactor.training.optim import optimisers_for
 from dreamactor.training.views import surface_views
@@ -119,22 +119,16 @@ class _Run:
             config.pool, config.frames, config.of_clip, config.seed, worker, config.consume
         )
         self.pool.wait(config.least)
-        self.loop = Loop(
+        self.loop = Loop.of(
+            config,
             self.folder,
             worker,
             self.network,
             optimisers_for(self.network, "blocks.", config.optimiser, config.rate, 0.01),
-            Average(self.network, config.average),
-            config.minutes,
-            config.warmup,
-            config.decay_from,
             self._export,
-            config.pause_minutes,
         )
         if config.compile and worker.on_gpu:
-            for module in self.network.modules():
-                if isinstance(module, Block):
-                    module.compile(dynamic=False)
+            compile_blocks(self.network, Block)
         self.trainee = worker.together(self.network)
 
     def train(self) -> None:

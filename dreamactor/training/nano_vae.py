@@ -26,9 +26,9 @@ from dreamactor.conditioning.framing import to_picture
 from dreamactor.errors import ConfigError
 from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
-from dreamactor.training.loop import Average, Loop, Worker, identity, workers
+from dreamactor.training.loop import Loop, Worker, compile_blocks, identity, workers
 from dreamactor.training.optim import optimisers_for
-from dreamactor.training.pool import TARGET_FRAMES, ShardFeed
+from dreamactor.training.pool import TARGET_FRAMES, ShardFeed, ring
 
 TARGET = [0, *range(2, TARGET_FRAMES + 2)]  # of the frames of a twin: the reference and T frames
 STATISTICS = 16
@@ -104,7 +104,7 @@ class ClipPool:
             if self.clips is None:
                 shape = (self.capacity, *both.shape[1:])
                 self.clips = torch.empty(shape, dtype=torch.uint8, device=self.worker.device)
-            slots = torch.arange(self.count, self.count + len(both)) % self.capacity
+            slots = ring(self.count, len(both), self.capacity)
             self.clips[slots.to(self.worker.device)] = both
             self.count += len(both)
 
@@ -243,22 +243,16 @@ class _Run:
         self.pool.wait(config.least)
         self.vae = self._fresh().to(worker.device)
         optimisers = optimisers_for(self.vae, "blocks.", config.optimiser, config.rate, 0.0)
-        self.loop = Loop(
+        self.loop = Loop.of(
+            config,
             self.folder,
             worker,
             self.vae,
             optimisers,
-            Average(self.vae, config.average),
-            config.minutes,
-            config.warmup,
-            config.decay_from,
             self._export,
-            config.pause_minutes,
         )
         if config.compile and worker.on_gpu:
-            for module in self.vae.modules():
-                if isinstance(module, Block):
-                    module.compile(dynamic=False)
+            compile_blocks(self.vae, Block)
         self.trainee = worker.together(_Trainee(self.vae))
 
     def _fresh(self) -> NanoVAE:

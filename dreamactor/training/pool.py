@@ -31,7 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dreamactor.conditioning.skeleton import JOINTS
 from dreamactor.errors import ConfigError
@@ -137,6 +139,22 @@ def consume_shard(folder: Path, index: int) -> None:
     path = shard_path(folder, index)
     for part in (path, path.with_suffix(".joints"), path.with_suffix(".surface")):
         part.unlink(missing_ok=True)
+
+
+def ring(first: int, count: int, capacity: int, held: int = 0) -> Tensor:
+    """Where items go in a store in which the oldest give way.
+
+    Args:
+        first: Items that came before.
+        count: Items that come.
+        capacity: Places.
+        held: Of the first items, which never give way.
+
+    Returns:
+        (count,) int64.
+    """
+    number = torch.arange(first, first + count)
+    return torch.where(number < held, number, (number - held) % (capacity - held) + held)
 
 
 class ShardFeed:

@@ -11,11 +11,10 @@ columns (2; 1 for a clip by itself), J = 17 joints, S frames of a latent frame (
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreamactor.backbones.layers import STRIDE_T
+from dreamactor.backbones.layers import STRIDE_T, in_runs
 
 NOWHERE = -100  # label of a joint that is not in the picture
 
@@ -55,5 +54,4 @@ def by_latent_frame(truth: Tensor, frames: int) -> Tensor:
         (B, n, F, S, ...); frame 0 fills a latent frame.
     """
     halves = truth.unflatten(1, (-1, STRIDE_T * (frames - 1) + 1))  # (B, n, T + 1, ...)
-    first = halves[:, :, :1].repeat_interleave(STRIDE_T, dim=2)
-    return torch.cat([first, halves[:, :, 1:]], dim=2).unflatten(2, (frames, STRIDE_T))
+    return in_runs(halves.flatten(0, 1)).unflatten(0, halves.shape[:2])
