@@ -120,10 +120,7 @@ def load_backbone(
         ConfigError: An unknown name, a device that is not there, or options that cannot be.
         WeightsError: Weights are missing, damaged, or belong to another model.
     """
-    options = options or Options()
-    check_backbone(name)
-    check_options(name, device, options)
-    _check_device(device)
+    options = _checked(name, device, options)
     if CATALOGUE[name].hub:
         return _load_large(name, weights, device, adapter, options)
     from dreamactor.backbones.incontext import mode_of
@@ -141,6 +138,15 @@ def load_backbone(
         adapt(model, adapter)
     _check_cache(name, mode_of(model.transformer), options)
     return model
+
+
+def _checked(name: str, device: str, options: Options | None) -> Options:
+    """The options, once name, device and they are known to go together."""
+    options = options or Options()
+    check_backbone(name)
+    check_options(name, device, options)
+    _check_device(device)
+    return options
 
 
 def _check_cache(name: str, mode: Mode, options: Options) -> None:
@@ -225,10 +231,7 @@ def load_encoder(
         ConfigError: An unknown name, a device that is not there, or options that cannot be.
         WeightsError: Weights are missing, damaged, or belong to another model.
     """
-    options = options or Options()
-    check_backbone(name)
-    check_options(name, device, options)
-    _check_device(device)
+    options = _checked(name, device, options)
     if CATALOGUE[name].family == "hunyuan":
         with quiet():
             from dreamactor.backbones import hunyuan
