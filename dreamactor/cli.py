@@ -218,6 +218,18 @@ def train_nano_surface(
     print(train_nano_surface(from_words(SurfaceTrainConfig, settings or []), out))
 
 
+@train.command("nano-placement")
+def train_nano_placement(
+    out: RunOut,
+    settings: Settings = None,
+) -> None:
+    """Teach nano where a driver belongs beside a reference, on a pool of pairs."""
+    from dreamactor.config import from_words
+    from dreamactor.training.nano_placement import PlacementTrainConfig, train_nano_placement
+
+    print(train_nano_placement(from_words(PlacementTrainConfig, settings or []), out))
+
+
 @train.command("nano")
 def train_nano(
     out: RunOut,

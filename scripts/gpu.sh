@@ -6,6 +6,8 @@
 #   scripts/gpu.sh vae HOME OUT key=value...  train the autoencoder in the foreground
 #   scripts/gpu.sh surface HOME OUT key=value...
 #                                             teach the autoencoder where on the body cells lie
+#   scripts/gpu.sh placement HOME OUT key=value...
+#                                             teach it where a driver belongs beside a reference
 #   scripts/gpu.sh base HOME OUT key=value... train the transformer on single clips, likewise; then
 #                                             nano with start=HOME/nano-base/transformer.safetensors
 #   scripts/gpu.sh nano HOME OUT key=value... train the transformer in the foreground
@@ -38,8 +40,10 @@ if [ -f $vendor ]; then export __EGL_VENDOR_LIBRARY_FILENAMES=$vendor; fi
 # the autoencoder: trained in HOME, else brought along as .carry/3/start/vae.safetensors
 of_pictures() { if [ -f "$home/nano-vae/vae.safetensors" ]; then echo "$home/nano-vae/vae.safetensors"
   else echo "$home/start/vae.safetensors"; fi; }
-vae() { if [ -f "$home/nano-surface/vae.safetensors" ]; then echo "$home/nano-surface/vae.safetensors"
-  else of_pictures; fi; }
+seeing() { if [ -f "$home/nano-surface/vae.safetensors" ]; then
+  echo "$home/nano-surface/vae.safetensors"; else of_pictures; fi; }
+vae() { if [ -f "$home/nano-placement/vae.safetensors" ]; then
+  echo "$home/nano-placement/vae.safetensors"; else seeing; fi; }
 transformer() { if [ -f "$home/nano/transformer.safetensors" ]; then
   echo "$home/nano/transformer.safetensors"; else echo "$home/start/transformer.safetensors"; fi; }
 drawn() { if [ -f "$home/nano-decoder/vae.safetensors" ]; then
@@ -123,6 +127,10 @@ case $verb in
     renderers 20
     train nano-surface vae.safetensors "$3" pool="$pools/short" vae="$(of_pictures)" consume=true \
       $(stills) "${@:4}" ;;
+  placement)
+    renderers 20
+    train nano-placement vae.safetensors "$3" pool="$pools/pool" vae="$(seeing)" consume=true \
+      "${@:4}" ;;
   decoder)
     renderers 20
     train nano-decoder vae.safetensors "$3" pool="$pools/pool" vae="$(vae)" text="$home/text" \

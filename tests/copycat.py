@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from dreamactor.backbones.base import Cond, Native
 from dreamactor.conditioning.canvas import LatentGrid, fold_mask, motion_half, reference_half
+from dreamactor.conditioning.placement import Placement
 
 NATIVE = Native(
     height=64, width=64, fps=12.0, frames=17, overlap=4, steps=2, shift=3.0, guidance=1.0
@@ -28,11 +29,14 @@ class Copycat:
     lead: int = 13
     """Of the pose variant: twelve frames are cut."""
     adapter: dict | None = None
+    placement: Placement | None = None
     canvases: list = field(default_factory=list)
     """What it was shown, (canvas, text) each."""
     noises: list = field(default_factory=list)
     """The first x of each segment, (B, C, F, h, 2w)."""
     passes: int = 0
+    asked: int = 0
+    """How often where the driver belongs."""
 
     def encode_text(self, prompts):
         return torch.stack([torch.full((2, 3), float(len(prompt))) for prompt in prompts])
@@ -40,6 +44,10 @@ class Copycat:
     def encode(self, canvas, text):
         self.canvases.append((canvas, text))
         return Cond(pack(canvas.pixels), fold_mask(canvas.mask, self.grid), text)
+
+    def place(self, reference, driving):
+        self.asked += 1
+        return self.placement
 
     def velocity(self, x, sigma, cond):
         self.passes += 1

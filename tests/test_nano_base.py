@@ -22,7 +22,8 @@ from dreamactor.runs import generator
 from dreamactor.training.examples import Draws, example
 from dreamactor.training.export import export_nano
 from dreamactor.training.extent import Extent
-from dreamactor.training.latents import HELD, LatentPool, encode_clips, from_nearby, halve
+from dreamactor.training.latents import HELD, LatentPool, encode_clips, halve
+from dreamactor.training.matches import matching_cells
 from dreamactor.training.nano import NanoBaseConfig, NanoTrainConfig, _Run, draw, train_nano
 from dreamactor.training.pool import SHARD, read_shard
 
@@ -91,14 +92,14 @@ def test_a_pool_of_clips_keeps_what_drives_the_twins(pool: Path) -> None:
     for latents in both:
         latents.wait(4 * SHARD)
     pairs, clips = (latents.held(6) for latents in both)
+    assert clips.keys() == pairs.keys() - {"motion", "driver_match"}
     twins = {name: value[1:12:2].float() for name, value in both[0].store.items()}
-    near = from_nearby(pairs, twins, torch.ones(6, dtype=torch.bool))
-    assert clips.keys() == near.keys() - {"motion", "near_match", "driver_match"}
-    for name in ("target", "match", "text"):
-        assert_close(clips[name], near[name])
+    assert_close(clips["target"], twins["motion"])
+    assert_close(clips["text"], pairs["text"])
     for name in ("joints", "surface"):
-        assert_close(clips[name], near[name][:, :17], equal_nan=True)
-    assert_close(clips["subject"][:, :, 1:], near["subject"][:, :, 1:])
+        assert_close(clips[name], twins[name][:, 17:], equal_nan=True)
+    surface = clips["surface"]
+    assert torch.equal(clips["match"].long(), matching_cells(surface[:, 1:], surface[:, :1]))
     first = torch.from_numpy(read_shard(pool, 0).pixels[:6, 0, 1:])
     assert_close(encode_clips(vae, halve(first[None])[0], CPU)["subject"], clips["subject"],
                  atol=1e-3, rtol=0)  # fmt: skip

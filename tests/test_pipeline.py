@@ -16,6 +16,7 @@ from test_nano import tiny_nano
 import dreamactor
 from dreamactor.conditioning.canvas import motion_half, reference_half
 from dreamactor.conditioning.framing import to_picture
+from dreamactor.conditioning.placement import Placement, place_frames
 from dreamactor.diffusion import pipeline
 from dreamactor.diffusion.job import AnimateConfig, prepare
 from dreamactor.diffusion.pipeline import Settings, animate, generate, resolve
@@ -89,6 +90,23 @@ def test_segments_are_shown_the_reference_and_the_last_generated_frames(tmp_path
         list(range(11, 28)),
         [23, 24, 25, 26, 27, 28, 29, 29, 29],
     ]
+
+
+def test_the_first_segment_places_the_whole_clip(run, tmp_path, reference):
+    """exact: asked once; every segment is shown the placed clip, and the record says where."""
+    film(tmp_path / "driving.mp4", 30, 12)
+    placement = Placement(torch.tensor([0.5]), torch.tensor([[0.25, 0.0]]))
+    still, placed = Copycat(), Copycat(placement=placement)
+    for backbone in (still, placed):
+        list(generate(task_of(tmp_path, reference, backbone), backbone, Stages(), lambda: None))
+    for (a, _), (b, _) in zip(still.canvases, placed.canvases, strict=True):
+        wanted = place_frames(motion_half(a.pixels), placement)
+        assert torch.equal(motion_half(b.pixels), wanted)
+        assert torch.equal(reference_half(b.pixels)[:, :, 0], reference_half(a.pixels)[:, :, 0])
+    assert placed.asked == 1
+    facts = run(backbone=placed).facts
+    assert facts["placement"] == {"scale": 0.5, "shift": [0.25, 0.0]}
+    assert run(backbone=still, out="still.mp4").facts["placement"] is None
 
 
 def test_noise_is_keyed_by_seed_and_segment(tmp_path, reference):

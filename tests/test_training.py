@@ -30,7 +30,6 @@ from dreamactor.training.latents import (
     HELD,
     LatentPool,
     encode_block,
-    from_nearby,
     halve,
     of_pairs,
 )
@@ -221,25 +220,6 @@ def test_positions_keep_distances_at_half_size() -> None:
     set_positions(rope, tables, Extent(half=False, single=False), frame=3)
     assert torch.equal(rope.freqs_cos, tables[0])
     assert torch.equal(rope.freqs_sin, tables[1])
-
-
-def test_the_frame_before_can_be_the_reference() -> None:
-    """exact: what drives the twin is this pair's own clip, from the frame before on."""
-    pairs = {
-        "target": torch.tensor([[0.0, 2, 3], [10, 12, 13]]),  # reference, then two frames
-        "motion": torch.tensor([[11.0, 12, 13], [1, 2, 3]]),  # the frame before, then two
-        "match": torch.tensor([[5], [6]]),
-        "near_match": torch.tensor([[7], [8]]),
-    }
-    pairs["joints"] = torch.cat([pairs["target"], pairs["motion"]], dim=1)
-    pairs["surface"] = -pairs["joints"]
-    twins = {name: value.flip(0) for name, value in pairs.items()}
-    out = from_nearby(pairs, twins, torch.tensor([True, False]))
-    assert out["target"].tolist() == [[1, 2, 3], [10, 12, 13]]
-    assert out["motion"] is pairs["motion"]
-    assert out["joints"].tolist() == [[1, 2, 3, 11, 12, 13], [10, 12, 13, 1, 2, 3]]
-    assert torch.equal(out["surface"], -out["joints"])
-    assert out["match"].tolist() == [[7], [6]]
 
 
 def test_joints_of_twins_both_ways_round() -> None:
@@ -568,7 +548,7 @@ def test_a_pool_keeps_what_belongs_together(pool: Path) -> None:
     other = torch.from_numpy(shard.surface[0, 0][..., ::2, ::2, :])
     assert torch.equal(latents.store["surface"][1, :1].nan_to_num(), spots[:1].nan_to_num())
     assert torch.equal(latents.store["surface"][1, 17:].nan_to_num(), other[1:].nan_to_num())
-    shown = {"match": spots[:1], "near_match": spots[1:2], "driver_match": other[2:]}
+    shown = {"match": spots[:1], "driver_match": other[2:]}
     for name, pictures in shown.items():
         found = matching_cells(spots[None, 2:], pictures[None])
         assert (found >= 0).any()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dreamactor.backbones.catalogue import Options
 from dreamactor.backbones.load import Variant
 from dreamactor.conditioning.canvas import Canvas, LatentGrid
+from dreamactor.conditioning.placement import Placement
 from dreamactor.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -112,6 +113,15 @@ class Backbone(Encoder, Protocol):
     """Frames of the canvas that showed no skeleton in training (`lora.AdapterInfo`); 0 with rgb."""
     adapter: dict[str, Any] | None
     """sha256 and header of the adapter that was merged in, if one was."""
+
+    def place(self, reference: Tensor, driving: Tensor) -> Placement | None:
+        """Where a driver belongs before it comes onto the canvas; None = where it is.
+
+        Args:
+            reference: (B, 3, H, W) in [-1, 1].
+            driving: (B, 3, T, H, W), the first frames of the clip.
+        """
+        ...
 
     def velocity(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         """Noise - latents at x (B, C, F, h, 2w), sigma scalar or (B,)."""

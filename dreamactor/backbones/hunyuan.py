@@ -268,6 +268,9 @@ class Hunyuan:
         states: Tensor = self.pipe.encode_image(images, 1, device, self.dtype)
         return states
 
+    def place(self, reference: Tensor, driving: Tensor) -> None:
+        """Drivers stay as they are."""
+
     def velocity(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         """One forward pass; (B, C, F, h, 2w)."""
         width = self.transformer.config.text_embed_dim

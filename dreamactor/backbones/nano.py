@@ -40,6 +40,7 @@ from dreamactor.conditioning.canvas import (
     motion_half,
     reference_half,
 )
+from dreamactor.conditioning.placement import Placement
 from dreamactor.conditioning.text import WIDTH, TextEncoder
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.provenance import sha256
@@ -123,6 +124,8 @@ class Nano:
         variant: What the transformer was trained to be driven by.
         lead: Frames without a skeleton at the start, as in training.
         keeping: How the context is kept, where the transformer's mode has one.
+        placed: Whether the transformer has learnt from drivers that were brought to the subject's
+            place and size.
     """
 
     name = "nano"
@@ -137,7 +140,10 @@ class Nano:
         variant: Variant = "rgb",
         lead: int = 0,
         keeping: Keeping = Keeping(),  # noqa: B008  # frozen
+        placed: bool = False,
     ) -> None:
+        assert vae.config.placed or not placed
+        self.placed = placed
         self.vae = vae.eval().requires_grad_(False)
         self.transformer = transformer.eval().requires_grad_(False)
         self.native = native
@@ -158,6 +164,15 @@ class Nano:
         if self._text is None:
             self._text = TextEncoder(device=self._device)
         return self._text(prompts)
+
+    def place(self, reference: Tensor, driving: Tensor) -> Placement | None:
+        """Where the driver of a clip belongs, from its first frames; skeletons stay as they are.
+
+        So do the drivers of adapters, which learn from caches of clips as they are.
+        """
+        if not self.placed or self.variant != "rgb" or self.adapter is not None:
+            return None
+        return self.vae.place(reference, driving)
 
     def encode(self, canvas: Canvas, text: Tensor) -> Cond:
         """Encode each half by itself; only the shown beginning of the reference half is encoded."""
@@ -250,8 +265,23 @@ def load_nano(
     except ConfigError as error:
         raise WeightsError(f"{path}: {error}") from error
     incontext.set_mode(transformer, incontext.check_mode(path, header))
-    placed, native = (vae.to(device), transformer.to(device)), Native(**manifest["native"])
-    return Nano(*placed, native, weights=files, variant=variant, lead=lead or 0, keeping=keeping)
+    native = Native(**manifest["native"])
+    placed = bool(header.get("placed", False))
+    if placed and not vae.config.placed:
+        raise WeightsError(
+            f"{path}: learnt from placed drivers, but vae.safetensors beside it knows no "
+            "placements; want the autoencoder that it was trained with"
+        )
+    return Nano(
+        vae.to(device),
+        transformer.to(device),
+        native,
+        weights=files,
+        variant=variant,
+        lead=lead or 0,
+        keeping=keeping,
+        placed=placed,
+    )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

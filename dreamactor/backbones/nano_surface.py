@@ -90,7 +90,18 @@ class SurfaceNet(nn.Module):
             (B, 4 S, F, h, w): of each of a latent frame's S frames the spot, 0 where there is no
             subject, and how surely there is one, in [0, 1]. Frame 0 fills a latent frame.
         """
-        found = self(clip.transpose(1, 2).flatten(0, 1))
+        frames = self.told(clip.transpose(1, 2).flatten(0, 1))  # (B * T, 4, h, w)
+        return in_runs(frames.unflatten(0, (len(clip), -1))).flatten(2, 3).transpose(1, 2)
+
+    def told(self, frames: Tensor) -> Tensor:
+        """What frames show, in one.
+
+        Args:
+            frames: (N, 3, H, W) in [-1, 1].
+
+        Returns:
+            (N, 4, h, w): the spot, 0 where there is no subject, and how surely there is one.
+        """
+        found = self(frames)
         sure = found.subject.sigmoid()
-        told = torch.cat([found.spots * sure, sure], dim=1)  # (B * T, 4, h, w)
-        return in_runs(told.unflatten(0, (len(clip), -1))).flatten(2, 3).transpose(1, 2)
+        return torch.cat([found.spots * sure, sure], dim=1)

@@ -29,7 +29,9 @@ from torch import Tensor, nn
 
 from dreamactor.backbones.layers import STRIDE_S, STRIDE_T, ChannelNorm, Stage, in_runs, out_of_runs
 from dreamactor.backbones.nano_guide import Fetch, Places, by_frame, find_places
+from dreamactor.backbones.nano_placement import PlacementNet, place
 from dreamactor.backbones.nano_surface import SURFACE_CHANNELS, SurfaceNet
+from dreamactor.conditioning.placement import Placement
 from dreamactor.errors import ShapeError
 
 
@@ -49,6 +51,8 @@ class NanoVAEConfig:
     """Of the network of surfaces (`SurfaceNet`); empty = there is none, and no channels of it."""
     guided: bool = False
     """Frames are decoded with what frame 0 shows at the same spots (`backbones.nano_guide`)."""
+    placed: bool = False
+    """It knows where a driver belongs (`backbones.nano_placement`)."""
 
     @property
     def channels(self) -> int:
@@ -192,11 +196,13 @@ class NanoVAE(nn.Module):
     def __init__(self, config: NanoVAEConfig | None = None) -> None:
         super().__init__()
         self.config = config or NanoVAEConfig()
-        assert self.config.surface_widths or not self.config.guided, "guided by no surfaces"
+        needy = self.config.guided or self.config.placed
+        assert self.config.surface_widths or not needy, "guided by no surfaces"
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
         widths, channels = self.config.surface_widths, self.config.channels
         self.surface = SurfaceNet(widths) if widths else None
+        self.placement = PlacementNet() if self.config.placed else None
         self.register_buffer("latent_mean", torch.zeros(channels))
         self.register_buffer("latent_std", torch.ones(channels))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -270,6 +276,19 @@ class NanoVAE(nn.Module):
         places = find_places(*by_frame(x[:, count:])) if self.config.guided else None
         decoded: Tensor = self.decoder(x[:, :count], places)
         return decoded
+
+    def place(self, reference: Tensor, driving: Tensor) -> Placement:
+        """Where drivers belong; only of an autoencoder that is `placed`.
+
+        Args:
+            reference: (B, 3, H, W) in [-1, 1].
+            driving: (B, 3, T, H, W) in [-1, 1], of any T.
+        """
+        assert self.surface is not None
+        assert self.placement is not None
+        frames = driving.transpose(1, 2)
+        driver = self.surface.told(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return place(self.placement, self.surface.told(reference).float(), driver.float())
 
     @staticmethod
     def _per_channel(values: Tensor) -> Tensor:

@@ -136,6 +136,9 @@ class Wan:
         context = incontext.keep(first, self.keeping, self._silent(), **inputs)
         return replace(cond, context=context)
 
+    def place(self, reference: Tensor, driving: Tensor) -> None:
+        """Drivers stay as they are."""
+
     def velocity(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         """One forward pass of the expert for this noise level; (B, C, F, h, 2w)."""
         t = (sigma.to(x.device, torch.float32) * TIMESTEPS).expand(len(x))

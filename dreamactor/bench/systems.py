@@ -20,6 +20,7 @@ from dreamactor.backbones.nano_vae import NanoVAE
 from dreamactor.bench.evaluate import Case
 from dreamactor.conditioning.canvas import build_canvas, motion_half, reference_half
 from dreamactor.conditioning.framing import to_half, to_picture
+from dreamactor.conditioning.placement import Placement, place_frames
 from dreamactor.conditioning.pose import PoseEstimator
 from dreamactor.conditioning.skeleton import draw
 from dreamactor.diffusion.flow import schedule
@@ -82,6 +83,7 @@ class Animation:
             else:
                 driving = torch.stack([_halves(case.driving) for case in cases])
             made: Tensor | None = None  # (B, 3, frames so far, H, W)
+            self._placement: Placement | None = None
             for segment in plan(driving.shape[2], native, self.backbone.grid):
                 with clock("encode"):
                     cond = self._encode(cases, reference, driving, segment, made)
@@ -118,7 +120,12 @@ class Animation:
                     raise ConfigError(f"case {case.name!r} has no frame before its driving clip")
                 clip[:, 0] = to_half(case.before)
         past = None if made is None else made[:, :, -self.backbone.native.overlap :]
-        canvas = build_canvas(reference, beside.to(self.device), self.backbone.grid, past)
+        beside = beside.to(self.device)
+        if segment.index == 0:
+            self._placement = self.backbone.place(reference, beside)
+        if self._placement is not None:
+            beside = place_frames(beside, self._placement)
+        canvas = build_canvas(reference, beside, self.backbone.grid, past)
         return self.backbone.encode(canvas, self.backbone.encode_text([""] * len(cases)))
 
     def _denoise(self, cond: Cond, segment: Segment, indices: Sequence[int]) -> Tensor:

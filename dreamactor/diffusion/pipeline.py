@@ -1,6 +1,7 @@
 """animate(): the whole inference path, top to bottom.
 
-    driving clip, or its skeleton -> frames at the backbone's rate -> segments -> canvas
+    driving clip, or its skeleton -> frames at the backbone's rate -> segments
+        -> brought to the subject's place, where the backbone wants it -> canvas
         -> latents -> Euler steps -> frames -> the output's rate -> clip and record
 
 Everything streams: besides one picture, and the joints of a clip that drives by its skeleton,
@@ -31,6 +32,7 @@ from dreamactor.backbones.catalogue import Cache, CacheDtype, CacheHolds, Dtype,
 from dreamactor.backbones.load import Variant, check_variant, load_backbone
 from dreamactor.conditioning.canvas import build_canvas, motion_half, reference_half
 from dreamactor.conditioning.framing import to_half, to_picture
+from dreamactor.conditioning.placement import Placement, place_frames
 from dreamactor.conditioning.pose import PoseEstimator
 from dreamactor.diffusion.driving import Window, find_joints, motion_frames
 from dreamactor.diffusion.flow import schedule
@@ -53,6 +55,7 @@ BASIS = (
 )
 Tick = Callable[[], object]
 """Called after every sampling step."""
+Placed = Callable[[Placement | None], object]
 
 
 class Settings(TypedDict, total=False):
@@ -157,9 +160,9 @@ def run(
     task = resolve(job, model, texts.prompt, driver)
     with both_or_neither(job.config.out, job.config.record) as (clip, record):
         with _quiet_torch(job.config.threads):
-            frames = _written(task, model, clip, stages)
+            frames, placement = _written(task, model, clip, stages)
         facts = _facts(task, model, clip, frames, stages)
-        facts |= {"estimator": found_by, "text": texts.plain()}
+        facts |= {"estimator": found_by, "text": texts.plain(), "placement": placement}
         write_record(record, facts)
     return Result(
         job.config.out, job.config.record, frames, job.fps, task.box.size, stages.total, facts
@@ -181,7 +184,9 @@ def _loaded(job: Job, backbone: Backbone | None) -> Backbone:
     return model
 
 
-def generate(task: Task, backbone: Backbone, stages: Stages, tick: Tick) -> Iterator[Rgb]:
+def generate(
+    task: Task, backbone: Backbone, stages: Stages, tick: Tick, placed: Placed = lambda _: None
+) -> Iterator[Rgb]:
     """The subject's frames at the backbone's rate, one by one, those of the lead among them.
 
     Args:
@@ -189,6 +194,7 @@ def generate(task: Task, backbone: Backbone, stages: Stages, tick: Tick) -> Iter
         backbone: The model.
         stages: Where times are added.
         tick: Called after every sampling step.
+        placed: Called once, with where the driver belongs.
 
     Returns:
         Iterator of `task.native_frames` pictures (H, W, 3) uint8 of a half.
@@ -201,6 +207,12 @@ def generate(task: Task, backbone: Backbone, stages: Stages, tick: Tick) -> Iter
     past: Tensor | None = None  # (1, 3, overlap, H, W)
     for segment in task.segments:
         driving = window.halves(segment.driving(task.native_frames)).to(device)
+        if segment.index == 0:
+            with stages("place driver"):
+                placement = backbone.place(reference, driving)
+            placed(placement)
+        if placement is not None:
+            driving = place_frames(driving, placement)
         with stages("encode latents"):
             cond = backbone.encode(build_canvas(reference, driving, backbone.grid, past), text)
         with stages("denoise"):
@@ -255,22 +267,26 @@ def denoise(
     return torch.cat([known[:, :, :shown], latents[:, :, shown:]], dim=2)
 
 
-def _written(task: Task, backbone: Backbone, path: Path, stages: Stages) -> int:
-    """Generate and write the clip; the number of frames."""
+def _written(
+    task: Task, backbone: Backbone, path: Path, stages: Stages
+) -> tuple[int, dict[str, Any] | None]:
+    """Generate and write the clip; the number of frames, and where the driver was brought."""
     job, config = task.job, task.job.config
     writer = ClipWriter(
         path, job.fps, task.box.size, audio_from=config.driving if config.audio else None
     )
     total = task.steps * len(task.segments)
+    found: list[Placement | None] = []
     with tqdm(total=total, unit="step", disable=None, leave=False) as bar, writer:
-        native = islice(generate(task, backbone, stages, bar.update), task.lead, None)
+        native = islice(generate(task, backbone, stages, bar.update, found.append), task.lead, None)
         cut = map(task.box.cut, native)
         rate = rate_of(backbone.native)
         frames = at_rate(cut, rate, job.fps, job.count, config.interpolate)
         for frame in stages.each("interpolate", frames):
             with stages("write"):
                 writer.write(frame)
-    return writer.frames
+    placement = None if found[0] is None else found[0].plain()[0]
+    return writer.frames, placement
 
 
 def preview(job: Job, backbone: Backbone | None = None) -> dict[str, Any]:

@@ -18,6 +18,12 @@ from torch import Tensor
 
 from dreamactor.backbones.layers import STRIDE_S, STRIDE_T
 from dreamactor.backbones.nano_vae import NanoVAE
+from dreamactor.conditioning.placement import (
+    Placement,
+    place_cells,
+    place_frames,
+    place_points,
+)
 from dreamactor.conditioning.text import TextEncoder
 from dreamactor.training.loop import Worker
 from dreamactor.training.matches import matching_cells
@@ -39,11 +45,12 @@ class LatentPool:
 
     It holds target and motion (N, C, F, h, w), subject (N, 1, F, h, w) in [0, 1], joints
     (N, 2 T + 2, 17, 2) and surface (N, 2 T + 2, h, w, 3) of reference, target and driver, match
-    (N, T, h, w) of the target's cells with the reference's as in `training.matches`, near_match
-    with those of the frame before, driver_match with those of the driver at the same time, and
-    text (N, L, D), in half precision. Both pairs of twins are neighbours, at an even place and the
-    next. Of clips it holds target from the frame before on, and subject, joints (N, T + 1, 17, 2),
-    surface (N, T + 1, h, w, 3), match and text to it.
+    (N, T, h, w) of the target's cells with the reference's as in `training.matches`, driver_match
+    with those of the driver at the same time, and text (N, L, D), in half precision. With an
+    autoencoder that is `placed` drivers stand where the subject does, as in `animate`. Both pairs
+    of twins are neighbours, at an even place and the next. Of clips it holds target from the frame
+    before on, and subject, joints (N, T + 1, 17, 2), surface (N, T + 1, h, w, 3), match and text to
+    it.
     """
 
     folder: Path
@@ -87,41 +94,48 @@ class LatentPool:
         device = self.worker.device
         block = torch.cat([torch.from_numpy(shard.pixels).to(device) for shard in shards])
         captions = [text for shard in shards for both in shard.captions for text in both]
+        placed = self.vae.config.placed and not self.alone
+        placement = placements(self.vae, block, self.worker) if placed else None
         if self.half:
             block = halve(block)
         spare = shards[1:] if self.count == 0 else shards
         if self.pixels:
             clips = torch.cat([block[:, :, :1], block[:, :, 2:]], dim=2).flatten(0, 1)
-            kept = {**encode_block(self.vae, block, self.worker), "pixels": clips}
+            kept = {**encode_block(self.vae, block, self.worker, placement), "pixels": clips}
         elif self.alone:
             kept = encode_clips(self.vae, block[:, :, 1:].flatten(0, 1), self.worker)
             kept |= self._known(shards)
         else:
-            kept = encode_block(self.vae, block, self.worker) | self._known(shards)
+            kept = encode_block(self.vae, block, self.worker, placement)
+            kept |= self._known(shards, placement)
         self._put({**kept, "text": self.encoder(captions)})
         if self.consume:
             for shard in spare:
                 consume_shard(self.folder, shard.index)
 
-    def _known(self, shards: list[Shard]) -> dict[str, Tensor]:
+    def _known(self, shards: list[Shard], placement: Placement | None = None) -> dict[str, Tensor]:
         """What guides ask for; half precision holds integers up to 2048."""
         device = self.worker.device
         joints = torch.cat([torch.from_numpy(shard.joints).to(device) for shard in shards])
         surface = torch.cat([torch.from_numpy(shard.surface).to(device) for shard in shards])
         if self.half:
             surface = surface[..., ::2, ::2, :]
-        near, target = surface[:, :, 1:2].flatten(0, 1), surface[:, :, 2:].flatten(0, 1)
-        nearby = matching_cells(target, near)
         if self.alone:
             own = {"joints": joints, "surface": surface}
-            return {name: x[:, :, 1:].flatten(0, 1) for name, x in own.items()} | {"match": nearby}
-        driver = surface[:, :, 2:].flip(1).flatten(0, 1)
+            before, after = surface[:, :, 1:2].flatten(0, 1), surface[:, :, 2:].flatten(0, 1)
+            known = {name: x[:, :, 1:].flatten(0, 1) for name, x in own.items()}
+            return known | {"match": matching_cells(after, before)}
+        count = surface.shape[2] - 1  # frames of a reference and its target
+        joints, surface = of_pairs(joints), of_pairs(surface)
+        if placement is not None:
+            joints[:, count:] = place_points(joints[:, count:], placement)
+            surface[:, count:] = place_cells(surface[:, count:], placement)
+        reference, target, driver = surface.tensor_split((1, count), dim=1)
         return {
-            "joints": of_pairs(joints),
-            "surface": of_pairs(surface),
-            "near_match": nearby,
-            "match": matching_cells(target, surface[:, :, :1].flatten(0, 1)),
-            "driver_match": matching_cells(target, driver),
+            "joints": joints,
+            "surface": surface,
+            "match": matching_cells(target, reference),
+            "driver_match": matching_cells(target, driver[:, 1:]),
         }
 
     def wait(self, pairs: int) -> None:
@@ -134,30 +148,23 @@ class LatentPool:
         """Read no more."""
         self.feed.close()
 
-    def batch(self, draws: torch.Generator, count: int, near: float = 0.0) -> dict[str, Tensor]:
+    def batch(self, draws: torch.Generator, count: int) -> dict[str, Tensor]:
         """Random pairs, float32; never those that are held back for `held`.
 
         Args:
             draws: Which.
             count: B.
-            near: Share of them that get the frame before the target's first as their reference.
         """
         filled = min(self.count, self.capacity)
-        which = torch.randint(HELD, filled, (count,), generator=draws)
-        if near <= 0:
-            return self._take(which)
-        chosen = torch.rand(count, generator=draws) < near
-        twins = self._take(which ^ 1, "motion", "joints", "surface")
-        return from_nearby(self._take(which), twins, chosen)
+        return self._take(torch.randint(HELD, filled, (count,), generator=draws))
 
     def held(self, count: int) -> dict[str, Tensor]:
         """Pairs that are not trained on, one of each of the twins, float32; at most HELD / 2."""
         return self._take(2 * torch.arange(count))
 
-    def _take(self, which: Tensor, *names: str) -> dict[str, Tensor]:
-        """Pairs as float32, all that is known of them or what is named."""
-        chosen = {name: self.store[name] for name in names or self.store}
-        return {name: values[which.to(values.device)].float() for name, values in chosen.items()}
+    def _take(self, which: Tensor) -> dict[str, Tensor]:
+        """Pairs as float32."""
+        return {name: x[which.to(x.device)].float() for name, x in self.store.items()}
 
     def _put(self, block: dict[str, Tensor]) -> None:
         slots = ring(self.count, len(block["text"]), self.capacity, HELD)
@@ -167,33 +174,6 @@ class LatentPool:
                 self.store[name] = torch.zeros(shape, dtype=torch.float16, device=values.device)
             self.store[name][slots.to(values.device)] = values.half()
         self.count += len(slots)
-
-
-def from_nearby(
-    pairs: dict[str, Tensor], twins: dict[str, Tensor], chosen: Tensor
-) -> dict[str, Tensor]:
-    """Let the frame before the target's first be the reference of some pairs.
-
-    The twin of a pair is driven by this pair's target, so it holds all that is needed. The
-    subject's mask on frame 0 stays that of the other reference; it hardly counts.
-
-    Args:
-        pairs: As in the pool.
-        twins: motion, joints and surface of the same motions the other way round.
-        chosen: (B,) bool.
-
-    Returns:
-        The batch.
-    """
-    own = pairs["joints"].shape[1] // 2  # frames of a reference and its target
-    near = {"target": twins["motion"], "match": pairs["near_match"]}
-    for name in ("joints", "surface"):
-        near[name] = torch.cat([twins[name][:, own:], pairs[name][:, own:]], dim=1)
-    out = dict(pairs)
-    for name, value in near.items():
-        flag = chosen.to(value.device).view(-1, *[1] * (value.ndim - 1))
-        out[name] = torch.where(flag, value, pairs[name])
-    return out
 
 
 def halve(block: Tensor) -> Tensor:
@@ -223,40 +203,75 @@ def on_cells(mask: Tensor) -> Tensor:
     return torch.cat([first, rest], dim=2)
 
 
-def encode_block(vae: NanoVAE, block: Tensor, worker: Worker) -> dict[str, Tensor]:
+@torch.no_grad()
+def placements(vae: NanoVAE, block: Tensor, worker: Worker) -> Placement:
+    """Where the driver of each pair belongs, as `animate` finds it.
+
+    Args:
+        vae: Autoencoder that is `placed`.
+        block: uint8 (S, 2, T + 2, H, W, 4) as `training.pool` lays it out.
+        worker: Says in which precision.
+
+    Returns:
+        Of 2 S pairs, one after the other.
+    """
+    found = []
+    pairs = torch.cat([block[:, :, :1], block[:, :, 1:].flip(1)], dim=2).flatten(0, 1)
+    for few in pairs[..., :3].split(at_once(pairs)):
+        x = few.permute(0, 4, 1, 2, 3).float() / 127.5 - 1  # (b, 3, T + 2, H, W)
+        with worker.autocast():
+            found.append(vae.place(x[:, :, 0], x[:, :, 1:]))
+    return Placement(*(torch.cat(part).float() for part in zip(*found, strict=True)))
+
+
+def encode_block(
+    vae: NanoVAE, block: Tensor, worker: Worker, placement: Placement | None = None
+) -> dict[str, Tensor]:
     """Latents of both pairs of each of the twins, one after the other.
 
     Args:
         vae: Autoencoder.
         block: uint8 (S, 2, T + 2, H, W, 4) as `training.pool` lays it out.
         worker: Says in which precision.
+        placement: Where drivers belong; None = where they are.
 
     Returns:
         target and motion (2 S, C, F, h, w), subject (2 S, 1, F, h, w) in [0, 1].
     """
     behind = torch.cat([block[:, :, :1], block[:, :, 2:]], dim=2)  # the frames behind a reference
-    driver = encode_clips(vae, block[:, :, 1:].flatten(0, 1), worker)["target"]
-    motion = driver.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+    drivers = block[:, :, 1:].flip(1).flatten(0, 1)
+    motion = encode_clips(vae, drivers, worker, placement)["target"]
     return {**encode_clips(vae, behind.flatten(0, 1), worker), "motion": motion}
 
 
 @torch.no_grad()
-def encode_clips(vae: NanoVAE, clips: Tensor, worker: Worker) -> dict[str, Tensor]:
+def encode_clips(
+    vae: NanoVAE, clips: Tensor, worker: Worker, placement: Placement | None = None
+) -> dict[str, Tensor]:
     """Latents of clips, and where the subject is.
 
     Args:
         vae: Autoencoder.
         clips: uint8 (B, T + 1, H, W, 4); channel 3 is the subject's mask.
         worker: Says in which precision.
+        placement: Where they are brought first; the subject is told as it was.
 
     Returns:
         target (B, C, F, h, w), subject (B, 1, F, h, w) in [0, 1].
     """
     target, subject = [], []
-    frames, height, width = clips.shape[1:4]
-    for few in torch.split(clips, max(1, PIXELS_AT_ONCE // (frames * height * width))):
-        x = few.permute(0, 4, 1, 2, 3).float()  # (b, 4, T + 1, H, W)
+    for few in torch.arange(len(clips)).split(at_once(clips)):
+        x = clips[few.to(clips.device)].permute(0, 4, 1, 2, 3).float()  # (b, 4, T + 1, H, W)
+        shown = x[:, :3] / 127.5 - 1
+        if placement is not None:
+            shown = place_frames(shown, placement.of(few))
         with worker.autocast():
-            target.append(vae.encode(x[:, :3] / 127.5 - 1).float())
+            target.append(vae.encode(shown).float())
         subject.append(on_cells(x[:, 3:] / 255))
     return {"target": torch.cat(target), "subject": torch.cat(subject)}
+
+
+def at_once(clips: Tensor) -> int:
+    """How many clips (B, T, H, W, 4) are encoded at once."""
+    frames, height, width = clips.shape[1:4]
+    return max(1, PIXELS_AT_ONCE // (frames * height * width))

@@ -148,9 +148,6 @@ class NanoTrainConfig(TransformerTrainConfig):
     """Share of samples that show four generated frames besides the reference."""
     continued_noise: float = 0.15
     """Most noise on those frames, since at inference they are not perfect."""
-    near: float = 0.6
-    """Share of samples, falling to 0 at the end, whose reference is the frame before the first
-    driven one: there a limb that moves a little can be copied, and copying is learnt first."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +162,6 @@ class NanoBaseConfig(TransformerTrainConfig):
     motion: ClassVar[MotionHalf] = "none"
     continued: ClassVar[float] = 0.0
     continued_noise: ClassVar[float] = 0.0
-    near: ClassVar[float] = 0.0
 
 
 AnyTrainConfig = NanoTrainConfig | NanoBaseConfig
@@ -333,7 +329,7 @@ class _Run:
         if self.task == "video":
             frame = 1  # a clip goes on from its first frame; a pair's pose may be of any time
         set_positions(self.model.rope, self.tables, self.extent, frame)
-        batch = self.pool.batch(draws, self._mine(), config.near * (1 - fraction))
+        batch = self.pool.batch(draws, self._mine())
         drawn = draw(config, draws, batch["target"])
         x, latents, _, text, shown = example(batch, drawn, config.motion)
         with self.worker.autocast():
@@ -381,6 +377,7 @@ class _Run:
             "steps": step,
             "motion": self.config.motion,
             "predicts": PREDICTS,
+            "placed": self.vae.config.placed and self.task == "animate",
         }
         state = {
             name.removeprefix(INSIDE): value
