@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
@@ -52,6 +53,21 @@ def test_a_network_that_knows_misses_nothing() -> None:
     assert found["dB"].item() > 60
     assert found["dB_1"].item() > 60
     assert preview.sheet(batch, drawn).shape == (3, 3 * 32, 3 * 32)
+
+
+def test_sampling_can_begin_near_the_truth() -> None:
+    """exact: what changes nothing leaves the true latents with so much noise."""
+    batch, drawn = _batch()
+    levels: list[float] = []
+
+    def network(x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+        levels.append(float(sigma[0]))
+        return x[:, :4]
+
+    found = Preview(network, _vae(), "clean").sample(batch, drawn, since=0.7)
+    wanted = torch.lerp(batch["target"], drawn.noise[..., :4], 0.7)
+    assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert levels == pytest.approx([0.7, 0.625])
 
 
 def test_a_network_that_reads_the_text_misses_nothing() -> None:

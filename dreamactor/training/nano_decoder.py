@@ -4,8 +4,10 @@ A decoder that has seen only latents of real frames shows generated ones as they
 the transformer was unsure. Here it learns to draw them with what the reference shows at the same
 spots of the body (`backbones.nano_guide`). Transformer and encoder stay as they are: pairs are
 animated by a few sampling steps, and the decoded clips are held against the true ones as pictures.
-Some latents are true ones, so that real clips are still reconstructed. Time-boxed and resumable;
-one process a GPU.
+Sampling begins at the true latents with noise, not at noise alone: what is generated then lies
+where the truth does, else the best that could be drawn is a blur (docs/training.md). Some latents
+are true ones, so that real clips are still reconstructed. Time-boxed and resumable; one process a
+GPU.
 
 Legend: B pairs, D latent channels, F latent frames, h x w latent cells, T driven frames.
 """
@@ -66,6 +68,8 @@ class DecoderTrainConfig:
     """Pairs to start with, on each GPU."""
     reuse: float = 8.0
     """How often a pair is seen before new ones are asked for."""
+    since: float = 0.7
+    """Noise level of the true latents that sampling begins at; 1 = noise alone."""
     known: float = 0.25
     """Share of pairs whose latents are the true ones."""
     optimiser: str = "muon"
@@ -183,11 +187,13 @@ class _Run:
             )[0]
         return out.float()
 
-    def _generate(self, batch: dict[str, Tensor], draws: torch.Generator) -> Tensor:
-        """Latents (B, D, F, h, w) as `animate` would hand them to the decoder."""
+    def _generate(
+        self, batch: dict[str, Tensor], draws: torch.Generator, since: float = 1.0
+    ) -> Tensor:
+        """Latents (B, D, F, h, w) as `animate` would hand them to the decoder, or near the true."""
         drawn = draw(NanoTrainConfig(self.config.pool, self.config.vae), draws, batch["target"])
         drawn = replace(drawn, continued=torch.zeros_like(drawn.continued))
-        made = self.preview.sample(batch, drawn)
+        made = self.preview.sample(batch, drawn, since)
         return torch.cat([batch["target"][:, :, :1], made[:, :, 1:]], dim=2)
 
     def _losses(self, step: int) -> dict[str, Tensor]:
@@ -196,7 +202,7 @@ class _Run:
         batch = self.pool.batch(draws, self._mine)
         clip, mask = pixels_of(batch)
         with torch.no_grad():
-            made = self._generate(batch, draws)
+            made = self._generate(batch, draws, config.since)
         true = torch.rand(len(made), generator=draws) < config.known
         latents = torch.where(true.to(made.device).view(-1, 1, 1, 1, 1), batch["target"], made)
         which = torch.randint(clip.shape[2], (len(clip), SEEN), generator=draws).to(clip.device)

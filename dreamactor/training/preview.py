@@ -100,8 +100,14 @@ class Preview:
         x, _, _, text, _ = example(batch, drawn, self.motion)
         return generated(self.network(x, drawn.sigma, text), self.motion)
 
-    def sample(self, batch: dict[str, Tensor], drawn: Draws) -> Tensor:
-        """Targets (B, C, F, h, w), sampled from noise."""
+    def sample(self, batch: dict[str, Tensor], drawn: Draws, since: float = 1.0) -> Tensor:
+        """Targets (B, C, F, h, w), sampled from noise.
+
+        Args:
+            batch: As for `example`.
+            drawn: Its randomness; the noise levels are not used.
+            since: Noise level to begin at, from the true latents with so much noise.
+        """
         x, latents, noise, text, _ = example(batch, drawn, self.motion)
         condition = x[:, latents.shape[1] :]
 
@@ -111,9 +117,11 @@ class Preview:
             return velocity_of(predicted, wide, level)
 
         sigmas = schedule(STEPS, SHIFT)
+        sigmas = torch.cat([sigmas.new_tensor([since]), sigmas[sigmas < since]])
+        start = torch.lerp(latents, noise, since) if since < 1 else noise
         if self.motion == "none":
-            return sample_euler(velocity, noise, sigmas)
-        return sample_euler(beside(velocity, motion_half(latents)), reference_half(noise), sigmas)
+            return sample_euler(velocity, start, sigmas)
+        return sample_euler(beside(velocity, motion_half(latents)), reference_half(start), sigmas)
 
     def psnr(self, found: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """DB on the subject, of the mean error over all pairs; against the decoded targets."""
