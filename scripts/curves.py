@@ -18,12 +18,12 @@ import matplotlib.pyplot as plt
 
 PANELS = (
     ("nano-vae.jsonl", ("mse",), "autoencoder: squared error, pixels in [-1, 1]", "4 H200", "log"),
-    ("nano.jsonl", ("flow",), "transformer: loss", "1 H200", "linear"),
+    ("nano.jsonl", ("flow",), "transformer: loss", "4 H200", "linear"),
     (
         "nano.jsonl",
         ("missed_1", "swapped_1"),
         "held-back pairs: missed by one prediction\nright driver (below), another's",
-        "1 H200",
+        "4 H200",
         "linear",
     ),
 )
