@@ -519,6 +519,22 @@ def bench_pose(
     print(bench_pose(cast, out, from_words(PoseBenchConfig, settings or [])))
 
 
+@bench.command("speed")
+def bench_speed(
+    out: Annotated[Path, typer.Option(help="Folder of the results; the same command goes on.")],
+    settings: Settings = None,
+) -> None:
+    """Seconds and memory of a step by mode, against plain image-to-video and Wan-Animate."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.backbones.folder import quiet
+    from dreamactor.config import from_words
+
+    with quiet():
+        from dreamactor.bench.speed import SpeedConfig, bench_speed
+
+    print(bench_speed(out, from_words(SpeedConfig, settings or [])))
+
+
 @bench.command("report")
 def bench_report(
     out: Annotated[Path, typer.Option(help="Page to write, such as docs/results.md.")],

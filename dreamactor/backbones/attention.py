@@ -110,5 +110,5 @@ def attend_by_frame(
         ]
         return torch.cat(parts, dim=1)
     out, lse = attend_lse(*(side.flatten(0, 1) for side in (split, key, value)))
-    by_frame = out.view_as(query), lse.reshape(*query.shape[:3])
+    by_frame = out.reshape(query.shape), lse.reshape(*query.shape[:3])
     return merge(attend_lse(query, *shared), by_frame)

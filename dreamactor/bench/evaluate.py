@@ -233,7 +233,7 @@ def run(
     waiting: deque[_Measuring] = deque()
     total = len(cases) if isinstance(cases, Sized) else None
     bar = tqdm(total=total, unit="case", disable=None, leave=False)
-    with _alone(path) as file, bar:
+    with alone(path) as file, bar:
         records = _resume(path, _settings(perceptual, options))
         done = {(r.case, r.system) for r in records}
 
@@ -258,7 +258,7 @@ def run(
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[IO[str]]:
+def alone(path: Path) -> Iterator[IO[str]]:
     """The file, open to append to, while no other process is: both would add the same clips."""
     if path.is_dir():
         raise MediaError(f"{path}: is a folder, want a file")

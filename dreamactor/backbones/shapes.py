@@ -1,0 +1,203 @@
+"""Transformers of published shapes with random weights, to be timed.
+
+Neither time nor memory hangs on what weights are. They are made where they run, in the dtype they
+run in, so 14 billion float32 numbers are nowhere.
+
+Legend: C latent channels, F latent frames, h x w latent cells of a half in tokens of 2 x 2, so
+m = h w / 4 tokens of a half's frame; T = 4 (F - 1) + 1 pixel frames; D channels of a token.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from diffusers import WanAnimateTransformer3DModel, WanTransformer3DModel
+from torch import Tensor
+
+from dreamactor.backbones.catalogue import CATALOGUE
+from dreamactor.backbones.layers import STRIDE_S, STRIDE_T
+from dreamactor.errors import ConfigError
+
+Kind = Literal["wan", "wan-animate"]
+"""diffusers' `WanTransformer3DModel`, which all our modes and image-to-video run on, or its
+`WanAnimateTransformer3DModel`."""
+PATCH = 2
+SIZE = re.compile(r"(\d+)x(\d+)x(\d+)")
+
+
+@dataclass(frozen=True)
+class Network:
+    """Shape of a transformer of Wan's kind, and of what it reads."""
+
+    layers: int
+    heads: int
+    head: int
+    """Channels of a head."""
+    ffn: int
+    """Channels within a feed-forward layer."""
+    channels: int = 16
+    """C."""
+    text: tuple[int, int] = (512, 4096)
+    """Tokens of the prompt and their channels."""
+    image: tuple[int, int] | None = (257, 1280)
+    """Tokens of the reference's picture and their channels."""
+    every: int = 5
+    """Wan-Animate: blocks from one look at the face to the next."""
+    face: int = 512
+    """Wan-Animate: pixels of a side of the face."""
+    face_channels: dict[int, int] = field(
+        default_factory=lambda: {
+            4: 512, 8: 512, 16: 512, 32: 512, 64: 256, 128: 128, 256: 64, 512: 32,
+        }
+    )  # fmt: skip
+    """Wan-Animate: channels of its motion encoder at each size of a side."""
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.heads * self.head
+
+    @classmethod
+    def of(cls, backbone: str, head: int, **more: Any) -> Network:
+        """That of a backbone of the catalogue."""
+        shape = CATALOGUE[backbone].shape
+        return cls(shape.layers, shape.width // head, head, shape.ffn, **more)
+
+
+NETWORKS = {
+    "wan-14b": Network.of("wan2.1-i2v-14b-480p", 128),
+    "wan-1.3b": Network.of("wan2.1-fun-1.3b-inp", 128),
+    "nano": Network.of("nano", 64, channels=48, text=(32, 384), image=None, every=4),
+    "tiny": Network(
+        2, 2, 12, 32, channels=4, text=(512, 8), image=(3, 8), every=1, face=16,
+        face_channels={4: 4, 8: 6, 16: 5},
+    ),
+}  # fmt: skip
+"""By name: Wan2.1-I2V-14B (Wan2.2-Animate-14B has the same blocks), Wan2.1-Fun-1.3B-InP, nano, and
+one for tests."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """A clip: one half of the canvas."""
+
+    width: int
+    height: int
+    frames: int
+    """Pixel frames, T."""
+
+    @classmethod
+    def parse(cls, text: str) -> Size:
+        """From WIDTHxHEIGHTxFRAMES.
+
+        Raises:
+            ConfigError: Not of that form, or not of whole tokens and runs of frames.
+        """
+        found = SIZE.fullmatch(text)
+        if found is None:
+            raise ConfigError(f"size {text!r}: want WIDTHxHEIGHTxFRAMES, such as 832x480x81")
+        size, side = cls(*map(int, found.groups())), STRIDE_S * PATCH
+        width, height = (max(1, round(n / side)) * side for n in (size.width, size.height))
+        runs = max(1, round((size.frames - 1) / STRIDE_T))
+        nearest = cls(width, height, STRIDE_T * runs + 1)
+        if size != nearest:
+            raise ConfigError(
+                f"size {text}: want multiples of {side} and {STRIDE_T} * k + 1 frames, "
+                f"nearest is {nearest}"
+            )
+        return size
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}x{self.frames}"
+
+    @property
+    def latents(self) -> tuple[int, int, int]:
+        """(F, h, w)."""
+        frames = (self.frames - 1) // STRIDE_T + 1
+        return frames, self.height // STRIDE_S, self.width // STRIDE_S
+
+    @property
+    def frame_tokens(self) -> int:
+        """Tokens of a frame, m."""
+        return self.latents[1] * self.latents[2] // PATCH**2
+
+
+def build(network: Network, kind: Kind, device: torch.device, dtype: torch.dtype) -> Any:
+    """A transformer with random weights, made on its device.
+
+    What diffusers keeps in float32 when it loads weights is in float32 here too.
+    """
+    width = network.width
+    shape: dict[str, Any] = {
+        "num_attention_heads": network.heads, "attention_head_dim": network.head,
+        "in_channels": 2 * network.channels + STRIDE_T, "out_channels": network.channels,
+        "text_dim": network.text[1], "ffn_dim": network.ffn, "num_layers": network.layers,
+        "image_dim": network.image and network.image[1],
+        "added_kv_proj_dim": network.image and width,
+    }  # fmt: skip
+    made: type[Any] = WanTransformer3DModel
+    if kind == "wan-animate":
+        made = WanAnimateTransformer3DModel
+        shape |= {
+            "latent_channels": network.channels, "motion_encoder_size": network.face,
+            "motion_encoder_channel_sizes": {str(k): v for k, v in network.face_channels.items()},
+            "inject_face_latents_blocks": network.every,
+        }  # fmt: skip
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with device:
+            transformer = made(**shape).eval().requires_grad_(False)
+    finally:
+        torch.set_default_dtype(before)
+    kept = set(made._keep_in_fp32_modules)
+    for name, parameter in transformer.named_parameters():
+        if kept & set(name.split(".")):
+            parameter.data = parameter.data.float()
+    return transformer
+
+
+def inputs_of(
+    network: Network, size: Size, kind: Kind, halves: int, device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Random ones of a pass.
+
+    Args:
+        network: Shape.
+        size: Of a half.
+        kind: Whose pass.
+        halves: 1 a clip by itself, 2 the whole canvas.
+        device: Where.
+        dtype: Of all but the timestep.
+    """
+    frames, rows, columns = size.latents
+    extra = kind == "wan-animate"  # the reference is a latent frame more
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, device=device, dtype=dtype)
+
+    given = {
+        "hidden_states": random(
+            1, 2 * network.channels + STRIDE_T, frames + extra, rows, halves * columns
+        ),
+        "timestep": torch.full((1,), 500.0, device=device),
+        "encoder_hidden_states": random(1, *network.text),
+    }
+    if network.image is not None:
+        given["encoder_hidden_states_image"] = random(1, *network.image)
+    if kind == "wan-animate":
+        given["pose_hidden_states"] = random(1, network.channels, frames, rows, columns)
+        given["face_pixel_values"] = random(1, 3, size.frames, network.face, network.face)
+    return given
+
+
+def nearest_of(name: str, given: str, known: Iterable[str]) -> str:
+    """A message that a word is none of those known, with the one that it comes nearest to."""
+    known = list(known)
+    near = difflib.get_close_matches(given, known, 1, cutoff=0.0)[0]
+    return f"{name} {given!r}: want one of {', '.join(known)}; nearest is {near}"

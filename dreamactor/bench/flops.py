@@ -1,0 +1,139 @@
+"""Floating-point operations of a pass, by counting: matrix products, convolutions, attention.
+
+A multiplication and an addition are two. Norms, activations and rotations are left out, as torch's
+own counter leaves them out, to which `tests/test_bench_speed.py` holds these numbers.
+
+Legend as of `backbones.shapes`. One clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from dreamactor.backbones.catalogue import CacheHolds, Mode
+from dreamactor.backbones.layers import STRIDE_T
+from dreamactor.backbones.shapes import PATCH, Network, Size
+
+STYLE, MOTION, HIDDEN, PARTS = 512, 20, 1024, 4  # Wan-Animate's encoders of a face
+BLUR, PADDED = 16, 3  # taps of the blur before a convolution of stride 2; of one over time
+
+
+def plain(network: Network, size: Size) -> int:
+    """Image-to-video: a clip by itself."""
+    return _all_see_all(network, size.latents[0] * size.frame_tokens)
+
+
+def full(network: Network, size: Size) -> int:
+    """The whole canvas, every token seeing every token."""
+    return _all_see_all(network, 2 * size.latents[0] * size.frame_tokens)
+
+
+def one_way(network: Network, size: Size, mode: Mode, holds: CacheHolds | None) -> int:
+    """A pass in a one-way mode.
+
+    Args:
+        network: Shape.
+        size: Of a half.
+        mode: Which.
+        holds: What is kept of the context; None = it is computed anew.
+    """
+    frames, one = size.latents[0], size.frame_tokens
+    target, seen = (frames - 1) * one, (frames + 1) * one
+    if mode == "one-way-aligned":  # reference and own time; keys of frame 0 are not seen
+        keys, seen = target + 2 * one, frames * one
+    else:
+        keys = target + seen
+    projected = seen if holds == "states" else 0
+    found = _embedding(network, 2 * frames * one) + _conditions(network)
+    found += network.layers * _block(network, target, keys, projected) + _head(network, target)
+    if holds is None:
+        found += _conditions(network) + _context(network, size)
+    return found
+
+
+def filling(network: Network, size: Size) -> int:
+    """The context alone, once a segment."""
+    canvas = 2 * size.latents[0] * size.frame_tokens
+    return _embedding(network, canvas) + _conditions(network) + _context(network, size)
+
+
+def animate(network: Network, size: Size) -> int:
+    """Wan-Animate: a clip with its reference as one more frame, added poses, and a face."""
+    frames, one = size.latents[0], size.frame_tokens
+    tokens, width = (frames + 1) * one, network.width
+    poses = _dense(frames * one, PATCH**2 * network.channels, width)
+    seen = (frames + 1) * (PARTS + 1)
+    look = 2 * _dense(tokens, width, width) + 2 * _dense(seen, width, width)
+    look += 4 * tokens * (PARTS + 1) * width
+    looks = network.layers // network.every
+    return _all_see_all(network, tokens) + poses + looks * look + _face(network, size.frames)
+
+
+def _dense(tokens: int, *widths: int) -> int:
+    """Matrix products from width to width."""
+    return 2 * tokens * sum(a * b for a, b in pairwise(widths))
+
+
+def _all_see_all(network: Network, tokens: int) -> int:
+    blocks = network.layers * _block(network, tokens, tokens)
+    return _embedding(network, tokens) + _conditions(network) + blocks + _head(network, tokens)
+
+
+def _context(network: Network, size: Size) -> int:
+    tokens = (size.latents[0] + 1) * size.frame_tokens
+    return network.layers * _block(network, tokens, tokens)
+
+
+def _embedding(network: Network, tokens: int) -> int:
+    channels = 2 * network.channels + STRIDE_T
+    return _dense(tokens, PATCH**2 * channels, network.width)
+
+
+def _head(network: Network, tokens: int) -> int:
+    return _dense(tokens, network.width, PATCH**2 * network.channels)
+
+
+def _conditions(network: Network) -> int:
+    """Noise level, text and picture, once a pass."""
+    width = network.width
+    found = _dense(1, 256, width, width, 6 * width)
+    found += _dense(network.text[0], network.text[1], width, width)
+    if network.image is not None:
+        tokens, channels = network.image
+        found += _dense(tokens, channels, channels, width)
+    return found
+
+
+def _block(network: Network, tokens: int, keys: int, projected: int = 0) -> int:
+    """A block over tokens that see `keys`, of which some are projected from states beside."""
+    width = network.width
+    read = network.text[0] + (network.image[0] if network.image else 0)
+    own = 4 * _dense(tokens, width, width) + 2 * _dense(projected, width, width)
+    across = 2 * _dense(tokens, width, width) + 2 * _dense(read, width, width)
+    pairs = 4 * tokens * (keys + read) * width
+    return own + across + pairs + _dense(tokens, width, network.ffn, width)
+
+
+def _face(network: Network, frames: int) -> int:
+    """Wan-Animate's encoders: of T faces, then along time."""
+    each = sum(_convolutions(network)) + _dense(1, *[STYLE] * 5, MOTION)
+    each += 2 * MOTION * MOTION * STYLE
+    half = (frames - 1) // 2 + 1
+    quarter = (half - 1) // 2 + 1
+    along = _dense(frames, PADDED * STYLE, PARTS * HIDDEN)
+    along += PARTS * _dense(half + quarter, PADDED * HIDDEN, HIDDEN)
+    return frames * each + along + PARTS * _dense(quarter, HIDDEN, network.width)
+
+
+def _convolutions(network: Network) -> Iterator[int]:
+    """Of the motion encoder, one face."""
+    side, channels = network.face, network.face_channels
+    yield _dense(side**2, 3, channels[side])
+    while side > 4:
+        one, two = channels[side], channels[side // 2]
+        yield _dense(side**2, 9 * one, one)
+        yield 2 * BLUR * one * ((side + 1) ** 2 + (side - 1) ** 2)
+        yield _dense((side // 2) ** 2, 9 * one, two) + _dense((side // 2) ** 2, one, two)
+        side //= 2
+    yield _dense(1, 16 * channels[4], STYLE)

@@ -1,0 +1,238 @@
+"""From the rows of `bench speed` to its table, its goals and its plot."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dreamactor.backbones.catalogue import GIB
+from dreamactor.bench.goals import Goal, goals_table
+from dreamactor.bench.stats import NONE, Interval, markdown_table
+from dreamactor.errors import ConfigError
+from dreamactor.image import atomic
+
+FLOOR = "plain"
+"""The way that all others are compared with."""
+GOAL = ("wan-14b", "832x480x81", "one-way-aligned", 106.0)
+"""Shape, size, the cached way that is judged, and the most that its step may cost, in percent of
+the floor's. By counting one-way needs 145 %, and is shown in the table alone."""
+BOUNDS = {"float32": 1e-4, "bfloat16": 2e-2}
+"""Of the kernels' errors, for values about 1."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way at one size."""
+
+    size: str
+    way: str
+    session: int
+    """Which beginning of the run; only rows of one are compared."""
+    seconds: list[float] = field(default_factory=list)
+    """Of a step, turn by turn."""
+    once: list[float] = field(default_factory=list)
+    """Of what is done once a segment, likewise; none if nothing is."""
+    flops: int = 0
+    """Operations of a step."""
+    flops_once: int = 0
+    peak: int = 0
+    """Most bytes of the GPU's memory, weights included; 0 on the CPU."""
+    cache_foreseen: int = 0
+    """Bytes of the context's cache, said before there was one."""
+    cache_held: int = 0
+    """Likewise, of its tensors."""
+    failed: str = ""
+    """Why nothing was measured."""
+
+    @property
+    def step(self) -> float:
+        """Seconds of a step, the median; NaN where it failed."""
+        return statistics.median(self.seconds) if self.seconds else float("nan")
+
+    @property
+    def filling(self) -> float:
+        """Seconds once a segment, the median."""
+        return statistics.median(self.once) if self.once else 0.0
+
+
+@dataclass(frozen=True)
+class Session:
+    """What was found at a beginning of the run."""
+
+    ceiling: float
+    """Operations a second of a matrix product."""
+    kernels: dict[str, dict[str, float]]
+    """By dtype and what was compared: largest errors of the attention kernels."""
+
+
+def latest(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:
+    """The last row of every size and way."""
+    return {(row.size, row.way): row for row in rows}
+
+
+def ratio(row: Row, rows: Sequence[Row]) -> Interval:
+    """A step over the floor's of its size and session, in percent.
+
+    Returns:
+        Ratio of the medians, and what the fastest and slowest turns of both would make of it; all
+        NaN if one of them was not measured.
+    """
+    of_floor = [
+        other.seconds
+        for other in rows
+        if (other.size, other.session, other.way) == (row.size, row.session, FLOOR)
+    ]
+    if not row.seconds or not of_floor or not of_floor[-1]:
+        return NONE
+    floor = of_floor[-1]
+    low, high = min(row.seconds) / max(floor), max(row.seconds) / min(floor)
+    mean = row.step / statistics.median(floor)
+    return Interval(100 * mean, 100 * low, 100 * high, len(row.seconds))
+
+
+def speed_goals(rows: Sequence[Row], identity: Mapping[str, Any]) -> list[Goal]:
+    """What the numbers were meant to reach; none for other shapes, or fewer blocks."""
+    shape, size, way, most = GOAL
+    if identity["shape"] != shape or identity["layers"]:
+        return []
+    found = latest(rows).get((size, way))
+    measured = NONE if found is None else ratio(found, rows)
+    name = "a cached step over a plain image-to-video step"
+    return [Goal(name, f"{way}, {size}", measured, high=most, unit=" %")]
+
+
+def report(
+    sessions: Sequence[Session],
+    rows: Sequence[Row],
+    wanted: Sequence[tuple[str, str]],
+    command: str,
+    identity: Mapping[str, Any],
+    steps: int,
+) -> str:
+    """All of it as Markdown.
+
+    Args:
+        sessions: Beginnings of the run.
+        rows: Measured ones.
+        wanted: Size and way of those that were asked for.
+        command: What made it, to be repeated by the reader.
+        identity: Settings, hardware and versions.
+        steps: Of a clip.
+    """
+    versions = ", ".join(f"{name} {said}" for name, said in identity["versions"].items() if said)
+    words = f"{identity['repeats']} turns after {identity['warmup']}, medians [least, most]"
+    blocks = f", {identity['layers']} blocks" if identity["layers"] else ""
+    made = f"Made by `{command}` on {identity['hardware']}; {versions}."
+    about = (
+        f"Shape {identity['shape']}{blocks}, random weights, {identity['dtype']}, "
+        f"{'blocks compiled' if identity['compile'] else 'not compiled'}, "
+        f"{identity['guidance']} pass{'es' * (identity['guidance'] > 1)} a step; {words}."
+    )
+    parts = [made, about, _table(sessions, rows, steps)]
+    known = latest(rows)
+    parts += [f"{row.way} at {row.size}: {row.failed}" for row in known.values() if row.failed]
+    if left := [f"{way} at {size}" for size, way in wanted if (size, way) not in known]:
+        parts.append(f"Not begun in time: {', '.join(left)}. The same command goes on.")
+    parts.append(
+        "A clip is one segment's denoising: its steps and what is done once; encoding and decoding "
+        "are not in it. Operations are counted (`bench/flops.py`); their share is of the matrix "
+        "product measured at the same beginning. Cache: foreseen / held."
+    )
+    goals = speed_goals(rows, identity)
+    none = f"None for this shape: goals are of {GOAL[0]}, all blocks."
+    parts += ["### Goals", goals_table(goals) if goals else none]
+    parts += ["### Ceiling and kernels", _beginnings(sessions)]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _table(sessions: Sequence[Session], rows: Sequence[Row], steps: int) -> str:
+    header = [
+        "size", "way", "step, s", "% of plain", "once a segment, s", f"{steps} steps, s",
+        "TFLOP a step", "% of ceiling", "peak GiB", "cache GiB",
+    ]  # fmt: skip
+    lines = []
+    for row in latest(rows).values():
+        count = f"{row.flops / 1e12:.4g}"
+        if row.failed:
+            lines.append([row.size, row.way, "out of memory", "-", "-", "-", count, "-", "-", "-"])
+            continue
+        share = 100 * row.flops / row.step / sessions[row.session].ceiling
+        cache = f"{row.cache_foreseen / GIB:.3g} / {row.cache_held / GIB:.3g}"
+        beside = ratio(row, rows)
+        lines.append([
+            row.size, row.way,
+            _spread(row.seconds),
+            f"{beside.mean:.1f}" if beside.clips else "-",
+            _spread(row.once) if row.once else "-",
+            f"{steps * row.step + row.filling:.4g}",
+            count,
+            f"{share:.0f}",
+            f"{row.peak / GIB:.1f}" if row.peak else "-",
+            cache if row.cache_held else "-",
+        ])  # fmt: skip
+    return markdown_table(header, lines)
+
+
+def _spread(turns: Sequence[float]) -> str:
+    return f"{statistics.median(turns):.4g} [{min(turns):.4g}, {max(turns):.4g}]"
+
+
+def _beginnings(sessions: Sequence[Session]) -> str:
+    """The ceiling at each beginning, and how far the kernels are from the definition."""
+    lines = []
+    for number, session in enumerate(sessions, 1):
+        for dtype, errors in session.kernels.items():
+            bound = BOUNDS[dtype]
+            verdict = "exact" if all(e <= bound for e in errors.values()) else "WRONG"
+            figures = [f"{error:.1e}" for error in errors.values()]
+            ceiling = f"{session.ceiling / 1e12:.4g}"
+            lines.append([str(number), ceiling, dtype, *figures, f"{bound:g}", verdict])
+    header = [
+        "beginning", "matrix product, TFLOP/s", "kernels in", "attention", "log-sum-exp", "merged",
+        "bound", "verdict",
+    ]  # fmt: skip
+    return markdown_table(header, lines) if lines else "Not measured."
+
+
+def check_plot() -> None:
+    """See whether there is what draws plots.
+
+    Raises:
+        ConfigError: There is not.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("the plot needs matplotlib: pip install 'dreamactor[bench]'") from error
+
+
+def draw(path: Path, rows: Sequence[Row]) -> None:
+    """Bars of seconds a step by way, a panel a size; whiskers are the fastest and slowest turns."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    known = latest(rows)
+    sizes = list(dict.fromkeys(size for size, _ in known)) or ["nothing measured"]
+    figure = Figure(figsize=(6.4 * len(sizes), 3.8), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, size in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
+        shown = [row for row in known.values() if row.size == size]
+        for place, row in enumerate(shown):
+            if row.failed:
+                axes.text(0, place, " out of memory", va="center", fontsize=8)
+                continue
+            middle = row.step
+            spread = [[middle - min(row.seconds)], [max(row.seconds) - middle]]
+            colour = "0.6" if row.way == FLOOR else None
+            axes.barh(place, middle, xerr=spread, color=colour, capsize=3)
+        floor = next((row for row in shown if row.way == FLOOR and row.seconds), None)
+        if floor is not None:
+            axes.axvline(floor.step, color="0.3", linewidth=1, linestyle="--")
+        axes.set_yticks(range(len(shown)), [row.way for row in shown])
+        axes.invert_yaxis()
+        axes.set(title=size, xlabel="seconds a step")
+    with atomic(path) as hidden:
+        figure.savefig(hidden, format="png")

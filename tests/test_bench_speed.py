@@ -1,0 +1,287 @@
+"""`bench speed`: counted operations, the run of a tiny network, goals, refusals."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from dreamactor.backbones.catalogue import CATALOGUE
+from dreamactor.backbones.incontext import Context, predict, set_mode
+from dreamactor.backbones.shapes import NETWORKS, Size, build, inputs_of
+from dreamactor.bench import speed
+from dreamactor.bench.kernels import kernel_errors
+from dreamactor.bench.speed import MODES, SpeedConfig, Way, bench_speed
+from dreamactor.bench.speed_report import BOUNDS, Row, Session, ratio, report, speed_goals
+from dreamactor.cli import main
+from dreamactor.config import from_words
+from dreamactor.errors import ConfigError
+
+pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TINY = ["shape=tiny", "sizes=32x32x5", "device=cpu", "repeats=2"]
+WAYS = (
+    *MODES, "one-way:none", "one-way:states", "one-way:int8", "one-way-aligned:none",
+    "one-way-aligned:states",
+)  # fmt: skip
+META = replace(NETWORKS["wan-14b"], layers=1, every=1)
+IDENTITY = {
+    "shape": "wan-14b", "layers": 0, "guidance": 1, "repeats": 3, "warmup": 1, "compile": False,
+    "seed": 0, "dtype": "bfloat16", "hardware": "1 GPU", "versions": {"torch": "2"},
+}  # fmt: skip
+
+
+def attention_flops(query, key, value, *_, out_shape=None, **__):
+    return sdpa_flop_count(query, key, value)
+
+
+def counted(work):
+    """By torch, which does not know the CPU's kernel of attention."""
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    with FlopCounterMode(display=False, custom_mapping={kernel: attention_flops}) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("case", ["tiny on the CPU", "a block of 14B on no device"])
+@pytest.mark.parametrize("name", WAYS)
+@torch.no_grad()
+def test_exact_operations_are_those_that_torch_counts(name, case):
+    network, size = NETWORKS["tiny"], Size(64, 32, 9)
+    device = torch.device("cpu")
+    if case != "tiny on the CPU":
+        network, size, device = META, Size(832, 480, 81), torch.device("meta")
+    way = Way.parse(name)
+    transformer = build(network, way.kind, device, torch.float32)
+    halves = 1 if name in ("plain", "wan-animate") else 2
+    given = inputs_of(network, size, way.kind, halves, device, torch.float32)
+    step, once = way.flops(network, size)
+    if way.kind == "wan-animate":
+        assert counted(lambda: transformer(**given)) == step
+        return
+    set_mode(transformer, "full" if name == "plain" else way.mode)
+    context = None
+    if way.keeping is not None:
+        given["silence"] = torch.zeros_like(given["encoder_hidden_states"])
+    if way.caches:
+        context = Context(way.keeping)
+        assert counted(lambda: context.of(transformer, given)) == once
+    assert counted(lambda: predict(transformer, context, **given)) == step
+
+
+def test_exact_shares_are_those_of_the_page():
+    """exact: docs/fast.md, operations in percent of the floor's."""
+    page = (Path(__file__).parent.parent / "docs" / "fast.md").read_text()
+    network = NETWORKS["wan-14b"]
+    sizes = [Size(832, 480, 81), Size(1280, 720, 81)]
+    floors = [Way.parse("plain").flops(network, size)[0] for size in sizes]
+    names = ("full", "one-way", "one-way-aligned", "one-way-aligned:states", "wan-animate")
+    of_ways = {name: [Way.parse(name).flops(network, size) for size in sizes] for name in names}
+    shares = {name: [step for step, _ in both] for name, both in of_ways.items()}
+    shares["filling, once a segment"] = [once for _, once in of_ways["one-way"]]
+    for name, both in shares.items():
+        first, second = (f"{100 * n / floor:.0f}" for n, floor in zip(both, floors, strict=True))
+        title = name.replace("wan-animate", "Wan-Animate")
+        assert f"\n| {title} | {first} | {second} |\n" in page
+
+
+def test_exact_shapes_are_the_published_ones():
+    names = {"wan-14b": "wan2.1-i2v-14b-480p", "wan-1.3b": "wan2.1-fun-1.3b-inp", "nano": "nano"}
+    for shape, backbone in names.items():
+        network = replace(NETWORKS[shape], layers=1)
+        less = NETWORKS[shape].layers - 1
+        made = build(network, "wan", torch.device("meta"), torch.bfloat16)
+        block = sum(p.numel() for p in made.blocks.parameters())
+        numbers = sum(p.numel() for p in made.parameters()) + less * block
+        assert numbers == CATALOGUE[backbone].parts["transformer"]
+
+
+def test_same_parts_stay_in_float32_as_when_diffusers_loads_weights(tmp_path):
+    """same: dtype of every parameter, beside diffusers' own loading of a saved network."""
+    made = build(NETWORKS["tiny"], "wan", torch.device("cpu"), torch.bfloat16)
+    made.save_pretrained(tmp_path)
+    loaded = type(made).from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    found = {name: p.dtype for name, p in made.named_parameters()}
+    assert found == {name: p.dtype for name, p in loaded.named_parameters()}
+    assert set(found.values()) == {torch.float32, torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_same_kernels_as_attention_by_its_definition(device, dtype):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    errors = kernel_errors(torch.device(device), dtype)
+    assert set(errors) == {"attention", "log-sum-exp", "merged"}
+    assert max(errors.values()) <= BOUNDS[str(dtype).removeprefix("torch.")]
+
+
+def test_a_run_writes_all_files_and_resumes_without_measuring(tmp_path, monkeypatch):
+    """unchanged by: the same command again; then a way more is measured, its floor beside it."""
+    modes = "modes=plain,one-way-aligned:host+states,one-way:int8,wan-animate"
+    words = [*TINY, "guidance=2", modes]
+    path = bench_speed(tmp_path, from_words(SpeedConfig, words))
+    assert {p.name for p in tmp_path.iterdir()} == {"results.jsonl", "report.md", "speed.png"}
+    first, *lines = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
+    assert first["settings"]["shape"] == "tiny"
+    rows = [Row(**line["row"]) for line in lines if "row" in line]
+    assert [row.way for row in rows] == modes.removeprefix("modes=").split(",")
+    assert all(len(row.seconds) == 2 and min(row.seconds) > 0 for row in rows)
+    assert [len(row.once) for row in rows] == [0, 2, 2, 0]
+    assert all(row.cache_held == row.cache_foreseen for row in rows)
+    assert [row.cache_held > 0 for row in rows] == [False, True, True, False]
+    network, size = NETWORKS["tiny"], Size(32, 32, 5)
+    assert [row.flops for row in rows] == [
+        2 * Way.parse(row.way).flops(network, size)[0] for row in rows
+    ]
+    before, said = (tmp_path / "results.jsonl").read_bytes(), path.read_text()
+    measured = speed._Stand.measure
+    monkeypatch.setattr(speed._Stand, "measure", None)
+    (tmp_path / "speed.png").unlink()
+    bench_speed(tmp_path, from_words(SpeedConfig, words))
+    assert (tmp_path / "results.jsonl").read_bytes() == before
+    assert path.read_text() == said
+    assert (tmp_path / "speed.png").is_file()
+    monkeypatch.setattr(speed._Stand, "measure", measured)
+    words[-1] += ",full"
+    bench_speed(tmp_path, from_words(SpeedConfig, words))
+    lines = list(map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines()))
+    added = [line["row"] for line in lines if "row" in line][len(rows) :]
+    assert [(row["way"], row["session"]) for row in added] == [("plain", 1), ("full", 1)]
+    assert sum("session" in line for line in lines) == 2
+
+
+def test_other_settings_are_refused_and_a_torn_line_is_cut(tmp_path):
+    """refuses: rows of another seed in one file; a line that a kill tore is measured again."""
+    words = [*TINY, "modes=plain,full", "repeats=1"]
+    words.remove("repeats=2")
+    bench_speed(tmp_path, from_words(SpeedConfig, words))
+    path = tmp_path / "results.jsonl"
+    with pytest.raises(ConfigError, match=r"made with \{'seed': 0\}, now \{'seed': 1\}"):
+        bench_speed(tmp_path, from_words(SpeedConfig, [*words, "seed=1"]))
+    path.write_text(path.read_text()[:-20])
+    bench_speed(tmp_path, from_words(SpeedConfig, words))
+    rows = [line["row"] for line in map(json.loads, path.read_text().splitlines()) if "row" in line]
+    assert [row["way"] for row in rows] == ["plain", "plain", "full"]
+    path.write_text("{}\n")
+    with pytest.raises(ConfigError, match="no results file of ours"):
+        bench_speed(tmp_path, from_words(SpeedConfig, words))
+
+
+def test_exact_no_row_begins_after_the_time(tmp_path):
+    words = [*TINY, "modes=plain,full", "minutes=0"]
+    text = bench_speed(tmp_path, from_words(SpeedConfig, words)).read_text()
+    assert "Not begun in time: plain at 32x32x5, full at 32x32x5." in text
+    assert "row" not in (tmp_path / "results.jsonl").read_text()
+
+
+def test_memory_that_runs_out_is_a_row_in_words(tmp_path, monkeypatch):
+    def of(self, transformer, given):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB. GPU 0 has 1")
+
+    monkeypatch.setattr(Context, "of", of)
+    words = [*TINY, "modes=plain,one-way,full"]
+    text = bench_speed(tmp_path, from_words(SpeedConfig, words)).read_text()
+    assert "| 32x32x5 | one-way | out of memory |" in text
+    assert "one-way at 32x32x5: CUDA out of memory. Tried to allocate 9 GiB.\n" in text
+    assert "| 32x32x5 | full | 0." in text
+    monkeypatch.setattr(Context, "of", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        bench_speed(tmp_path, from_words(SpeedConfig, [*TINY, "modes=one-way-aligned"]))
+
+
+def rows_of(aligned, **more):
+    """A floor of 4 seconds and the way that is judged."""
+    return [
+        Row("832x480x81", "plain", 0, [4.0, 3.9, 4.1]),
+        Row("832x480x81", "one-way-aligned", 0, [aligned], **more),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        (rows_of(4.0), "pass by 6.00 %"),
+        (rows_of(4.24), "pass by 0.00 %"),
+        (rows_of(4.26), "miss by 0.50 %"),
+        (rows_of(4.0)[1:], "not measured"),
+        ([rows_of(4.0)[0], replace(rows_of(4.0)[1], session=1)], "not measured"),
+        ([rows_of(4.0)[0], Row("832x480x81", "one-way-aligned", 0, failed="x")], "not measured"),
+        ([], "not measured"),
+    ],
+)
+def test_exact_verdicts_of_the_goal(rows, verdict):
+    assert [goal.verdict for goal in speed_goals(rows, IDENTITY)] == [verdict]
+
+
+def test_exact_other_shapes_have_no_goal():
+    assert speed_goals(rows_of(4.0), IDENTITY | {"shape": "tiny"}) == []
+    assert speed_goals(rows_of(4.0), IDENTITY | {"layers": 4}) == []
+
+
+def test_exact_figures_of_the_table():
+    """exact: ratio, clip, share and cache of made-up rows."""
+    bytes_of = {"cache_foreseen": 3 << 29, "cache_held": 3 << 29, "peak": 5 << 30}
+    rows = rows_of(4.2, once=[2.0], flops=2 * 10**15, flops_once=1, **bytes_of)
+    found = ratio(rows[1], rows)
+    assert found.mean == pytest.approx(105)
+    assert (found.low, found.high) == pytest.approx((100 * 4.2 / 4.1, 100 * 4.2 / 3.9))
+    sessions = [Session(8e14, {"float32": {"attention": 1e-6, "log-sum-exp": 1e-6, "merged": 1}})]
+    text = report(sessions, rows, [("832x480x81", "full")], "command", IDENTITY, 40)
+    figures = "4.2 [4.2, 4.2] | 105.0 | 2 [2, 2] | 170 | 2000 | 60 | 5.0 | 1.5 / 1.5 |"
+    assert f"| 832x480x81 | one-way-aligned | {figures}" in text
+    assert "| 1 | 800 | float32 | 1.0e-06 | 1.0e-06 | 1.0e+00 | 0.0001 | WRONG |" in text
+    assert "Not begun in time: full at 832x480x81." in text
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("shape=wan-41b", "shape 'wan-41b': want one of .*; nearest is wan-14b"),
+        ("modes=plain,oneway", "mode 'oneway': want one of .*; nearest is one-way"),
+        ("modes=plain:int8", "mode 'plain:int8': keeps no context; nearest is plain"),
+        ("modes=one-way:int4", "what is kept 'int4': want one of .*; nearest is int8"),
+        ("modes=one-way:host+none", "mode 'one-way:host.none': want one of none, device, host"),
+        ("sizes=832x480", "size '832x480': want WIDTHxHEIGHTxFRAMES, such as 832x480x81"),
+        ("sizes=830x480x80", r"size 830x480x80: want .* frames, nearest is 832x480x81"),
+        ("sizes=0x480x81", "nearest is 16x480x81"),
+        ("guidance=3", "guidance=3: want 1 or 2"),
+        ("repeats=0", "repeats=0: want 1 or more"),
+        ("layers=7", "layers=7: wan-animate wants a multiple of 5, nearest is 5"),
+        ("device=gpu", "device='gpu': want cpu, cuda"),
+    ],
+)
+def test_refuses_settings_that_cannot_work(word, message):
+    with pytest.raises(ConfigError, match=message):
+        from_words(SpeedConfig, [word])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_refuses_a_device_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match="device=cuda: torch sees no CUDA device here; want cpu"):
+        bench_speed(tmp_path, SpeedConfig())
+    assert not list(tmp_path.iterdir())
+
+
+def test_same_figures_by_the_command_line(tmp_path, monkeypatch, capsys):
+    """same: the command writes the report and says where; a fault is one line."""
+    monkeypatch.setattr("sys.argv", ["dreamactor", "bench", "speed", "--out", str(tmp_path), *TINY,
+                                     "modes=wan-animate"])  # fmt: skip
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "report.md")
+    assert "| 32x32x5 | wan-animate | 0." in (tmp_path / "report.md").read_text()
+
+
+def test_the_command_repeats_the_run():
+    """exact: only what differs is stated, and it reads back."""
+    config = from_words(SpeedConfig, [*TINY, "compile=true"])
+    words = config.command.split()
+    assert words[:5] == ["dreamactor", "bench", "speed", "--out", "FOLDER"]
+    assert from_words(SpeedConfig, words[5:]) == config
