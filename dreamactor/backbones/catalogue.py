@@ -262,7 +262,7 @@ CATALOGUE = {
             "nano",
             "",
             "Apache-2.0, art CC BY-SA 3.0",
-            {"transformer": 30_084_672, "vae": 8_873_196},
+            {"transformer": 30_158_464, "vae": 16_021_579},
             "nano",
             Shape(12, 384, 1536),
             activations=0.3,
