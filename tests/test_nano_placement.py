@@ -25,6 +25,7 @@ from dreamactor.backbones.nano_placement import PlacementNet, as_placement, plac
 from dreamactor.backbones.nano_vae import NanoVAE
 from dreamactor.backbones.weights import load_weights, save_weights
 from dreamactor.conditioning.placement import Placement, place_cells, place_frames, place_points
+from dreamactor.conditioning.skeleton import JOINTS
 from dreamactor.conditioning.text import TextEncoder
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.runs import generator
@@ -106,7 +107,7 @@ def test_points_are_held_against_joints_that_are_there() -> None:
 
 def test_pictures_move_with_their_joints() -> None:
     """exact: by whole cells, what leaves is lost; mirrored, x of spots changes its sign."""
-    spots, joints = torch.zeros(64, 4, 8, 8), torch.full((64, 1, 1, 2), 0.5)
+    spots, joints = torch.zeros(64, 4, 8, 8), torch.full((64, 1, len(JOINTS), 2), 0.5)
     spots[:, :, 4, 4] = 1.0
     shifted, there = moved(spots, joints, generator(0, "x", 0))
     by = (8 * (there[:, 0, 0] - 0.5)).round().int()
@@ -123,6 +124,11 @@ def test_pictures_move_with_their_joints() -> None:
     assert turned[0, :, 4, 3].tolist() == [-1, 1, 1, 1]
     assert torch.equal(turned[1], spots[1])
     assert there[:2, 0, 0, 0].tolist() == [0.25, 0.75]
+    left, right = (JOINTS.index(f"wrist_{side}") for side in "lr")
+    joints[:, :, left] = torch.tensor([0.125, 0.375])
+    _, there = mirrored(spots, joints, flip)
+    assert there[0, 0, right].tolist() == [0.875, 0.375]  # the hand on the right of a body
+    assert there[1, 0, left].tolist() == [0.125, 0.375]
 
 
 def test_places_are_the_mean_over_frames_that_show_someone() -> None:

@@ -24,9 +24,8 @@ class Placement(NamedTuple):
     shift: Tensor
     """(B, 2)."""
 
-    def of(self, which: Tensor) -> Placement:
-        """Of some clips, by their numbers or a mask of them."""
-        which = which.to(self.scale.device)
+    def of(self, which: Tensor | slice) -> Placement:
+        """Of some clips."""
         return Placement(self.scale[which], self.shift[which])
 
     def plain(self) -> list[dict[str, object]]:

@@ -260,8 +260,9 @@ def encode_clips(
         target (B, C, F, h, w), subject (B, 1, F, h, w) in [0, 1].
     """
     target, subject = [], []
-    for few in torch.arange(len(clips)).split(at_once(clips)):
-        x = clips[few.to(clips.device)].permute(0, 4, 1, 2, 3).float()  # (b, 4, T + 1, H, W)
+    step = at_once(clips)
+    for few in (slice(start, start + step) for start in range(0, len(clips), step)):
+        x = clips[few].permute(0, 4, 1, 2, 3).float()  # (b, 4, T + 1, H, W)
         shown = x[:, :3] / 127.5 - 1
         if placement is not None:
             shown = place_frames(shown, placement.of(few))

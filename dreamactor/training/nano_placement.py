@@ -33,6 +33,7 @@ from dreamactor.runs import RunFolder, generator
 from dreamactor.training.loop import Loop, Worker, compile_blocks, identity, workers
 from dreamactor.training.optim import optimisers_for
 from dreamactor.training.pool import SHARD, Shard, ShardFeed, consume_shard, ring
+from dreamactor.training.views import MIRRORED
 
 FURTHEST = 6
 """Cells by which pictures are moved at most, each by itself."""
@@ -256,9 +257,8 @@ class _Run:
         clips = pixels.permute(0, 1, 5, 2, 3, 4).float() / 127.5 - 1  # (n, 2, 3, K, H, W)
         middle = clips.shape[3] // 2
         shown = clips[:, 1, :, middle : middle + 1]
-        few = Placement(placement.scale[:ON_SHEET], placement.shift[:ON_SHEET])
-        rows = (clips[:, 0, :, 0], shown[:, :, 0], place_frames(shown, few)[:, :, 0],
-                clips[:, 0, :, middle])  # fmt: skip
+        moved = place_frames(shown, placement.of(slice(ON_SHEET)))
+        rows = (clips[:, 0, :, 0], shown[:, :, 0], moved[:, :, 0], clips[:, 0, :, middle])
         sheet = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
         write_png(self.folder.path / "samples" / f"{step:06d}.png", to_picture(sheet))
 
@@ -303,8 +303,9 @@ def moved(spots: Tensor, joints: Tensor, draws: torch.Generator) -> tuple[Tensor
 
 
 def mirrored(spots: Tensor, joints: Tensor, flip: Tensor) -> tuple[Tensor, Tensor]:
-    """Some pictures mirrored, with the bodies in them; a left hand keeps its name in all clips."""
+    """Some pictures mirrored, with the bodies in them: what was a left hand is a right one."""
     chosen = flip.to(spots.device).view(-1, 1, 1, 1)
     sign = spots.new_tensor([-1, 1, 1, 1]).view(1, 4, 1, 1)
-    turned = torch.stack([1 - joints[..., 0], joints[..., 1]], dim=-1)
+    named = joints[..., MIRRORED, :]
+    turned = torch.stack([1 - named[..., 0], named[..., 1]], dim=-1)
     return torch.where(chosen, spots.flip(-1) * sign, spots), torch.where(chosen, turned, joints)
