@@ -29,7 +29,6 @@ from dreamactor.backbones.weights import save_weights
 from dreamactor.bench.perceptual import Perceptual
 from dreamactor.conditioning.framing import to_picture
 from dreamactor.conditioning.text import TextEncoder
-from dreamactor.errors import ConfigError
 from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.latents import HELD, LatentPool
@@ -38,6 +37,7 @@ from dreamactor.training.nano import NanoTrainConfig, draw
 from dreamactor.training.nano_vae import contrast_loss, frames_of, reconstruction_loss
 from dreamactor.training.optim import optimisers_for
 from dreamactor.training.preview import Preview
+from dreamactor.training.widen import surface_of, with_part
 
 SEEN = 2
 """Frames of each clip that the perceptual network looks at."""
@@ -107,14 +107,8 @@ def guided(vae: NanoVAE) -> NanoVAE:
     Raises:
         ConfigError: It knows no surfaces to go by.
     """
-    if not vae.config.surface_widths:
-        raise ConfigError(
-            "vae: knows no surfaces; teach it them first, by `dreamactor train nano-surface`"
-        )
-    out = NanoVAE(replace(vae.config, guided=True))
-    fresh = {k: v for k, v in out.state_dict().items() if k.startswith("decoder.fetches.")}
-    out.load_state_dict({**fresh, **vae.state_dict()})
-    return out
+    surface_of(vae)
+    return with_part(vae, {}, guided=True)
 
 
 def train_nano_decoder(config: DecoderTrainConfig, run: Path) -> Path:

@@ -12,7 +12,7 @@ joints, h x w cells, B pairs of a step.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -27,13 +27,13 @@ from dreamactor.backbones.nano_vae import NanoVAE
 from dreamactor.backbones.weights import save_weights
 from dreamactor.conditioning.framing import to_picture
 from dreamactor.conditioning.placement import Placement, place_frames, place_points
-from dreamactor.errors import ConfigError
 from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.loop import Loop, Worker, compile_blocks, identity, workers
 from dreamactor.training.optim import optimisers_for
 from dreamactor.training.pool import SHARD, Shard, ShardFeed, consume_shard, ring
 from dreamactor.training.views import MIRRORED
+from dreamactor.training.widen import surface_of, with_part
 
 FURTHEST = 6
 """Cells by which pictures are moved at most, each by itself."""
@@ -184,13 +184,10 @@ class _Run:
         self.folder = RunFolder.open(run, identity(asdict(config)), worker.leads)
         torch.manual_seed(config.seed)
         self.vae = load_vae(config.vae).to(worker.device).requires_grad_(False)
-        if self.vae.surface is None:
-            raise ConfigError(
-                "vae: knows no surfaces; teach it them first, by `dreamactor train nano-surface`"
-            )
+        surface = surface_of(self.vae)
         network = self.vae.placement or PlacementNet()
         self.network = network.to(worker.device).requires_grad_(True)
-        self.pool = Told(config.pool, config.twins, self.vae.surface, worker, config.consume)
+        self.pool = Told(config.pool, config.twins, surface, worker, config.consume)
         self.pool.wait(config.least)
         self.loop = Loop.of(
             config,
@@ -276,11 +273,8 @@ def train_nano_placement(config: PlacementTrainConfig, run: Path) -> Path:
 
 def with_placement(vae: NanoVAE, network: PlacementNet) -> NanoVAE:
     """A copy of an autoencoder with a network of placements."""
-    whole = NanoVAE(replace(vae.config, placed=True)).to(vae.latent_mean.device)
-    kept = {k: v for k, v in vae.state_dict().items() if not k.startswith("placement.")}
     theirs = {f"placement.{k}": v for k, v in network.state_dict().items()}
-    whole.load_state_dict({**kept, **theirs})
-    return whole.requires_grad_(False)
+    return with_part(vae, theirs, placed=True)
 
 
 def moved(spots: Tensor, joints: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:

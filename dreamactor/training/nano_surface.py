@@ -10,7 +10,7 @@ Legend: B pictures, H x W pixels, h = H / 8, w = W / 8.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dreamactor.backbones.layers import Block
 from dreamactor.backbones.nano import load_vae
-from dreamactor.backbones.nano_surface import Surface, SurfaceNet
+from dreamactor.backbones.nano_surface import SURFACE_CHANNELS, Surface, SurfaceNet
 from dreamactor.backbones.nano_vae import NanoVAE
 from dreamactor.backbones.weights import save_weights
 from dreamactor.conditioning.framing import to_picture
@@ -30,6 +30,7 @@ from dreamactor.training.loop import Loop, Worker, compile_blocks, identity, wor
 from dreamactor.training.nano_vae import load_stills
 from dreamactor.training.optim import optimisers_for
 from dreamactor.training.views import surface_views
+from dreamactor.training.widen import with_part
 
 WIDTHS = (64, 128, 192, 256)
 HALVED_EVERY = 3
@@ -175,15 +176,11 @@ class _Run:
 
 def with_surface(vae: NanoVAE, network: SurfaceNet) -> NanoVAE:
     """A copy of an autoencoder with the surfaces of a network; their statistics are yet unknown."""
-    config = replace(vae.config, surface_widths=network.widths)
-    whole = NanoVAE(config).to(vae.latent_mean.device).requires_grad_(False)
-    kept = {k: v for k, v in vae.state_dict().items() if not k.startswith("surface.")}
-    count = config.latent_channels
-    mean, std = whole.latent_mean, whole.latent_std
-    mean[:count], std[:count] = kept["latent_mean"][:count], kept["latent_std"][:count]
+    count, more = vae.config.latent_channels, (0, SURFACE_CHANNELS)
     theirs = {f"surface.{k}": v for k, v in network.state_dict().items()}
-    whole.load_state_dict({**kept, **theirs, "latent_mean": mean, "latent_std": std})
-    return whole
+    theirs["latent_mean"] = F.pad(vae.latent_mean[:count], more)
+    theirs["latent_std"] = F.pad(vae.latent_std[:count], more, value=1.0)
+    return with_part(vae, theirs, surface_widths=network.widths)
 
 
 def normalise_surface(vae: NanoVAE, latents: Tensor, spread: float) -> None:

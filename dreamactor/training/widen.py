@@ -1,8 +1,13 @@
-"""Let a transformer learn more latent channels than it was trained on, knowing what it knew."""
+"""Let a network learn more than it was trained on, knowing what it knew.
+
+A transformer gets more latent channels, an autoencoder more parts.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -10,6 +15,8 @@ from torch import Tensor
 
 from dreamactor.backbones.layers import STRIDE_T
 from dreamactor.backbones.nano import NanoConfig
+from dreamactor.backbones.nano_surface import SurfaceNet
+from dreamactor.backbones.nano_vae import NanoVAE
 from dreamactor.errors import ConfigError
 
 CELLS = 4  # of a token
@@ -53,3 +60,29 @@ def widened(
         state[name] = new.flatten(0, 1)
     out.load_state_dict(state)
     return out, wide
+
+
+def with_part(vae: NanoVAE, part: Mapping[str, Tensor], **config: Any) -> NanoVAE:
+    """A copy of an autoencoder that differs in its config and in some of its values.
+
+    Args:
+        vae: What it has besides stays the same.
+        part: Values in the place of its own; what neither has stays as it is made.
+        **config: Fields of `NanoVAEConfig`.
+    """
+    whole = NanoVAE(replace(vae.config, **config)).to(vae.latent_mean.device)
+    whole.load_state_dict({**whole.state_dict(), **vae.state_dict(), **part})
+    return whole.requires_grad_(False)
+
+
+def surface_of(vae: NanoVAE) -> SurfaceNet:
+    """What an autoencoder sees surfaces with.
+
+    Raises:
+        ConfigError: It sees none.
+    """
+    if vae.surface is None:
+        raise ConfigError(
+            "vae: knows no surfaces; teach it them first, by `dreamactor train nano-surface`"
+        )
+    return vae.surface
