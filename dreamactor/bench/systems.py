@@ -83,10 +83,15 @@ class Animation:
             else:
                 driving = torch.stack([_halves(case.driving) for case in cases])
             made: Tensor | None = None  # (B, 3, frames so far, H, W)
-            self._placement: Placement | None = None
+            placement: Placement | None = None
             for segment in plan(driving.shape[2], native, self.backbone.grid):
                 with clock("encode"):
-                    cond = self._encode(cases, reference, driving, segment, made)
+                    beside = self._beside(cases, driving, segment)
+                    if segment.index == 0:
+                        placement = self.backbone.place(reference, beside)
+                    if placement is not None:
+                        beside = place_frames(beside, placement)
+                    cond = self._encode(reference, beside, made)
                     self._wait()
                 with clock("denoise"):
                     latents = self._denoise(cond, segment, [case.index for case in cases])
@@ -105,28 +110,20 @@ class Animation:
         native = self.backbone.native
         return draw(skeleton(self.estimator(case.driving, native.fps), self.backbone))
 
-    def _encode(
-        self,
-        cases: Sequence[Case],
-        reference: Tensor,  # (B, 3, H, W)
-        driving: Tensor,  # (B, 3, T, H, W)
-        segment: Segment,
-        made: Tensor | None,
-    ) -> Cond:
+    def _beside(self, cases: Sequence[Case], driving: Tensor, segment: Segment) -> Tensor:
+        """What of the driving clips (B, 3, T, H, W) stands beside a segment, on the device."""
         beside = driving[:, :, segment.driving(driving.shape[2])]
         if self.before and segment.index == 0:
             for clip, case in zip(beside, cases, strict=True):
                 if case.before is None:
                     raise ConfigError(f"case {case.name!r} has no frame before its driving clip")
                 clip[:, 0] = to_half(case.before)
+        return beside.to(self.device)
+
+    def _encode(self, reference: Tensor, beside: Tensor, made: Tensor | None) -> Cond:
         past = None if made is None else made[:, :, -self.backbone.native.overlap :]
-        beside = beside.to(self.device)
-        if segment.index == 0:
-            self._placement = self.backbone.place(reference, beside)
-        if self._placement is not None:
-            beside = place_frames(beside, self._placement)
         canvas = build_canvas(reference, beside, self.backbone.grid, past)
-        return self.backbone.encode(canvas, self.backbone.encode_text([""] * len(cases)))
+        return self.backbone.encode(canvas, self.backbone.encode_text([""] * len(reference)))
 
     def _denoise(self, cond: Cond, segment: Segment, indices: Sequence[int]) -> Tensor:
         """Latents (B, C, F, h, w) of the reference half."""
