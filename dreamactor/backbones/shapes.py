@@ -72,7 +72,7 @@ class Network:
 NETWORKS = {
     "wan-14b": Network.of("wan2.1-i2v-14b-480p", 128),
     "wan-1.3b": Network.of("wan2.1-fun-1.3b-inp", 128),
-    "nano": Network.of("nano", 64, channels=48, text=(32, 384), image=None, every=4),
+    "nano": Network.of("nano", 64, channels=64, text=(32, 384), image=None, every=4),
     "tiny": Network(
         2, 2, 12, 32, channels=4, text=(512, 8), image=(3, 8), every=1, face=16,
         face_channels={4: 4, 8: 6, 16: 5},
