@@ -24,7 +24,7 @@ from dreamactor.backbones.lora import AdapterInfo, adapter_state, attach, save_a
 from dreamactor.bootstrap import generators
 from dreamactor.bootstrap.generators import Animator
 from dreamactor.bootstrap.manifest import DataSet, Request, check_name
-from dreamactor.bootstrap.pairs import PairsConfig, attempt, make_pairs
+from dreamactor.bootstrap.pairs import Making, PairsConfig, make_pairs
 from dreamactor.bootstrap.sources import Folders, World
 from dreamactor.bootstrap.triplets import Forward, Identity, SourceClip
 from dreamactor.errors import AssetError, ConfigError, MediaError
@@ -179,7 +179,7 @@ def test_exact_who_lost_its_claim_publishes_nothing(folders, tmp_path):
             super().__call__(forward, out)
             (data.claims.folder / f"{request.item}.1").write_text("{}")  # taken over meanwhile
 
-    attempt(data, request, Overslept())
+    Making(data.root, 60.0, Overslept(), {request.item: request}).attempt(request.item)
     assert data.items() == []
     assert list((tmp_path / "out" / "items").iterdir()) == []
 

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 
-from dreamactor.bootstrap.claims import Claims
+from dreamactor.work.claims import Claims
 
 
 def age(path, seconds):
@@ -16,7 +16,7 @@ def age(path, seconds):
 def of_the_dead(claims, item):
     """A claim whose owner, on this machine, ended without letting go."""
     code = (
-        "import os, sys; from pathlib import Path; from dreamactor.bootstrap.claims import Claims\n"
+        "import os, sys; from pathlib import Path; from dreamactor.work.claims import Claims\n"
         "with Claims(Path(sys.argv[1])).take(sys.argv[2]): os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", code, claims.folder, item], check=True)

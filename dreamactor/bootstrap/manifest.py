@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamactor.bootstrap.claims import EXPIRY, Claim, Claims
 from dreamactor.bootstrap.triplets import (
     Accepted,
     Decision,
@@ -46,6 +45,7 @@ from dreamactor.image import atomic, refusals
 from dreamactor.mllm import Client
 from dreamactor.provenance import sha256
 from dreamactor.runs import write_text
+from dreamactor.work.claims import EXPIRY, Claim, Claims
 
 FORMAT = 1
 ID = 20

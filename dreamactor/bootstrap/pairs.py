@@ -1,34 +1,23 @@
 """`dreamactor bootstrap pairs`: stage 1 on source clips and new identities, into a data set.
 
-    requests -> attempt(): claim, make, publish       one item, the same function everywhere
-             -> work()                                one worker: until nothing is left
-             -> in this process | local processes | Ray
-
-A worker that dies holds nothing up: its claim goes stale and another worker, or the next run of
-the same command, makes the item again.
+requests -> Making.attempt(): claim, make, publish    one item, the same function everywhere
+         -> work.workers.finish()                     in this process | local processes | Ray
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import platform
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal, NoReturn
-
-from tqdm import tqdm
+from typing import Any
 
 from dreamactor.backbones.load import Variant, check_pose
-from dreamactor.bootstrap.claims import EXPIRY
 from dreamactor.bootstrap.generators import Animator, Generator
 from dreamactor.bootstrap.manifest import DataSet, Request
 from dreamactor.bootstrap.sources import Folders, Sources, World
@@ -37,10 +26,8 @@ from dreamactor.errors import ConfigError, DreamActorError, MediaError
 from dreamactor.provenance import sha256, versions
 from dreamactor.runs import write_text
 from dreamactor.video import probe
-
-PAUSE = 0.5
-"""Seconds between two looks at items that others are at."""
-Outcome = Literal["made", "there", "busy", "failed"]
+from dreamactor.work.claims import EXPIRY
+from dreamactor.work.workers import Outcome, finish
 
 
 @dataclass(frozen=True)
@@ -138,29 +125,23 @@ def make_pairs(
     """
     about = json.loads(json.dumps(dict(generator.about)))
     data = DataSet.begin(out, about, expiry)
-    requests = list({r.item: r for r in sources.requests(data, about)}.values())
-    _forget_failures(data, requests)
-    before = sum(map(data.is_whole, (r.item for r in requests)))
-    with (
-        tqdm(total=len(requests), initial=before, unit="item", disable=None, leave=False) as bar,
-        _interruptible(),
-    ):
-        if ray:
-            _spread(data, requests, generator, max(1, workers), bar.update)
-        elif workers:
-            _share(data, requests, generator, workers, lambda n: bar.update(n - bar.n))
-        else:
-            work(data, requests, generator, tick=bar.update)
+    making = Making(
+        data.root, expiry, generator, {r.item: r for r in sources.requests(data, about)}
+    )
+    _forget_failures(data, making.items)
+    before = sum(map(data.is_whole, making.items))
+    finish(making, workers, ray, before)
     data.write_manifest()
-    failed = {r.item: why for r in requests if (why := _failure(data, r.item)) is not None}
-    missing = len({r.item for r in requests} - set(data.items()) - failed.keys())
+    failed = {item: why for item in making.items if (why := making.failure(item)) is not None}
+    missing = len(making.requests.keys() - set(data.items()) - failed.keys())
     if missing:
         raise MediaError(
-            f"{out}: {missing} of {len(requests)} items are missing since all workers died, "
+            f"{out}: {missing} of {len(making.items)} items are missing since all workers died, "
             "perhaps for want of memory; the same command goes on, with fewer of them by "
             f"workers={max(1, workers // 2)}"
         )
-    return Made(data, len(requests), len(requests) - before - len(failed), failed)
+    count = len(making.items)
+    return Made(data, count, count - before - len(failed), failed)
 
 
 def run_pairs(
@@ -195,58 +176,63 @@ def run_pairs(
     return f"{out}: {done.items} items, {done.made} of them made now"
 
 
-def attempt(data: DataSet, request: Request, generator: Generator) -> Outcome:
-    """Make one item, unless it is there, or somebody is at it.
+@dataclass(frozen=True)
+class Making:
+    """Requests to a generator, for `work.workers`."""
 
-    A fault that the user can mend is written down, and the next item gets its turn.
-    """
-    item = request.item
-    with data.claims.take(item) as claim:
-        if claim is None:
-            return "busy"
-        if data.is_whole(item):
-            return "there"
-        if _failure(data, item) is not None:
-            return "failed"
-        try:
-            with data.publishing(claim) as folder:
-                start = time.perf_counter()
-                generator(request.forward, folder / "clip.mp4")
-                facts = _facts(request, folder / "clip.mp4", time.perf_counter() - start)
-                write_text(folder / "item.json", json.dumps(facts, indent=1) + "\n")
-        except DreamActorError as error:
-            (data.root / "failed").mkdir(exist_ok=True)
-            write_text(data.root / "failed" / f"{item}.json", json.dumps({"why": str(error)}))
-            return "failed"
-    return "made"
+    root: Path
+    """The data set."""
+    expiry: float
+    """As of `Claims`."""
+    generator: Generator
+    """Stage 1."""
+    requests: Mapping[str, Request]
+    """By the names of their items."""
 
+    @cached_property
+    def data(self) -> DataSet:
+        """The data set, opened once a process."""
+        return DataSet(self.root, self.expiry)
 
-def work(
-    data: DataSet,
-    requests: Sequence[Request],
-    generator: Generator,
-    first: int = 0,
-    tick: Callable[[], object] = lambda: None,
-) -> None:
-    """Make items until all are there, also those that other workers leave behind.
+    @property
+    def items(self) -> Sequence[str]:
+        """Names of the items."""
+        return list(self.requests)
 
-    Args:
-        data: The data set.
-        requests: All items, in the same order for every worker.
-        generator: Stage 1.
-        first: Where in the list to begin, so that workers seldom meet.
-        tick: Called after every item that this worker made or failed at.
-    """
-    left = [*requests[first:], *requests[:first]]
-    while left:
-        outcomes = []
-        for request in left:
-            outcomes.append(attempt(data, request, generator))
-            if outcomes[-1] in ("made", "failed"):
-                tick()
-        left = [r for r, outcome in zip(left, outcomes, strict=True) if outcome == "busy"]
-        if left:
-            time.sleep(PAUSE)
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the generator runs on one."""
+        return str(self.data.generator.get("device")) == "cuda"
+
+    def is_there(self, item: str) -> bool:
+        """Whether it was published; whether it is whole, `attempt` looks."""
+        return (self.data.folder(item) / "item.json").is_file()
+
+    def failure(self, item: str) -> str | None:
+        """Why an item could not be made."""
+        return _failure(self.data, item)
+
+    def attempt(self, item: str) -> Outcome:
+        """Claim, make, publish."""
+        data, request = self.data, self.requests[item]
+        with data.claims.take(item) as claim:
+            if claim is None:
+                return "busy"
+            if data.is_whole(item):
+                return "there"
+            if self.failure(item) is not None:
+                return "failed"
+            try:
+                with data.publishing(claim) as folder:
+                    start = time.perf_counter()
+                    self.generator(request.forward, folder / "clip.mp4")
+                    facts = _facts(request, folder / "clip.mp4", time.perf_counter() - start)
+                    write_text(folder / "item.json", json.dumps(facts, indent=1) + "\n")
+            except DreamActorError as error:
+                (data.root / "failed").mkdir(exist_ok=True)
+                write_text(data.root / "failed" / f"{item}.json", json.dumps({"why": str(error)}))
+                return "failed"
+        return "made"
 
 
 def _facts(request: Request, clip: Path, seconds: float) -> dict[str, Any]:
@@ -283,107 +269,6 @@ def _failure(data: DataSet, item: str) -> str | None:
     return str(json.loads(path.read_text())["why"]) if path.is_file() else None
 
 
-def _forget_failures(data: DataSet, requests: Iterable[Request]) -> None:
-    for request in requests:
-        (data.root / "failed" / f"{request.item}.json").unlink(missing_ok=True)
-
-
-# ---- many workers -----------------------------------------------------------------------------
-
-
-def _share(
-    data: DataSet,
-    requests: Sequence[Request],
-    generator: Generator,
-    workers: int,
-    settled: Callable[[int], object],
-) -> None:
-    """Local processes; the work is done when all items are, whoever fell by the way."""
-    context = multiprocessing.get_context("spawn")
-    processes = [
-        context.Process(
-            target=_serve,
-            args=(data.root, data.claims.expiry, requests, generator, k * len(requests) // workers),
-        )
-        for k in range(workers)
-    ]
-    try:
-        for process in processes:
-            process.start()
-        while any(process.is_alive() for process in processes):  # also reaps the dead
-            for process in processes:
-                process.join(PAUSE / workers)
-            there = sum((data.folder(r.item) / "item.json").is_file() for r in requests)
-            settled(there + len(list((data.root / "failed").glob("*.json"))))
-    finally:
-        for process in processes:
-            if process.is_alive():
-                process.terminate()
-            process.join()
-
-
-def _serve(
-    root: Path, expiry: float, requests: Sequence[Request], generator: Generator, first: int
-) -> None:
-    """A local worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's
-    try:
-        with _interruptible():
-            work(DataSet(root, expiry), requests, generator, first)
-    except KeyboardInterrupt:  # no traceback among the parent's words
-        sys.exit(130)
-
-
-class _Actor:
-    """A Ray worker."""
-
-    def __init__(self, root: Path, expiry: float, generator: Generator) -> None:
-        self.data, self.generator = DataSet(root, expiry), generator
-
-    def __call__(self, row: dict[str, Request]) -> dict[str, str]:
-        """Make the item of a row; what else is at it is waited for, so that none is left out."""
-        work(self.data, [row["item"]], self.generator)
-        return {"item": row["item"].item}
-
-
-def _spread(
-    data: DataSet,
-    requests: Sequence[Request],
-    generator: Generator,
-    actors: int,
-    tick: Callable[[], object],
-) -> None:
-    """Ray Data; the data set's folder must be the same on all machines."""
-    try:
-        import ray.data
-    except ImportError as error:
-        raise ConfigError(
-            "ray=true: Ray is not installed; pip install 'dreamactor[ray]', or use workers=N"
-        ) from error
-    todo = [{"item": r} for r in requests if not data.is_whole(r.item)]
-    rows = ray.data.from_items(todo, override_num_blocks=max(1, len(todo))).map(
-        _Actor,
-        fn_constructor_args=(data.root, data.claims.expiry, generator),
-        concurrency=actors,
-        num_gpus=1 if str(data.generator.get("device")) == "cuda" else 0,
-    )
-    for _ in rows.iter_rows():
-        tick()
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that hidden folders and claims go."""
-    try:
-        kept = signal.signal(signal.SIGTERM, _interrupt)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, kept)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+def _forget_failures(data: DataSet, items: Iterable[str]) -> None:
+    for item in items:
+        (data.root / "failed" / f"{item}.json").unlink(missing_ok=True)
