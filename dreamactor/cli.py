@@ -535,6 +535,30 @@ def bench_speed(
     print(bench_speed(out, from_words(SpeedConfig, settings or [])))
 
 
+@bench.command("run")
+def bench_run(
+    suite: Annotated[Path, typer.Option(help="Suite: folder with suite.json.")],
+    system: Annotated[
+        str,
+        typer.Option(
+            help="nano or another backbone; copy, driving or warp; a folder of clips; or a "
+            "command with {reference}, {driving} and {out} in it."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Run folder; systems add up, the same command goes on.")
+    ],
+    settings: Settings = None,
+    name: Annotated[str | None, typer.Option(help="Of the system in tables.")] = None,
+) -> None:
+    """Let a system do a suite's cases, measure its clips, and write a report of all systems."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.bench.suite_run import RunConfig, bench_run
+    from dreamactor.config import from_words
+
+    print(bench_run(suite, system, out, name, from_words(RunConfig, settings or [])))
+
+
 @bench.command("report")
 def bench_report(
     out: Annotated[Path, typer.Option(help="Page to write, such as docs/results.md.")],

@@ -21,12 +21,12 @@ from test_variant import Known
 
 from dreamactor import cli
 from dreamactor.backbones.lora import AdapterInfo, adapter_state, attach, save_adapter
-from dreamactor.bootstrap import generators
 from dreamactor.bootstrap.generators import Animator
 from dreamactor.bootstrap.manifest import DataSet, Request, check_name
 from dreamactor.bootstrap.pairs import Making, PairsConfig, make_pairs
 from dreamactor.bootstrap.sources import Folders, World
 from dreamactor.bootstrap.triplets import Forward, Identity, SourceClip
+from dreamactor.diffusion import animator
 from dreamactor.errors import AssetError, ConfigError, MediaError
 from dreamactor.provenance import sha256
 from dreamactor.video import iter_frames, probe
@@ -342,11 +342,11 @@ def posed(tmp_path, monkeypatch):
             super().__init__()
             self.name, self.weights, self.looks = name, {"k": name[0] * 64}, looks
 
-    monkeypatch.setattr(generators, "load_estimator", lambda name, weights, device: Finder(name))
+    monkeypatch.setattr(animator, "load_estimator", lambda name, weights, device: Finder(name))
     given = {"weights": folder, "adapter": adapter("a.safetensors", 1), "variant": "pose"}
     yield {**given, "steps": 1}, adapter("b.safetensors", 2), looks
-    generators._load.cache_clear()
-    generators._load_estimator.cache_clear()
+    animator._load.cache_clear()
+    animator._load_estimator.cache_clear()
 
 
 def test_exact_the_pose_variant_is_a_generator(folders, tmp_path, posed):

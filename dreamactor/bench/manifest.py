@@ -17,6 +17,7 @@ Legend: T frames of H x W pixels, S subjects, N joints.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -173,6 +174,14 @@ class Suite:
                     raise ConfigError(
                         f"{self.root}: case {case.name}: {wanted} is a {found.kind}, want a {kind}"
                     )
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of its lines, in the order of their names: of all files, and what is asked."""
+        lines = [json.dumps(_lean(self.media[name]), sort_keys=True) for name in sorted(self.media)]
+        cases = sorted(self.cases, key=lambda case: case.name)
+        lines += [json.dumps(_lean(case), sort_keys=True) for case in cases]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @cached_property
     def by_name(self) -> Mapping[str, SuiteCase]:

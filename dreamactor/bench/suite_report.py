@@ -1,0 +1,146 @@
+"""What came of a run over a suite: report.md, report.json and report.html.
+
+Numbers are means over clips; a system that lacks clips of some cases is compared with others on
+the cases that both have. Clips that share a character or a motion are not independent, so true
+intervals are somewhat wider.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dreamactor.bench import stats
+from dreamactor.bench.manifest import Suite
+from dreamactor.bench.report import ARROWS, COLUMNS, Column
+from dreamactor.bench.suite_page import write_page
+from dreamactor.bench.suite_run import SuiteRecord, collect, read_run
+from dreamactor.runs import write_text
+
+LENGTH = Column("length", "length", "one", 2)
+BRIEF = ("psnr", "lpips", "sharpness_ratio", "flow_epe", "dynamic_degree")
+"""Metrics of the tables by scenario."""
+NOTED = 5
+"""Clips with a note that are named."""
+
+
+def write_report(suite: Suite, out: Path) -> Path:
+    """Write all three; the page's path.
+
+    Args:
+        suite: That the run is over.
+        out: The run's folder.
+    """
+    records = collect(out)
+    head = read_run(out)
+    write_text(out / "report.md", markdown(suite, head, records))
+    write_text(out / "report.json", json.dumps(summary(suite, head, records), indent=1) + "\n")
+    return write_page(suite, out, head, records, shown(records))
+
+
+def shown(records: Iterable[SuiteRecord]) -> list[Column]:
+    """Columns that have a value anywhere, length only where it is not 1."""
+    records = list(records)
+    kept = [c for c in COLUMNS if any(c.name in r.values for r in records)]
+    odd = any(abs(r.values.get("length", 1) - 1) > 0.02 for r in records)
+    return [*kept, LENGTH] if odd else kept
+
+
+def values(records: Iterable[SuiteRecord], system: str, metric: str) -> dict[str, float]:
+    """One metric of one system by case, where it is defined."""
+    return {r.case: r.values[metric] for r in records if r.system == system and metric in r.values}
+
+
+def markdown(suite: Suite, head: Mapping[str, Any], records: Sequence[SuiteRecord]) -> str:
+    """report.md."""
+    systems, columns = list(head["systems"]), shown(records)
+    parts = [
+        f"# {suite.name} {suite.version}",
+        f"{len(suite.cases)} cases, digest {suite.digest[:12]}. Means over clips, after ± half the "
+        "width of the 95 % interval (bootstrap over clips).",
+        _table(records, systems, columns),
+    ]
+    differences = _differences(records, systems, columns)
+    if differences:
+        parts += [f"## Clip by clip against {systems[0]}", differences]
+    brief = [c for c in columns if c.name in BRIEF]
+    for scenario in dict.fromkeys(case.scenario for case in suite.cases):
+        held = [r for r in records if r.groups["scenario"] == scenario]
+        if held:
+            parts += [f"## {scenario}", _table(held, systems, brief)]
+    parts += _lacking(suite, records, systems)
+    parts += [
+        "## Systems",
+        *(f"- {name}: `{json.dumps(head['systems'][name])}`" for name in systems),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(
+    suite: Suite, head: Mapping[str, Any], records: Sequence[SuiteRecord]
+) -> dict[str, Any]:
+    """report.json: every mean with its interval, overall and by scenario."""
+    columns = shown(records)
+    rows = []
+    for scenario in (None, *dict.fromkeys(case.scenario for case in suite.cases)):
+        held = [r for r in records if scenario in (None, r.groups["scenario"])]
+        for system in head["systems"]:
+            for column in columns:
+                found = stats.bootstrap(values(held, system, column.name).values())
+                if found.clips:
+                    about = {"system": system, "scenario": scenario, "metric": column.name}
+                    rows.append({**about, **asdict(found)})
+    return {**head, "cases": len(suite.cases), "means": rows}
+
+
+def _table(
+    records: Sequence[SuiteRecord], systems: Sequence[str], columns: Sequence[Column]
+) -> str:
+    rows = []
+    for system in systems:
+        clips = sum(r.system == system for r in records)
+        if clips:
+            found = [stats.bootstrap(values(records, system, c.name).values()) for c in columns]
+            cells = [
+                stats.format_interval(x, c.digits, "plus-minus") if x.clips else ""
+                for x, c in zip(found, columns, strict=True)
+            ]
+            rows.append([system, str(clips), *cells])
+    titles = (f"{c.title} {ARROWS[c.better]}" for c in columns)
+    return stats.markdown_table(["system", "clips", *titles], rows)
+
+
+def _differences(
+    records: Sequence[SuiteRecord], systems: Sequence[str], columns: Sequence[Column]
+) -> str:
+    """Every other system minus the first, on the cases that both have."""
+    rows = []
+    for system in systems[1:]:
+        cells = []
+        for column in columns:
+            a, b = (values(records, name, column.name) for name in (system, systems[0]))
+            both = a.keys() & b.keys()
+            found = stats.paired_difference(a, b) if both else stats.NONE
+            cells.append(
+                "" if math.isnan(found.mean) else stats.format_interval(found, column.digits)
+            )
+        rows.append([system, *cells])
+    return stats.markdown_table(["system", *(c.title for c in columns)], rows) if rows else ""
+
+
+def _lacking(suite: Suite, records: Sequence[SuiteRecord], systems: Sequence[str]) -> list[str]:
+    """What a reader should know before comparing: missing clips, and odd ones."""
+    lines = []
+    for system in systems:
+        had = {r.case for r in records if r.system == system}
+        if len(had) < len(suite.cases):
+            lines.append(f"- {system}: {len(suite.cases) - len(had)} cases without a clip")
+        noted = [r for r in records if r.system == system and r.notes]
+        if noted:
+            named = "; ".join(f"{r.case}: {', '.join(r.notes)}" for r in noted[:NOTED])
+            lines.append(f"- {system}: {len(noted)} clips of another shape or length ({named})")
+    return ["## To be known", *lines] if lines else []

