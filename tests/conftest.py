@@ -1,5 +1,7 @@
 """No test asks a model of the developer's, or writes into a home."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -35,3 +37,22 @@ def quick(monkeypatch):
         vgg.Perceptual.load("vgg")
     except vgg.WeightsError:
         pytest.skip("stlpips_pytorch is not installed")
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """A headless Chromium."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    driver = shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no browser here: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,760"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    found = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield found
+    found.quit()

@@ -214,24 +214,6 @@ def test_refuses_an_address_that_is_taken(data):
             review.serve(data, "measured", "127.0.0.1", port, print)
 
 
-@pytest.fixture
-def browser(tmp_path):
-    """A headless Chromium."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    driver = shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no browser here: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,760"):
-        options.add_argument(word)
-    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
-    found = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield found
-    found.quit()
-
-
 def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():

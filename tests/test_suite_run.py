@@ -19,7 +19,8 @@ from dreamactor.bench.contestants import (
     contestant,
 )
 from dreamactor.bench.suite_measure import measure_clip
-from dreamactor.bench.suite_run import RunConfig, Running, chosen, collect, run_suite
+from dreamactor.bench.suite_records import collect
+from dreamactor.bench.suite_run import RunConfig, Running, chosen, run_suite
 from dreamactor.diffusion.animator import Animator
 from dreamactor.errors import ConfigError, MediaError
 from dreamactor.video import write_clip

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from dreamactor.bench.manifest import Suite, SuiteCase
 from dreamactor.bench.report import Column
-from dreamactor.bench.suite_run import SuiteRecord
+from dreamactor.bench.suite_records import SuiteRecord
 from dreamactor.image import fit
 from dreamactor.runs import write_text
 from dreamactor.video import iter_frames, resample, write_clip
@@ -56,10 +56,10 @@ def write_page(
     """
     systems = list(head["systems"])
     by_case: dict[str, dict[str, SuiteRecord]] = {}
-    for record in records:
+    for record in sorted(records, key=lambda record: systems.index(record.system)):
         by_case.setdefault(record.case, {})[record.system] = record
     order = _worst_first(by_case, systems, columns)
-    cases = []
+    cases: list[dict[str, Any]] = []
     for name in tqdm(order, unit="strip", disable=None, leave=False):
         found = by_case[name]
         first = next(iter(found.values()))
@@ -125,10 +125,11 @@ def _strip(
     suite: Suite, case: SuiteCase, out: Path, found: Mapping[str, SuiteRecord]
 ) -> tuple[Path, list[str]]:
     """The strip's file, with its poster beside it, and what stands in its cells."""
-    sources = {"reference": None, "driving": suite.path(case.driving)}
+    sources: list[tuple[str, Path | None]] = [("reference", None)]
+    sources.append(("driving", suite.path(case.driving)))
     if case.truth is not None:
-        sources["truth"] = suite.path(case.truth)
-    sources |= {name: _file(out, record) for name, record in found.items()}
+        sources.append(("truth", suite.path(case.truth)))
+    sources += [(f"by {name}", _file(out, record)) for name, record in found.items()]
     clips = "/".join(f"{name}={record.clip}" for name, record in found.items())
     key = hashlib.sha256(f"{suite.digest}/{case.name}/{clips}/{SIDE}/{CRF}".encode()).hexdigest()
     path = out / "strips" / f"{case.result_name}-{key[:12]}.mp4"
@@ -141,11 +142,11 @@ def _strip(
         image.save(file, "JPEG", quality=POSTER)
         path.with_suffix(".jpg").write_bytes(file.getvalue())
         write_clip(path, frames, suite.driving(case)[1].fps, crf=CRF)
-    return path, list(sources)
+    return path, [label for label, _ in sources]
 
 
 def _frames(
-    suite: Suite, case: SuiteCase, sources: Mapping[str, Path | None]
+    suite: Suite, case: SuiteCase, sources: Sequence[tuple[str, Path | None]]
 ) -> Iterator[NDArray[np.uint8]]:
     driving, info = suite.driving(case)
     seconds = len(driving) / float(info.fps)
@@ -157,7 +158,7 @@ def _frames(
             fit(frame, (SIDE, SIDE), "letterbox")[0]
             for frame in resample(iter_frames(path), info.fps, seconds)
         ]
-        for path in sources.values()
+        for _, path in sources
     ]
     for cells in zip(*clips, strict=True):
         yield np.concatenate(cells, axis=1)

@@ -18,7 +18,7 @@ from dreamactor.bench import stats
 from dreamactor.bench.manifest import Suite
 from dreamactor.bench.report import ARROWS, COLUMNS, Column
 from dreamactor.bench.suite_page import write_page
-from dreamactor.bench.suite_run import SuiteRecord, collect, read_run
+from dreamactor.bench.suite_records import SuiteRecord, collect, read_run
 from dreamactor.runs import write_text
 
 LENGTH = Column("length", "length", "one", 2)

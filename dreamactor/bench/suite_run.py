@@ -35,10 +35,12 @@ from dreamactor.bench.contestants import (
 )
 from dreamactor.bench.manifest import Suite, SuiteCase, load_suite
 from dreamactor.bench.suite_measure import measure_clip
+from dreamactor.bench.suite_records import SuiteRecord, collect, read_run
+from dreamactor.bench.suite_report import write_report
 from dreamactor.config import check_device, check_least
 from dreamactor.diffusion.animator import Animator
 from dreamactor.errors import ConfigError, DreamActorError, MediaError
-from dreamactor.image import atomic, refusals
+from dreamactor.image import refusals
 from dreamactor.provenance import sha256
 from dreamactor.runs import plain, write_text
 from dreamactor.work.claims import EXPIRY, Claims
@@ -85,26 +87,6 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_least(self, {"cases": 0, "lpips": 0, "workers": 0, "expiry": 1, "timeout": 1})
         check_device(self.device)
-
-
-@dataclass(frozen=True)
-class SuiteRecord:
-    """What was measured on one clip of one system."""
-
-    case: str
-    system: str
-    groups: Mapping[str, str]
-    """As of `Suite.groups`."""
-    clip: str
-    """sha256 of the clip's file."""
-    file: str
-    """Where it lies, from the run's folder on if it is in it."""
-    seconds: float | None
-    """That making it took; none where it lay there."""
-    values: Mapping[str, float]
-    """By the name of the metric; those that are undefined are left out."""
-    notes: Sequence[str] = ()
-    """What a reader should know, such as another shape of frames."""
 
 
 @dataclass(frozen=True)
@@ -259,8 +241,6 @@ def bench_run(suite: Path, spec: str, out: Path, name: str | None, config: RunCo
         run_suite(suite, out, label, system, config)
     finally:
         if (out / "results.jsonl").is_file():
-            from dreamactor.bench.suite_report import write_report
-
             page = write_report(load_suite(suite), out)
     return page
 
@@ -324,30 +304,6 @@ def chosen(suite: Suite, count: int) -> list[SuiteCase]:
     order = [group[k] for k in turns for group in groups.values() if k < len(group)]
     kept = {case.name for case in order[:count]}
     return [case for case in suite.cases if case.name in kept]
-
-
-def collect(out: Path) -> list[SuiteRecord]:
-    """All records of a run, by system and case; results.jsonl is written anew."""
-    records = [
-        SuiteRecord(**json.loads(path.read_text()))
-        for path in sorted((out / "measures").glob("*/*.json"))
-    ]
-    with atomic(out / "results.jsonl") as hidden:
-        lines = (json.dumps(asdict(record), ensure_ascii=False) for record in records)
-        hidden.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return records
-
-
-def read_run(out: Path) -> dict[str, Any]:
-    """run.json of a run.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    path = out / "run.json"
-    if not path.is_file():
-        raise ConfigError(f"{out}: no run: want a folder of `bench run`")
-    return dict(json.loads(path.read_text()))
 
 
 def _begin(suite: Suite, out: Path, label: str, system: Contestant, config: RunConfig) -> None:

@@ -1,0 +1,56 @@
+"""What a run over a suite holds: run.json, and a record for every clip that was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamactor.errors import ConfigError
+from dreamactor.image import atomic
+
+
+@dataclass(frozen=True)
+class SuiteRecord:
+    """What was measured on one clip of one system."""
+
+    case: str
+    system: str
+    groups: Mapping[str, str]
+    """As of `Suite.groups`."""
+    clip: str
+    """sha256 of the clip's file."""
+    file: str
+    """Where it lies, from the run's folder on if it is in it."""
+    seconds: float | None
+    """That making it took; none where it lay there."""
+    values: Mapping[str, float]
+    """By the name of the metric; those that are undefined are left out."""
+    notes: Sequence[str] = ()
+    """What a reader should know, such as another shape of frames."""
+
+
+def collect(out: Path) -> list[SuiteRecord]:
+    """All records of a run, by system and case; results.jsonl is written anew."""
+    records = [
+        SuiteRecord(**json.loads(path.read_text()))
+        for path in sorted((out / "measures").glob("*/*.json"))
+    ]
+    with atomic(out / "results.jsonl") as hidden:
+        lines = (json.dumps(asdict(record), ensure_ascii=False) for record in records)
+        hidden.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return records
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """run.json of a run.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    path = out / "run.json"
+    if not path.is_file():
+        raise ConfigError(f"{out}: no run: want a folder of `bench run`")
+    return dict(json.loads(path.read_text()))

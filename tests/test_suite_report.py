@@ -1,0 +1,93 @@
+"""The report of a run: numbers of its tables, and a page that stands alone."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from suites import tiny_suite
+
+from dreamactor.bench.contestants import Baseline
+from dreamactor.bench.suite_records import collect
+from dreamactor.bench.suite_report import write_report
+from dreamactor.bench.suite_run import RunConfig, run_suite
+
+
+@pytest.fixture
+def run(tmp_path):
+    suite = tiny_suite(tmp_path / "suite")
+    for name in ("warp", "copy", "driving"):
+        run_suite(suite.root, tmp_path / "run", name, Baseline(name), RunConfig(lpips=0))
+    return suite, tmp_path / "run"
+
+
+def given(page):
+    text = re.search(r'<script type="application/json" id="given">(.*?)</script>', page, re.S)
+    return json.loads(text.group(1))
+
+
+def test_exact_tables_hold_the_records(run):
+    suite, out = run
+    write_report(suite, out)
+    (psnr,) = [
+        r.values["psnr"] for r in collect(out) if (r.system, r.case) == ("copy", "human2human/0")
+    ]
+    text = (out / "report.md").read_text()
+    assert f"| copy | 2 | {psnr:.2f} |" in text
+    assert "## Clip by clip against warp" in text
+    means = json.loads((out / "report.json").read_text())["means"]
+    (row,) = [
+        m
+        for m in means
+        if (m["system"], m["metric"], m["scenario"]) == ("copy", "psnr", "human2human")
+    ]
+    assert (row["mean"], row["clips"]) == (psnr, 1)
+    assert {m["scenario"] for m in means} == {None, "human2human"}
+
+
+def test_exact_the_page_needs_no_other_file(run):
+    suite, out = run
+    page = write_report(suite, out).read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert not re.search(r"@[A-Z]+@", page)
+    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
+    held = given(page)
+    assert held["systems"] == ["warp", "copy", "driving"]
+    assert [case["name"] for case in held["cases"]] == ["human2human/0", "human2animal/0"]
+    first, second = held["cases"]
+    assert first["labels"] == [
+        "reference", "driving", "truth", "by warp", "by copy", "by driving",
+    ]  # fmt: skip
+    assert second["labels"][2] == "by warp"  # no truth is known
+    assert first["strip"].startswith("data:video/mp4;base64,")
+
+
+def test_unchanged_strips_are_not_made_again(run):
+    suite, out = run
+    write_report(suite, out)
+    stamps = {p.name: p.stat().st_mtime_ns for p in (out / "strips").iterdir()}
+    write_report(suite, out)
+    assert {p.name: p.stat().st_mtime_ns for p in (out / "strips").iterdir()} == stamps
+
+
+def test_exact_what_is_missing_is_told(run):
+    suite, out = run
+    (out / "measures" / "copy" / "human2animal_0.json").unlink()
+    write_report(suite, out)
+    assert "- copy: 1 cases without a clip" in (out / "report.md").read_text()
+
+
+def test_exact_the_page_filters_in_a_browser(run, browser):
+    """Real clicks: fewer cases after a filter, the table follows, no error in the console."""
+    suite, out = run
+    page = write_report(suite, out)
+    browser.get(page.as_uri())
+    assert len(browser.find_elements("css selector", "article")) == 2
+    rows = browser.find_elements("css selector", "#table tbody tr")
+    assert [row.text.split()[0] for row in rows] == ["warp", "copy", "driving"]
+    select = browser.find_element("css selector", "#filters select[name=scenario]")
+    select.find_element("css selector", "option[value=human2animal]").click()
+    assert len(browser.find_elements("css selector", "article")) == 1
+    assert "1 cases" in browser.find_element("id", "count").text
+    assert [e["message"] for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
