@@ -62,6 +62,9 @@ def animate(
     guidance: Annotated[float | None, typer.Option(help="Pull of the prompt; 1 = off.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     fit: Annotated[str, typer.Option(help="letterbox shows all, crop fills.")] = "letterbox",
+    guard: Annotated[
+        str, typer.Option(help="Against drift of long clips: none, statistics or anchor.")
+    ] = "none",
     fps: Annotated[float | None, typer.Option(help="Output rate; default the clip's.")] = None,
     interpolate: Annotated[str, typer.Option(help="Frames between: flow or nearest.")] = "flow",
     audio: Annotated[bool, typer.Option(help="Carry the driving clip's sound over.")] = True,

@@ -22,6 +22,7 @@ from dreamactor.backbones.load import (
     check_pose,
 )
 from dreamactor.config import check_device
+from dreamactor.diffusion.segments import Guard
 from dreamactor.errors import ConfigError, MediaError
 from dreamactor.image import Rgb, check_input, check_output, read_image
 from dreamactor.interpolate import Interpolation
@@ -77,6 +78,9 @@ class AnimateConfig:
     """Seed of the noise."""
     fit: Fit = "letterbox"
     """How pictures come to the backbone's size: letterbox shows all, crop fills the frame."""
+    guard: Guard = "none"
+    """Against drift over a long clip: statistics brings every segment's colours to the first one's,
+    anchor starts every fourth one from the reference alone (see `seams.py`)."""
     fps: float | None = None
     """Frames a second of the output; None takes the driving clip's."""
     interpolate: Interpolation = "flow"
@@ -128,7 +132,7 @@ class AnimateConfig:
             raise ConfigError(f"fps={self.fps}: want 0.1 to 240")
         choices = {
             "variant": Variant, "fit": Fit, "interpolate": Interpolation, "describer": Describer,
-            "dtype": Dtype, "offload": Offload,
+            "dtype": Dtype, "offload": Offload, "guard": Guard,
         }  # fmt: skip
         for name, words in ((name, get_args(choice)) for name, choice in choices.items()):
             if getattr(self, name) not in words:

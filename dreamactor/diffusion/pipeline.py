@@ -38,7 +38,8 @@ from dreamactor.diffusion.driving import Window, find_joints, motion_frames
 from dreamactor.diffusion.flow import schedule
 from dreamactor.diffusion.job import AnimateConfig, Fit, Job, describe, prepare
 from dreamactor.diffusion.sampler import Velocity, beside, guided, sample_euler
-from dreamactor.diffusion.segments import Segment
+from dreamactor.diffusion.seams import Seams
+from dreamactor.diffusion.segments import Guard, Segment, as_anchor
 from dreamactor.diffusion.skeletons import skeleton
 from dreamactor.diffusion.task import Task, rate_of, resolve
 from dreamactor.errors import ConfigError
@@ -75,6 +76,7 @@ class Settings(TypedDict, total=False):
     guidance: float | None
     seed: int
     fit: Fit
+    guard: Guard
     fps: float | None
     interpolate: Interpolation
     audio: bool
@@ -199,13 +201,14 @@ def generate(
     Returns:
         Iterator of `task.native_frames` pictures (H, W, 3) uint8 of a half.
     """
-    device, overlap = task.job.config.device, backbone.native.overlap
+    device = task.job.config.device
     reference = to_half(task.reference)[None].to(device)  # (1, 3, H, W)
     text = backbone.encode_text([task.prompt])  # (1, L, D)
     unsaid = backbone.encode_text([task.job.config.negative]) if task.guides else text
     window = Window(stages.each("decode", motion_frames(task, backbone.native)))
-    past: Tensor | None = None  # (1, 3, overlap, H, W)
-    for segment in task.segments:
+    seams = Seams(task.job.config.guard, backbone.native.overlap)
+    segments = [as_anchor(segment, task.job.config.guard) for segment in task.segments]
+    for segment, following in zip(segments, [*segments[1:], None], strict=True):
         driving = window.halves(segment.driving(task.native_frames)).to(device)
         if segment.index == 0:
             with stages("place driver"):
@@ -214,17 +217,14 @@ def generate(
         if placement is not None:
             driving = place_frames(driving, placement)
         with stages("encode latents"):
-            cond = backbone.encode(build_canvas(reference, driving, backbone.grid, past), text)
+            canvas = build_canvas(reference, driving, backbone.grid, seams.shown(segment))
+            cond = backbone.encode(canvas, text)
         with stages("denoise"):
             latents = denoise(task, segment, backbone, cond, replace(cond, text=unsaid), tick)
         del cond  # its context goes before the next one comes
         with stages("decode latents"):
             clip = backbone.decode(latents)  # (1, 3, T, H, W)
-        kept = clip[:, :, 1 + segment.shown : 1 + segment.shown + segment.new]
-        # the place for more care at seams: here both sides of one are at hand
-        if overlap:
-            past = (kept if past is None else torch.cat([past, kept], dim=2))[:, :, -overlap:]
-        yield from map(to_picture, kept[0].unbind(1))
+        yield from map(to_picture, seams.join(clip, segment, following)[0].unbind(1))
 
 
 def denoise(

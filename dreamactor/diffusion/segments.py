@@ -16,10 +16,15 @@ All frame numbers are at the backbone's frame rate. Neither torch nor a file is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 from dreamactor.errors import ConfigError
+
+Guard = Literal["none", "statistics", "anchor"]
+"""What is done against drift; `seams.py` says how."""
+EVERY = 4
+"""Segments from one anchor to the next."""
 
 
 class Lengths(Protocol):
@@ -108,3 +113,10 @@ def plan(frames: int, native: Lengths, grid: Stride) -> list[Segment]:
         segments.append(Segment(len(segments), done - shown, shown, new, runs * stride + 1))
         done += new
     return segments
+
+
+def as_anchor(segment: Segment, guard: Guard) -> Segment:
+    """The segment as it is generated: an anchor also makes the frames that others are shown."""
+    if guard != "anchor" or not segment.shown or segment.index % EVERY:
+        return segment
+    return replace(segment, shown=0, new=segment.shown + segment.new)
