@@ -538,6 +538,20 @@ def bench_speed(
     print(bench_speed(out, from_words(SpeedConfig, settings or [])))
 
 
+@bench.command("long")
+def bench_long(
+    cast: Annotated[Path, typer.Option(help="Cast pack with a test split.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results; the same command goes on.")],
+    settings: Settings = None,
+) -> None:
+    """How far colours, identity and sharpness drift over a minute, with and without guards."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.bench.long import LongConfig, bench_long
+    from dreamactor.config import from_words
+
+    print(bench_long(cast, out, from_words(LongConfig, settings or [])))
+
+
 @bench.command("run")
 def bench_run(
     suite: Annotated[Path, typer.Option(help="Suite: folder with suite.json.")],

@@ -20,6 +20,7 @@ from dreamactor.backbones.load import (
     load_estimator,
 )
 from dreamactor.conditioning.pose import identity
+from dreamactor.diffusion.segments import Guard
 
 if TYPE_CHECKING:
     from dreamactor.backbones.base import Backbone
@@ -41,6 +42,8 @@ class Animator:
     """Who finds the joints of the pose variant."""
     estimator: Path | None = None
     """Weights of theirs; none takes those that ship."""
+    guard: Guard = "none"
+    """Against drift over a long clip."""
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -57,6 +60,8 @@ class Animator:
         # named only where there is one, so that items made without keep their names
         if model.adapter is not None:
             about["adapter"] = dict(model.adapter)
+        if self.guard != "none":
+            about["guard"] = self.guard
         if estimator is not None:
             about |= {"variant": self.variant, "estimator": identity(estimator)}
         return about
@@ -83,6 +88,7 @@ class Animator:
             describer="offline",
             device=self.device,
             threads=self.threads,
+            guard=self.guard,
         )
         run(prepare(config), self._model(), self._estimator())
 
