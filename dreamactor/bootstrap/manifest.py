@@ -26,13 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreamactor.bench.scores import Scores
 from dreamactor.bootstrap.claims import EXPIRY, Claim, Claims
 from dreamactor.bootstrap.triplets import (
     Accepted,
     Decision,
     Forward,
     Identity,
-    Scores,
     SourceClip,
     Synthesis,
     SyntheticClip,
