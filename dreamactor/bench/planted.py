@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from dreamactor.bench import metrics
 from dreamactor.bench.baselines import flow_warp
 from dreamactor.bench.evaluate import Case
+from dreamactor.image import resize
 
 Clip = NDArray[np.uint8]
 
@@ -126,6 +127,49 @@ def tinted(clip: Clip, size: float) -> Clip:
     """Colours that drift, by the last frame `size` of the way to a red."""
     ramp = np.linspace(0, 1, len(clip))[:, None, None, None]
     return _bytes(clip + size * ramp * (np.array([200, 80, 60]) - clip.astype(float)))
+
+
+def shaken(clip: Clip, width: int, rng: np.random.Generator) -> Clip:
+    """Jitter in time: every frame may stand up to `width` frames early or late."""
+    order = np.arange(len(clip)) + rng.integers(-width, width + 1, len(clip))
+    return clip[order.clip(0, len(clip) - 1)]
+
+
+def late(clip: Clip, width: int) -> Clip:
+    """Begins `width` frames late, and so never comes to its end."""
+    return clip[(np.arange(len(clip)) - width).clip(0)]
+
+
+def slowed(clip: Clip, share: float) -> Clip:
+    """Goes the slower the larger the share is; 1 stands still."""
+    return clip[np.rint(np.arange(len(clip)) * (1 - share)).astype(int)]
+
+
+def recoloured(clip: Clip, where: NDArray[np.bool_], size: float) -> Clip:
+    """Other colours, the same in every frame, brightness kept.
+
+    Args:
+        clip: (T, H, W, 3).
+        where: (T, H, W) whose colours change.
+        size: Of the way to a violet in CIELAB; 1 is 60 steps of a and -80 of b.
+    """
+    lab = np.stack([cv2.cvtColor(np.ascontiguousarray(f), cv2.COLOR_RGB2LAB) for f in clip])
+    moved = lab.astype(np.float32) + size * np.array([0, 60, -80], np.float32)
+    lab[where] = _bytes(moved)[where]
+    return np.stack([cv2.cvtColor(f, cv2.COLOR_LAB2RGB) for f in lab])
+
+
+def swapped(clip: Clip, other: Clip, share: float) -> Clip:
+    """Somebody else, from a moment on.
+
+    Args:
+        clip: (T, H, W, 3).
+        other: (T, h, w, 3), shown instead of the last frames.
+        share: Of the frames.
+    """
+    begin = round(len(clip) * (1 - share))
+    tail = [resize(frame, (clip.shape[1], clip.shape[2])) for frame in other[begin:]]
+    return np.concatenate([clip[:begin], np.stack(tail)]) if tail else clip
 
 
 def _smeared(clip: Clip, width: int) -> Clip:

@@ -275,7 +275,7 @@ def _rubric(dimension: str) -> tuple[str, str]:
     return " ".join(what.split()), anchors
 
 
-def _fill(name: str, **words: str) -> str:
+def _fill(name: str, /, **words: str) -> str:
     return Template(_prompt(name)[1]).substitute(words)
 
 
