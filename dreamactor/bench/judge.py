@@ -12,7 +12,6 @@ A folder is a run, and the same command resumes it:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -231,6 +230,6 @@ def chosen_cases(suite: Suite, count: int, seed: int, truth: bool = False) -> li
     return [name for name in names if name in chosen]
 
 
-def words_of(text: str) -> Sequence[str]:
+def words_of(text: str) -> list[str]:
     """Words that are parted by commas, each once."""
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))

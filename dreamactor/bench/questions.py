@@ -202,7 +202,9 @@ def estimate(question: Question, rule: Rule) -> Cost:
         question: Only the sizes of its pictures are looked at.
         rule: How pictures are counted, see `picture_tokens`.
     """
-    pictures = sum(picture_tokens(*image.shape[:2], rule) for image in question.images)
+    pictures = sum(
+        picture_tokens(image.shape[0], image.shape[1], rule) for image in question.images
+    )
     words = math.ceil(len(question.text) / LETTERS)
     return Cost(1, len(question.images), pictures + words, ANSWER)
 
