@@ -549,7 +549,7 @@ def bench_judge(
     from dreamactor.config import from_words
 
     config = from_words(JudgeConfig, settings or [])
-    print(judge_suite(suite, clips, out, config, dry_run=dry_run))
+    print(judge_suite(suite, clips, out, config, dry_run=dry_run, say=print))
 
 
 @bench.command("calibrate")
@@ -564,7 +564,8 @@ def bench_calibrate(
     from dreamactor.bench.calibration import CalibrateConfig, calibrate
     from dreamactor.config import from_words
 
-    print(calibrate(suite, out, from_words(CalibrateConfig, settings or []), dry_run=dry_run))
+    config = from_words(CalibrateConfig, settings or [])
+    print(calibrate(suite, out, config, dry_run=dry_run, say=print))
 
 
 @bench.command("report")

@@ -522,7 +522,9 @@ def test_exact_a_server_judges(made, tmp_path, monkeypatch, capsys):
         code, said = run("--dry-run")
         assert (code, len(server.bodies)) == (0, 0)
         assert said.out.startswith("fox-vl: 4 questions, 8 pictures, about 0.0")
-        assert run()[0] == 0
+        code, again = run()
+        assert code == 0
+    assert again.out == f"{said.out}{out / 'report.md'}\n"  # told before it is spent
     assert len(server.bodies) == 4 + 2
     for body in server.bodies:
         assert (body["temperature"], body["max_tokens"]) == (0, 600)

@@ -136,6 +136,7 @@ def calibrate(
     config: CalibrateConfig,
     client: Client | None = None,
     dry_run: bool = False,
+    say: Callable[[str], object] = str,
 ) -> str:
     """Damage truths, have them judged, and say what the judge sees.
 
@@ -145,6 +146,7 @@ def calibrate(
         config: Settings.
         client: A model to ask; None takes the one that the environment names.
         dry_run: Only say what it would take.
+        say: Is told that before anything is asked.
 
     Returns:
         What to tell the user.
@@ -158,11 +160,12 @@ def calibrate(
     judge = config.open_judge(client, dry_run)
     kinds = [kind for kind in KINDS if kind.dimension in config.asked_for()]
     clips = _paths(known, out / "clips", cases, kinds)
-    scene = Scene(known, clips, judge, config.pool, config.seed, redraw=False)
+    scene = Scene(known, clips, judge, config.examples, config.seed, redraw=False)
     tasks = tasks_of(cases, kinds, config.asked_for(), config.again)
     cost = config.told(scene.estimate(tasks, like=_truths(known, clips)))
     if dry_run:
         return f"{judge.name}: {cost}"
+    say(f"{judge.name}: {cost}")
     planned = {"kinds": [(k.name, k.strengths) for k in kinds], "seed": config.seed,
                "cases": cases, "suite": [known.name, known.version],
                "truths": [known.media[str(known.case(c).truth)].sha256 for c in cases],

@@ -12,6 +12,7 @@ A folder is a run, and the same command resumes it:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -121,6 +122,11 @@ class AskConfig:
         client = client or named_client(self.device, self.tokens, only_cost)
         return ByModel(client, self.tries, self.chain, Style(self.per_second, self.side), self.rule)
 
+    @property
+    def examples(self) -> int:
+        """`pool`, where the judge looks at examples at all."""
+        return self.pool if self.judge == "mllm" else 0
+
     def told(self, cost: Cost) -> str:
         """An estimate in words."""
         if not cost.tokens_in:
@@ -160,6 +166,7 @@ def judge_suite(
     config: JudgeConfig,
     client: Client | None = None,
     dry_run: bool = False,
+    say: Callable[[str], object] = str,
 ) -> str:
     """Ask what has not been asked yet, and write scores and report.
 
@@ -170,6 +177,7 @@ def judge_suite(
         config: Settings.
         client: A model to ask; None takes the one that the environment names.
         dry_run: Only say what it would take.
+        say: Is told that before anything is asked.
 
     Returns:
         What to tell the user.
@@ -183,7 +191,7 @@ def judge_suite(
     found = find_clips(known, clips, words_of(config.systems))
     judge = config.open_judge(client, dry_run)
     trusted = None if config.calibration is None else load_calibration(config.calibration, judge)
-    scene = Scene(known, found, judge, config.pool, config.seed, config.redraw)
+    scene = Scene(known, found, judge, config.examples, config.seed, config.redraw)
     tasks = [
         Task(case, system, dimension, repeat)
         for case in cases
@@ -195,6 +203,7 @@ def judge_suite(
     cost = config.told(scene.estimate(tasks))
     if dry_run:
         return f"{judge.name}: {cost}"
+    say(f"{judge.name}: {cost}")
     answers = run(scene, tasks, out, config.settings())
     write_text(out / "scores.jsonl", scores_of(answers, judge))
     command = config.command("judge", f"--suite {known.name} --clips CLIPS")

@@ -116,7 +116,9 @@ def report(
     rows.append(["*between repeats*", *("-" if math.isnan(x) else f"± {x:.2f}" for x in repeated)])
     parts += [markdown_table(head, rows)]
     if len(systems) > 1:
-        parts += ["Differences on the same cases; * = 0 is outside the interval.\n"]
+        parts += [
+            "Differences on the same cases; * = 0 is outside the interval, each looked at alone.\n"
+        ]
         parts += [markdown_table(head, _differences(means, systems, dimensions, seed))]
     about = [_asked(judge.about(d), d) for d in dimensions]
     parts += [markdown_table(["dimension", "prompt", "sha256", "frames"], about)]
@@ -166,10 +168,9 @@ def _trust(dimensions: Sequence[str], trusted: Mapping[str, bool] | None) -> str
             "**This judge has not been calibrated here** (`bench calibrate`, then `calibration=`): "
             "take no score for more than its opinion.\n"
         )
-    words = [
-        f"{d.replace('_', ' ')} {'may' if trusted.get(d) else 'may **not**'}" for d in dimensions
-    ]
-    return f"By its calibration against truth the judge may be trusted: {', '.join(words)}.\n"
+    said = {True: "may be", False: "may **not** be", None: "was not calibrated, so may **not** be"}
+    words = [f"{d.replace('_', ' ')} {said[trusted.get(d)]}" for d in dimensions]
+    return f"By the judge's calibration against truth, to be trusted: {', '.join(words)}.\n"
 
 
 def _differences(

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from dreamactor.bench.faults import Faults
-from dreamactor.bench.measured import Evidence, Measured
+from dreamactor.bench.faults import Faults, Watched, find_faults
+from dreamactor.bench.measured import Measured
 from dreamactor.bench.questions import (
     CHAIN,
     LOOKS,
@@ -166,7 +166,8 @@ class ByMeasure:
 
     def __init__(self, measured: Measured | None = None) -> None:
         self._measured = measured or Measured()
-        self._last: tuple[Any, Any, Mapping[str, float]] | None = None
+        self._source: Watched | None = None
+        self._last: tuple[Watched, Watched, Faults] | None = None
 
     def about(self, dimension: str) -> Mapping[str, Any]:
         """The scales."""
@@ -178,17 +179,26 @@ class ByMeasure:
 
     def judge(self, dimension: str, shown: Shown) -> Said:
         """See `Judge`; clips that have not the driving clip's frames are unjudged."""
+        try:
+            faults = self._faults(shown)
+        except ShapeError as error:
+            return Said(None, (), str(error))
+        told = json.dumps({name: round(x, 4) for name, x in faults.plain().items()})
+        return Said(self._measured.scores(faults).plain()[dimension], (told,))
+
+    def _faults(self, shown: Shown) -> Faults:
+        """A driving clip is looked at once for all clips of its case, a clip for all questions."""
         clip, driving = shown.clip.frames, shown.driving.frames
-        if self._last is None or self._last[0] is not clip or self._last[1] is not driving:
-            evidence = Evidence(driving, shown.reference, clip, shown.clip.fps)
-            try:
-                _, faults = self._measured(evidence)
-            except ShapeError as error:
-                return Said(None, (), str(error))
-            self._last = (clip, driving, dict(faults))
-        faults = self._last[2]
-        scores = self._measured.scores(Faults(**faults)).plain()
-        return Said(scores[dimension], (json.dumps({k: round(v, 4) for k, v in faults.items()}),))
+        if self._source is None or self._source.clip is not driving:
+            self._source = Watched(driving)
+        if self._last is not None:
+            source, result, faults = self._last
+            if source is self._source and result.clip is clip:
+                return faults
+        result = Watched(clip)
+        faults = find_faults(self._source, shown.reference, result)
+        self._last = (self._source, result, faults)
+        return faults
 
 
 class Unnamed:

@@ -158,9 +158,7 @@ def questions_of(dimension: str, shown: Shown, style: Style, notes: str = "") ->
     return Question(images, _fill(QUESTION, **words, notes=f"\n{notes}\n" if notes else ""))
 
 
-def chain_of(
-    dimension: str, shown: Shown, style: Style, ask: Callable[[Question], str]
-) -> str:  # fmt: skip
+def chain_of(dimension: str, shown: Shown, style: Style, ask: Callable[[Question], str]) -> str:
     """A chain of query: a host describes, colleagues who see nothing ask, the host replies.
 
     Args:
