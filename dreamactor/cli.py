@@ -576,6 +576,39 @@ def bench_run(
     print(bench_run(suite, system, out, name, from_words(RunConfig, settings or [])))
 
 
+@bench.command("judge")
+def bench_judge(
+    suite: Annotated[Path, typer.Option(help="Folder of a suite.")],
+    clips: Annotated[Path, typer.Option(help="Results: CLIPS/SYSTEM/CASE.mp4.")],
+    out: Annotated[Path, typer.Option(help="Folder of the scores; the same command goes on.")],
+    settings: Settings = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it takes.")] = False,
+) -> None:
+    """Score clips from 1 to 5 by the model that DREAMACTOR_MLLM_* name, as Video-Bench does."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.bench.judge import JudgeConfig, judge_suite
+    from dreamactor.config import from_words
+
+    config = from_words(JudgeConfig, settings or [])
+    print(judge_suite(suite, clips, out, config, dry_run=dry_run, say=print))
+
+
+@bench.command("calibrate")
+def bench_calibrate(
+    suite: Annotated[Path, typer.Option(help="Folder of a suite with truths.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the same command goes on.")],
+    settings: Settings = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it takes.")] = False,
+) -> None:
+    """Hold a judge against truths that were damaged: may it be trusted, and for what?"""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.bench.calibration import CalibrateConfig, calibrate
+    from dreamactor.config import from_words
+
+    config = from_words(CalibrateConfig, settings or [])
+    print(calibrate(suite, out, config, dry_run=dry_run, say=print))
+
+
 @bench.command("report")
 def bench_report(
     out: Annotated[Path, typer.Option(help="Page to write, such as docs/results.md.")],

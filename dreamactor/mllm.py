@@ -48,7 +48,7 @@ Describer = Literal["auto", "offline"]
 ATTEMPTS = 3
 PAUSE = 0.5  # seconds before the second attempt, twice that before the third
 TOKENS = 300
-"""Most tokens of an answer."""
+"""Most tokens of an answer, unless a client is told otherwise."""
 LARGEST = 1 << 20  # bytes of a reply that are read; an answer has a few hundred
 OPTIONAL = ("temperature", "max_tokens")  # some hosted models refuse these: asked without
 DEFAULT_SECONDS = 60.0
@@ -88,12 +88,15 @@ def choose(describer: str, device: str = "cpu") -> Client | None:
     return from_environment(os.environ, device) if describer == "auto" else None
 
 
-def from_environment(environ: Mapping[str, str], device: str = "cpu") -> Client | None:
+def from_environment(
+    environ: Mapping[str, str], device: str = "cpu", tokens: int | None = None
+) -> Client | None:
     """The client that the environment names, or None.
 
     Args:
         environ: `os.environ`.
         device: Where a local model runs.
+        tokens: Most of an answer; None takes `TOKENS`.
 
     Raises:
         ConfigError: A variable has a value that cannot work.
@@ -108,8 +111,8 @@ def from_environment(environ: Mapping[str, str], device: str = "cpu") -> Client 
     if not 0 < seconds <= 3600:
         raise ConfigError(f"{VARIABLES[3]}={timeout!r}: want seconds, more than 0, at most 3600")
     if not url:
-        return Local(model, seconds, device)
-    return Endpoint(url, model, key, seconds)
+        return Local(model, seconds, device, tokens)
+    return Endpoint(url, model, key, seconds, tokens)
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,8 @@ class Endpoint:
     key: str = field(default="", repr=False)
     seconds: float = DEFAULT_SECONDS
     """For one answer, attempts and pauses included."""
+    tokens: int | None = None
+    """Most of an answer; None takes `TOKENS`."""
 
     def __post_init__(self) -> None:
         """Check everything that can be checked without a connection; see `Client.ask`."""
@@ -155,7 +160,7 @@ class Endpoint:
         body: dict[str, Any] = {
             "model": self.model,
             "messages": [{"role": "user", "content": content}],
-            **{"temperature": 0, "max_tokens": TOKENS, "stream": False},
+            **{"temperature": 0, "max_tokens": self.tokens or TOKENS, "stream": False},
         }
         deadline = time.monotonic() + self.seconds
         for attempt in count(1):
@@ -233,12 +238,18 @@ class Local:
         model: Folder, or name on the hub.
         seconds: Most seconds of generating one answer; loading comes on top.
         device: Where it runs.
+        tokens: Most of an answer; None takes `TOKENS`.
     """
 
     def __init__(
-        self, model: str | Path, seconds: float = DEFAULT_SECONDS, device: str = "cpu"
+        self,
+        model: str | Path,
+        seconds: float = DEFAULT_SECONDS,
+        device: str = "cpu",
+        tokens: int | None = None,
     ) -> None:
         self._source, self._seconds, self._device = str(model), seconds, device
+        self._tokens = tokens
         self._loaded: tuple[Any, Any, Any] | None = None
 
     @property
@@ -247,7 +258,7 @@ class Local:
         return Path(self._source).name if Path(self._source).is_dir() else self._source
 
     def ask(self, images: Sequence[Rgb], text: str) -> str:
-        """The likeliest answer, at most `TOKENS` tokens.
+        """The likeliest answer.
 
         Raises:
             AnswerError: The time was over before the answer was.
@@ -273,15 +284,16 @@ class Local:
         is_picture = words["input_ids"] == tokenizer.convert_tokens_to_ids(PAD)
         given = {**words, **seen, "mm_token_type_ids": is_picture.int()}
         given = {key: value.to(self._device) for key, value in given.items()}
+        most = self._tokens or TOKENS
         with torch.inference_mode():
             tokens = model.generate(
-                **given, max_new_tokens=TOKENS, do_sample=False, max_time=self._seconds
+                **given, max_new_tokens=most, do_sample=False, max_time=self._seconds
             )[0, words["input_ids"].shape[1] :]
         ends = model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         if tokens[-1].item() not in ends:
-            most = f"{TOKENS} tokens or {self._seconds:g} s"
-            raise AnswerError(f"{self.name}: the answer was not over after {most}")
+            limits = f"{most} tokens or {self._seconds:g} s"
+            raise AnswerError(f"{self.name}: the answer was not over after {limits}")
         return str(tokenizer.decode(tokens, skip_special_tokens=True))
 
     @staticmethod
@@ -371,6 +383,12 @@ def request_id(images: Sequence[Rgb], text: str) -> str:
     for image in images:
         digest.update(repr(image.shape).encode() + image.tobytes())
     return digest.hexdigest()
+
+
+def read_prompt(path: Path) -> tuple[int, str]:
+    """Version and words of a prompt of ours; `$name` stands for what is filled in."""
+    first, _, words = path.read_text(encoding="utf-8").partition("\n")
+    return int(first.removeprefix("version: ")), words.strip()
 
 
 class _PassingError(Exception):

@@ -11,12 +11,13 @@ from oracle import oracle
 from standin import Tint
 
 from dreamactor import cli, mllm
+from dreamactor.bench.scores import DIMENSIONS
 from dreamactor.bootstrap import pairs
 from dreamactor.bootstrap.generators import Animator
 from dreamactor.bootstrap.judge import PROMPT
 from dreamactor.bootstrap.manifest import DataSet
 from dreamactor.bootstrap.review import decide
-from dreamactor.bootstrap.triplets import DIMENSIONS, Decision
+from dreamactor.bootstrap.triplets import Decision
 from dreamactor.provenance import sha256
 
 

@@ -14,23 +14,16 @@ from standin import Tint
 
 from dreamactor import cli
 from dreamactor.bench.agreement import count_found
+from dreamactor.bench.faults import Faults, Watched, energy, find_faults, grain
+from dreamactor.bench.measured import FAULTS_OF, Measured, Scale, load_scales
+from dreamactor.bench.planted import LIMITS, worst
+from dreamactor.bench.scores import DIMENSIONS, Scores, key_frames, parse_scores
 from dreamactor.bootstrap import calibrate
 from dreamactor.bootstrap.calibrate import SHOWN_BY, CalibrateConfig, Row, fit_scales
-from dreamactor.bootstrap.faults import Faults, Watched, energy, find_faults, grain
-from dreamactor.bootstrap.gate import (
-    FAULTS_OF,
-    Measured,
-    Scale,
-    evidence_of,
-    gate,
-    gate_best,
-    load_scales,
-)
-from dreamactor.bootstrap.judge import PROMPT, Asked, key_frames, parse_scores
+from dreamactor.bootstrap.gate import evidence_of, gate, gate_best
+from dreamactor.bootstrap.judge import PROMPT, Asked
 from dreamactor.bootstrap.pairs import make_pairs
-from dreamactor.bootstrap.planted import LIMITS, worst
 from dreamactor.bootstrap.sources import Folders
-from dreamactor.bootstrap.triplets import DIMENSIONS, Scores
 from dreamactor.errors import AnswerError, AssetError, ConfigError, ShapeError
 from dreamactor.world.cast import load_cast
 from dreamactor.world.render import Renderer

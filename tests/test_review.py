@@ -13,12 +13,13 @@ import standin
 from PIL import Image
 from standin import Tint
 
+from dreamactor.bench.scores import Scores
 from dreamactor.bootstrap import review
 from dreamactor.bootstrap.manifest import DataSet
 from dreamactor.bootstrap.pairs import make_pairs
 from dreamactor.bootstrap.review import agreement, agreement_lines, decide, queue
 from dreamactor.bootstrap.sources import Folders
-from dreamactor.bootstrap.triplets import Decision, Scores
+from dreamactor.bootstrap.triplets import Decision
 from dreamactor.errors import ConfigError, MediaError
 from dreamactor.video import probe, write_clip
 

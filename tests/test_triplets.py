@@ -6,13 +6,13 @@ from pathlib import Path
 import mypy.api
 import pytest
 
+from dreamactor.bench.scores import Scores
 from dreamactor.bootstrap.triplets import (
     Accepted,
     Decision,
     FirstFrame,
     Forward,
     Identity,
-    Scores,
     SourceClip,
     Synthesis,
     SyntheticClip,

@@ -26,13 +26,14 @@ from tqdm import tqdm
 from dreamactor import __version__
 from dreamactor.bench.agreement import Roc, count_found, roc
 from dreamactor.bench.cases import as_case
+from dreamactor.bench.faults import Faults, Watched, find_faults
+from dreamactor.bench.measured import Measured, Scale
 from dreamactor.bench.metrics import clip_flow, flow_epe
+from dreamactor.bench.planted import plant, true_errors, worst
+from dreamactor.bench.scores import DIMENSIONS
 from dreamactor.bench.settings import open_folder
 from dreamactor.bench.stats import markdown_table
-from dreamactor.bootstrap.faults import Faults, Watched, find_faults
-from dreamactor.bootstrap.gate import Measured, Scale
-from dreamactor.bootstrap.planted import plant, true_errors, worst
-from dreamactor.bootstrap.triplets import DIMENSIONS, THRESHOLD
+from dreamactor.bootstrap.triplets import THRESHOLD
 from dreamactor.config import check_least
 from dreamactor.errors import ConfigError
 from dreamactor.image import atomic

@@ -2,10 +2,8 @@
 
     faults (measured) or an MLLM's answer  ->  Scores  ->  Verdict: average > 4.5
 
-A measured score is 5 where a fault is as small as in 95 % of faultless clips and 1 at `bad`, on a
-straight line between; the worst fault of a dimension counts. 3 lies where the truth says that a
-fault turns bad: the other three scores being 5, that is where the average falls to 4.5. The scales
-are `data/gate.json`, made by `bootstrap calibrate` (`calibrate.fit_scales` says how).
+Measured scores are those of `bench.measured`. Their scales put 3 where the truth says that a fault
+turns bad: the other three scores being 5, that is where the average falls to 4.5.
 """
 
 from __future__ import annotations
@@ -15,42 +13,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dreamactor.bootstrap.faults import Faults, Watched, find_faults
+from dreamactor.bench.measured import Evidence
+from dreamactor.bench.scores import HIGHEST, LOWEST, Scores
 from dreamactor.bootstrap.manifest import DataSet
-from dreamactor.bootstrap.triplets import HIGHEST, LOWEST, THRESHOLD, Scores, Verdict
+from dreamactor.bootstrap.triplets import THRESHOLD, Verdict
 from dreamactor.errors import AnswerError, ConfigError
-from dreamactor.image import Rgb, read_image
+from dreamactor.image import read_image
 from dreamactor.video import iter_frames
-
-SCALES = Path(__file__).parents[1] / "data" / "gate.json"
-FAULTS_OF = {
-    "imaging_quality": ("blur", "harshness", "grain"),
-    "motion_smoothness": ("jerk", "haste", "stillness", "halt", "straying"),
-    "temporal_consistency": ("flicker", "residual", "drift"),
-    "appearance_consistency": ("colours",),
-}
-"""Which faults count for which score."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a judge is shown."""
-
-    source: NDArray[np.uint8]
-    """(T, H, W, 3) V_src."""
-    identity: Rgb
-    """(H, W, 3) I_o."""
-    result: NDArray[np.uint8]
-    """(T, H, W, 3) V_o."""
-    fps: float
-    """Frames a second of both clips."""
 
 
 class Judge(Protocol):
@@ -69,75 +43,6 @@ class Judge(Protocol):
     def __call__(self, evidence: Evidence) -> tuple[Scores, Mapping[str, Any]]:
         """Scores, and JSON values that explain them."""
         ...
-
-
-@dataclass(frozen=True)
-class Scale:
-    """From a fault to a score."""
-
-    good: float
-    """The fault at and below which the score is 5."""
-    bad: float
-    """The fault at and above which it is 1."""
-
-    def score(self, fault: float) -> float:
-        """1 to 5; NaN counts as worst."""
-        if math.isnan(fault):
-            return LOWEST
-        part = (fault - self.good) / (self.bad - self.good)
-        return float(HIGHEST - (HIGHEST - LOWEST) * min(1.0, max(0.0, part)))
-
-
-class Measured:
-    """The judge that measures; needs no network.
-
-    Args:
-        scales: Of each fault; None takes those that ship.
-    """
-
-    name = "measured"
-
-    def __init__(self, scales: Mapping[str, Scale] | None = None) -> None:
-        self.scales = dict(scales or load_scales())
-
-    @property
-    def about(self) -> Mapping[str, Any]:
-        """The scales."""
-        return {"scales": {k: [s.good, s.bad] for k, s in self.scales.items()}}
-
-    def __call__(self, evidence: Evidence) -> tuple[Scores, Mapping[str, Any]]:
-        """Scores and faults."""
-        faults = find_faults(Watched(evidence.source), evidence.identity, Watched(evidence.result))
-        return self.scores(faults), faults.plain()
-
-    def scores(self, faults: Faults) -> Scores:
-        """The worst fault of each dimension counts."""
-        found = faults.plain()
-        return Scores(
-            **{
-                dimension: min(self.scales[name].score(found[name]) for name in names)
-                for dimension, names in FAULTS_OF.items()
-            }
-        )
-
-
-def load_scales(path: Path = SCALES) -> dict[str, Scale]:
-    """Scales of all faults.
-
-    Raises:
-        ConfigError: The file is missing or not one of `bootstrap calibrate`.
-    """
-    try:
-        found = json.loads(path.read_text())["scales"]
-        scales = {name: Scale(float(good), float(bad)) for name, (good, bad) in found.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{path}: no scales of a gate; make them by `bootstrap calibrate`"
-        ) from error
-    missing = {name for names in FAULTS_OF.values() for name in names} - scales.keys()
-    if missing or any(not s.good < s.bad for s in scales.values()):
-        raise ConfigError(f"{path}: scales are missing or empty: {sorted(missing) or scales}")
-    return scales
 
 
 @dataclass(frozen=True)

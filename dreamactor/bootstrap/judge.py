@@ -8,19 +8,16 @@ laid out as Video-Bench does: two a second and the last, in rows, so that one pi
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from dreamactor.bootstrap.gate import Evidence, Judge, Measured, gate, load_scales
+from dreamactor.bench.measured import Evidence, Measured, load_scales
+from dreamactor.bench.scores import HEIGHT, PER_SECOND, ROW, Scores, key_frames, parse_scores
+from dreamactor.bootstrap.gate import Judge, gate
 from dreamactor.bootstrap.manifest import DataSet, check_name
-from dreamactor.bootstrap.triplets import DIMENSIONS, Scores
 from dreamactor.errors import AnswerError, ConfigError
 from dreamactor.image import Rgb, contact_sheet
 from dreamactor.mllm import VARIABLES, from_environment
@@ -28,10 +25,6 @@ from dreamactor.mllm import VARIABLES, from_environment
 Ask = Callable[[Sequence[Rgb], str], str]
 """Pictures (H, W, 3) and a text to an answer."""
 
-PER_SECOND = 2.0
-"""Key frames, as in Video-Bench."""
-ROW, HEIGHT = 8, 192
-"""Key frames in a row, and pixels of their height."""
 PROMPT = """\
 You are shown three pictures.
 1. A reference picture of a subject.
@@ -149,47 +142,3 @@ def run_gate(
             f"command asks again. The first, {item}: {why}"
         )
     return f"{folder}: {told} by {judge.name}"
-
-
-def parse_scores(answer: str) -> Scores:
-    """The scores in an answer: one JSON object, at its end, with exactly the four names.
-
-    Raises:
-        AnswerError: Anything else: guessing at scores would gate by accident.
-    """
-    shown = json.dumps(answer[-120:])
-    text = re.sub(r"\s*```\s*$", "", answer.strip())
-    found = re.findall(r"\{[^{}]*\}", text)
-    if len(found) != 1 or not text.endswith(found[0]):
-        raise AnswerError(f"answer ends in {shown}: want one JSON object at the end, no other")
-    try:
-        values = json.loads(found[0], object_pairs_hook=_unique)
-    except ValueError as error:
-        raise AnswerError(f"answer ends in {shown}: no JSON: {error}") from error
-    if sorted(values) != sorted(DIMENSIONS):
-        raise AnswerError(f"scores for {sorted(values)}: want {', '.join(DIMENSIONS)}")
-    bad = [
-        name for name, x in values.items() if isinstance(x, bool) or not isinstance(x, int | float)
-    ]
-    if bad:
-        raise AnswerError(f"score {bad[0]}={values[bad[0]]!r}: want a number")
-    try:
-        return Scores(**values)
-    except ConfigError as error:
-        raise AnswerError(str(error)) from error
-
-
-def key_frames(label: str, clip: NDArray[np.uint8], fps: float) -> Rgb:
-    """Frames of a clip (T, H, W, 3) at `PER_SECOND` and the last one, in rows of `ROW`."""
-    count = int((len(clip) - 1) / fps * PER_SECOND) + 1
-    chosen = sorted({*(round(k * fps / PER_SECOND) for k in range(count)), len(clip) - 1})
-    frames = [clip[min(k, len(clip) - 1)] for k in chosen]
-    rows = [frames[k : k + ROW] for k in range(0, len(frames), ROW)]
-    return contact_sheet([(label if not k else "", row) for k, row in enumerate(rows)], HEIGHT)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        raise ValueError("a score is given twice")
-    return dict(pairs)

@@ -26,12 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreamactor.bench.scores import Scores
 from dreamactor.bootstrap.triplets import (
     Accepted,
     Decision,
     Forward,
     Identity,
-    Scores,
     SourceClip,
     Synthesis,
     SyntheticClip,

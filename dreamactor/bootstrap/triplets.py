@@ -15,15 +15,15 @@ Source: DreamActor-M2 (arXiv 2601.21716), stage 2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from dreamactor.bench.scores import Scores
 from dreamactor.errors import ConfigError
 
 THRESHOLD = 4.5
 """An average has to be above it; from the paper."""
-LOWEST, HIGHEST = 1.0, 5.0
 
 
 @final
@@ -80,35 +80,6 @@ class Synthesis:
     """Name in its data set: a hash of the inputs and of all that has a say in the pixels."""
     forward: Forward
     clip: SyntheticClip
-
-
-@final
-@dataclass(frozen=True)
-class Scores:
-    """The four questions of the automatic gate; each 1 (worst) to 5 (best)."""
-
-    imaging_quality: float
-    motion_smoothness: float
-    temporal_consistency: float
-    appearance_consistency: float
-
-    def __post_init__(self) -> None:
-        for name, value in self.plain().items():
-            if not LOWEST <= value <= HIGHEST:  # NaN too
-                raise ConfigError(f"score {name}={value}: want {LOWEST:.0f} to {HIGHEST:.0f}")
-
-    def plain(self) -> dict[str, float]:
-        """By name."""
-        return {f.name: float(getattr(self, f.name)) for f in fields(self)}
-
-    @property
-    def average(self) -> float:
-        """Mean of the four."""
-        return sum(self.plain().values()) / len(DIMENSIONS)
-
-
-DIMENSIONS = tuple(f.name for f in fields(Scores))
-"""Names of the four scores."""
 
 
 @final

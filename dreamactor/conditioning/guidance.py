@@ -24,6 +24,7 @@ from pathlib import Path
 from string import Template
 from typing import Any, Literal, get_args
 
+from dreamactor import mllm
 from dreamactor.conditioning.limbs import PLAN_OF, plan_of, remap, strangers
 from dreamactor.conditioning.looks import NAMES, Mask, describe_looks
 from dreamactor.conditioning.motion_words import from_flow, from_track
@@ -237,9 +238,7 @@ def _request(scene: Scene, kind: Kind, texts: Mapping[str, str]) -> tuple[list[R
 
 def read_prompt(kind: Kind) -> tuple[int, str]:
     """Version and words of one of our prompts; `$name` stands for what is filled in."""
-    path = Path(__file__).parent / "prompts" / f"{FILES[kind]}.txt"
-    first, _, words = path.read_text(encoding="utf-8").partition("\n")
-    return int(first.removeprefix("version: ")), words.strip()
+    return mllm.read_prompt(Path(__file__).parent / "prompts" / f"{FILES[kind]}.txt")
 
 
 # ---- rules ----------------------------------------------------------------------------------

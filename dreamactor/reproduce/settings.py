@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dreamactor.bootstrap.triplets import HIGHEST, LOWEST, THRESHOLD
+from dreamactor.bench.scores import HIGHEST, LOWEST
+from dreamactor.bootstrap.triplets import THRESHOLD
 from dreamactor.config import Section, check_least
 from dreamactor.errors import ConfigError
 

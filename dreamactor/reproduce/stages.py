@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dreamactor.backbones.nano import DATA
+from dreamactor.bench.measured import Measured
 from dreamactor.bench.variants import VariantsBenchConfig, bench_variants
-from dreamactor.bootstrap.gate import Measured, gate_best
+from dreamactor.bootstrap.gate import gate_best
 from dreamactor.bootstrap.manifest import DataSet
 from dreamactor.bootstrap.pairs import PairsConfig, animator, make_pairs
 from dreamactor.bootstrap.review import accept_unseen, unreviewed

@@ -1,7 +1,8 @@
 """Faults planted into clips that are right, and what the truth says of any clip.
 
-The gate of `gate.py` sees no truth. The world does: here are clips with known faults to set the
-gate's scales on, and the true error to hold it against.
+Neither the gate of `bootstrap` nor the judge of `judge.py` sees a truth. The world does: here are
+clips with known faults to set the gate's scales on and to calibrate judges by, and the true error
+to hold the gate against.
 
 Legend: T frames of H x W pixels; clips (T, H, W, 3) uint8.
 """
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from dreamactor.bench import metrics
 from dreamactor.bench.baselines import flow_warp
 from dreamactor.bench.evaluate import Case
+from dreamactor.image import resize
 
 Clip = NDArray[np.uint8]
 
@@ -69,37 +71,105 @@ def plant(
     """
     truth, source = case.truth, case.driving
     count, first = len(truth), truth[:1]
-    order = np.arange(count)
     yield "clean", 0, truth
-    for sigma in (0.7, 1.0, 2.0):  # pixels
-        yield "blur", sigma, np.stack([cv2.GaussianBlur(f, (0, 0), sigma) for f in truth])
-    for sigma in (4.0, 12.0):  # levels of 255
-        yield "noise", sigma, _bytes(truth + rng.normal(0, sigma, truth.shape))
+    for sigma in (0.7, 1.0, 2.0):
+        yield "blur", sigma, blurred(truth, sigma)
+    for sigma in (4.0, 12.0):
+        yield "noise", sigma, noisy(truth, sigma, rng)
     for width in (3, 7):  # frames
         yield "smear", width, _smeared(truth, width)
-    for size in (0.03, 0.12):  # parts of the brightness
-        yield "flicker", size, _bytes(truth * (1 + rng.uniform(-size, size, (count, 1, 1, 1))))
+    for size in (0.03, 0.12):
+        yield "flicker", size, flickering(truth, size, rng)
     for size in (1, 3):  # pixels
         steps = rng.integers(-size, size + 1, (count, 2))
         moved = [
             np.roll(f, (int(y), int(x)), (0, 1)) for f, (y, x) in zip(truth, steps, strict=True)
         ]
         yield "jitter", size, np.stack(moved)
-    for width in (2, 4):  # frames that one is shown
-        yield "stutter", width, truth[order // width * width]
+    for width in (2, 4):
+        yield "stutter", width, stuttering(truth, width)
     yield "frozen", 1, first.repeat(count, 0)
     yield "frozen", 2, case.reference[None].repeat(count, 0)
-    yield "slow", 2, truth[order // 2]
+    yield "slow", 2, truth[np.arange(count) // 2]
     yield "shuffled", 1, truth[rng.permutation(count)]
     yield "backwards", 1, truth[::-1]
     place = np.where(case.mask[..., None], np.median(truth, 0).astype(np.uint8), truth)
     yield "identity", 1, np.where(driver[..., None], source, place)
     yield "identity", 2, other
     yield "identity", 3, source
+    yield "tint", 0.3, tinted(truth, 0.3)
     ramp = np.linspace(0, 1, count)[:, None, None, None]
-    yield "tint", 0.3, _bytes(truth + 0.3 * ramp * (np.array([200, 80, 60]) - truth.astype(float)))
     yield "fade", 1, _bytes(truth + ramp * (source.astype(float) - truth))
     yield "flow warp", 1, flow_warp(case.reference, source)
+
+
+def blurred(clip: Clip, sigma: float) -> Clip:
+    """Every frame softened; sigma in pixels."""
+    return np.stack([cv2.GaussianBlur(f, (0, 0), sigma) for f in clip])
+
+
+def noisy(clip: Clip, sigma: float, rng: np.random.Generator) -> Clip:
+    """Grain that is new in every frame; sigma in levels of 255."""
+    return _bytes(clip + rng.normal(0, sigma, clip.shape))
+
+
+def flickering(clip: Clip, size: float, rng: np.random.Generator) -> Clip:
+    """Every frame brighter or darker by up to `size` of its brightness."""
+    return _bytes(clip * (1 + rng.uniform(-size, size, (len(clip), 1, 1, 1))))
+
+
+def stuttering(clip: Clip, width: int) -> Clip:
+    """Each frame that is shown stays for `width` frames."""
+    return clip[np.arange(len(clip)) // width * width]
+
+
+def tinted(clip: Clip, size: float) -> Clip:
+    """Colours that drift, by the last frame `size` of the way to a red."""
+    ramp = np.linspace(0, 1, len(clip))[:, None, None, None]
+    return _bytes(clip + size * ramp * (np.array([200, 80, 60]) - clip.astype(float)))
+
+
+def shaken(clip: Clip, width: int, rng: np.random.Generator) -> Clip:
+    """Jitter in time: every frame may stand up to `width` frames early or late."""
+    order = np.arange(len(clip)) + rng.integers(-width, width + 1, len(clip))
+    return clip[order.clip(0, len(clip) - 1)]
+
+
+def late(clip: Clip, width: int) -> Clip:
+    """Begins `width` frames late, and so never comes to its end."""
+    return clip[(np.arange(len(clip)) - width).clip(0)]
+
+
+def slowed(clip: Clip, share: float) -> Clip:
+    """Goes the slower the larger the share is; 1 stands still."""
+    return clip[np.rint(np.arange(len(clip)) * (1 - share)).astype(int)]
+
+
+def recoloured(clip: Clip, where: NDArray[np.bool_], size: float) -> Clip:
+    """Other colours, the same in every frame, brightness kept.
+
+    Args:
+        clip: (T, H, W, 3).
+        where: (T, H, W) whose colours change.
+        size: Of the way to a violet in CIELAB; 1 is 60 steps of a and -80 of b.
+    """
+    lab = np.stack([cv2.cvtColor(np.ascontiguousarray(f), cv2.COLOR_RGB2LAB) for f in clip])
+    moved = lab.astype(np.float32) + size * np.array([0, 60, -80], np.float32)
+    lab[where] = _bytes(moved)[where]
+    return np.stack([cv2.cvtColor(f, cv2.COLOR_LAB2RGB) for f in lab])
+
+
+def swapped(clip: Clip, other: Clip, share: float) -> Clip:
+    """Somebody else, from a moment on.
+
+    Args:
+        clip: (T, H, W, 3).
+        other: (T, h, w, 3), shown instead of the last frames.
+        share: Of the frames.
+    """
+    begin = round(len(clip) * (1 - share))
+    tail = [resize(frame, (clip.shape[1], clip.shape[2])) for frame in other[begin:]]
+    return np.concatenate([clip[:begin], np.stack(tail)]) if tail else clip
 
 
 def _smeared(clip: Clip, width: int) -> Clip:
