@@ -131,8 +131,7 @@ def coincidences(ratings: Floats, values: Floats) -> Floats:
     if counts.sum() != (~np.isnan(x)).sum():
         raise ShapeError(f"ratings besides the values {values.tolist()}")
     pairs = counts[:, :, None] * counts[:, None, :]  # (U, V, V)
-    places = np.arange(len(values))
-    pairs[:, places, places] -= counts  # nobody is paired with themselves
+    pairs -= counts[:, :, None] * np.eye(len(values))  # nobody is paired with themselves
     answers = counts.sum(1)[:, None, None]
     return np.divide(pairs, answers - 1, out=np.zeros_like(pairs), where=answers > 1)
 
@@ -150,13 +149,14 @@ def alpha_of(coincidence: Floats, values: Floats, level: Level) -> Floats:
     """
     o = np.asarray(coincidence, np.float64)
     n = o.sum(-1)  # (..., V) how often each value was given, among those that can be paired
+    apart: Floats
     if level == "nominal":
-        apart = 1 - np.eye(len(values))  # (V, V)
+        apart = (values[:, None] != values[None, :]).astype(np.float64)  # (V, V)
     elif level == "interval":
-        apart = (values[:, None] - values[None, :]) ** 2
+        apart = np.square(values[:, None] - values[None, :])
     else:  # the answers from the one value to the other, of both ends the half
         middle = n.cumsum(-1) - n / 2  # (..., V)
-        apart = (middle[..., :, None] - middle[..., None, :]) ** 2
+        apart = np.square(middle[..., :, None] - middle[..., None, :])
     total = n.sum(-1)
     observed = (o * apart).sum((-1, -2))
     expected = (n[..., :, None] * n[..., None, :] * apart).sum((-1, -2))
