@@ -184,10 +184,10 @@ def draw_raters(deck: Deck) -> tuple[Rater, ...]:
 
 
 def _split(checks: float, items: int) -> tuple[int, int]:
-    """Repeated and spoilt ones of so many ratings; at least one of each, or none at all."""
+    """Repeated and spoilt ones of so many ratings; one and one of both kinds at least, or none."""
     count = math.ceil(checks * items)
     repeated = (count + 1) // 2
-    return repeated, max(count - repeated, min(count, 1))
+    return repeated, max(count - repeated, 2) if count else 0
 
 
 def _ratings(deck: Deck, number: int, cases: Sequence[str]) -> list[Item]:

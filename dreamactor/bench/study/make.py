@@ -98,7 +98,7 @@ def find_clips(suite: Suite, clips: Path, systems: Sequence[str]) -> dict[str, d
     for case in suite.cases:
         paths = {name: _clip(clips / name, case.result_name) for name in systems}
         if none := [name for name, path in paths.items() if path is None]:
-            lacking[none[0]] = case.result_name
+            lacking.setdefault(none[0], case.result_name)
         else:
             found[case.name] = {name: path for name, path in paths.items() if path is not None}
     if not found:

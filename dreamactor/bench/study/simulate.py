@@ -1,8 +1,9 @@
 """Raters that do not exist, with known opinions: to hold the statistics against the truth.
 
-A score is round(m + a + b + g + f), cut to 1..5: m the system's mean, a the rater's leniency, b how
-hard the case is, g what this rater thinks of this clip, f what changes when they are asked again; all
-but m are normal. Nothing here says anything about real people or systems.
+A score is round(m + a + b + c + g + f), cut to 1..5: m the system's mean, a the rater's leniency, b
+how easy the case is, c how well the system did on it, g what this rater thinks of this clip, f what
+changes when they are asked again; all but m are normal. Nothing here says anything about real
+people or systems.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class People:
     """Between raters."""
     hard: float = 0.5
     """Between cases."""
+    luck: float = 0.5
+    """Between the clips of a system, beyond what is hard."""
     taste: float = 0.6
     """Of one rater and clip."""
     mood: float = 0.5
@@ -41,7 +44,7 @@ class People:
     @property
     def within(self) -> float:
         """Of one rater's answers, over cases."""
-        return math.hypot(self.hard, self.taste, self.mood)
+        return math.hypot(self.hard, self.luck, self.taste, self.mood)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,11 @@ def coverage(
         lenient = rng.normal(0, people.lenient, (raters, 1))
         hard = rng.normal(0, people.hard, (1, cases))
         own = math.hypot(people.taste, people.mood)
-        felt = [m + lenient + hard + rng.normal(0, own, (raters, cases)) for m in means]
+        felt = [
+            m + lenient + hard + rng.normal(0, people.luck, (1, cases))
+            + rng.normal(0, own, (raters, cases))
+            for m in means
+        ]  # fmt: skip
         these = float(expected(means[0] + lenient, people.within).mean())
         apart = felt[0] - felt[1]
         sides = np.where(np.abs(apart) < SAME, 0.0, np.sign(apart))
@@ -96,16 +103,18 @@ def answer_study(
     seed: int = 0,
 ) -> Said:
     """Everybody's answers to all their items; the careless ones press anything."""
-    rng = numpy_generator(seed, "study/cases", 0)
-    hard = {name: rng.normal(0, people.hard) for name in plan.scenarios}
-    worth = dict(zip(plan.systems, means, strict=True))
+    rng, worth = numpy_generator(seed, "study/worth", 0), {}
+    for case in plan.scenarios:
+        hard = rng.normal(0, people.hard)
+        for system, mean in zip(plan.systems, means, strict=True):
+            worth[case, system] = mean + hard + rng.normal(0, people.luck)
     answers = {}
     for rater in plan.raters:
         rng = numpy_generator(seed, "study/person", rater.number)
         if rater.number in careless:
             answers[rater.number] = {item.id: _anything(rng, item) for item in rater.items}
         else:
-            answers[rater.number] = _answers(rng, rater, people, worth, hard)
+            answers[rater.number] = _answers(rng, rater, people, worth)
     return Said({rater.number: "simulated" for rater in plan.raters}, answers)
 
 
@@ -121,7 +130,8 @@ def _held(
 
 def _true_lead(people: People, means: Sequence[float]) -> float:
     """P(better) - P(worse); leniency and hardness cancel."""
-    apart = NormalDist(means[0] - means[1], math.sqrt(2) * math.hypot(people.taste, people.mood))
+    own = math.hypot(people.luck, people.taste, people.mood)
+    apart = NormalDist(means[0] - means[1], math.sqrt(2) * own)
     return (1 - apart.cdf(SAME)) - apart.cdf(-SAME)
 
 
@@ -129,8 +139,7 @@ def _answers(
     rng: np.random.Generator,
     rater: Rater,
     people: People,
-    worth: dict[str, float],
-    hard: dict[str, float],
+    worth: dict[tuple[str, str], float],
 ) -> dict[str, Answer]:
     """Of one careful rater."""
     lenient, taste = rng.normal(0, people.lenient), {}
@@ -141,7 +150,7 @@ def _answers(
             key = (item.case, system)
             if key not in taste:
                 taste[key] = rng.normal(0, people.taste, len(DIMENSIONS))
-            felt.append(worth[system] + hard[item.case] + lenient + taste[key])
+            felt.append(worth[key] + lenient + taste[key])
         if item.check in ("noise", "frozen"):
             felt = [np.full(len(DIMENSIONS), SPOILT + lenient / 2)]
         mood = rng.normal(0, people.mood, (len(felt), len(DIMENSIONS)))
