@@ -195,7 +195,7 @@ def page(plan: Plan, numbers: Json, stem: str) -> str:
             f"## Pairs: {plan.gsb} is good, the same or bad against",
             _pairs_table(numbers),
             f"Of the pairs that were decided, {_share(numbers['left'], numbers['right'])} went to "
-            "the left clip (sides are balanced, so this is a habit and no lead).",
+            "the left clip. Sides are balanced: what is missing to 50% is a habit and no lead.",
         ]
     parts += [
         "## Agreement",
@@ -309,11 +309,11 @@ def _draw_pairs(panel: Any, numbers: Json) -> None:
             va="center", fontsize=8,
         )  # fmt: skip
     panel.set(xlim=(0, 1), xticks=(0, 0.5, 1))
-    panel.set_title(f"{numbers['gsb']} against, lead", pad=18)
+    panel.set_title(f"{numbers['gsb']} against, and its lead")
     panel.set_yticks(range(len(numbers["pairs"])), list(numbers["pairs"]))
     panel.set_ylim(len(numbers["pairs"]) - 0.5, -0.5)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(loc="lower left", bbox_to_anchor=(0, 0.99), ncols=3, fontsize=8, frameon=False)
+    panel.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncols=3, fontsize=8, frameon=False)
 
 
 def _plain(interval: Interval) -> Json:

@@ -156,9 +156,7 @@ def _answers(
         mood = rng.normal(0, people.mood, (len(felt), len(DIMENSIONS)))
         seen = np.array(felt) + mood  # (1 or 2, 3)
         if item.kind == "rate":
-            found[item.id] = _answer(
-                dict(zip(DIMENSIONS, _scores(seen[0]).astype(int), strict=True))
-            )
+            found[item.id] = _answer(dict(zip(DIMENSIONS, map(int, _scores(seen[0])), strict=True)))
             continue
         apart = 0.0 if item.check == "identical" else float((seen[0] - seen[1]).mean())
         choice = "same" if abs(apart) < SAME else "a" if apart > 0 else "b"
