@@ -26,6 +26,8 @@ bench = typer.Typer(no_args_is_help=True, help="Measure: tables with intervals, 
 bootstrap = typer.Typer(
     no_args_is_help=True, help="Pseudo cross-identity pairs: make, gate, review, use."
 )
+study = typer.Typer(no_args_is_help=True, help="A blinded study with people: make, serve, report.")
+app.add_typer(study, name="study")
 app.add_typer(train, name="train")
 app.add_typer(world, name="world")
 app.add_typer(bench, name="bench")
@@ -709,6 +711,55 @@ def bootstrap_calibrate(
     from dreamactor.config import from_words
 
     print(calibrate(cast, out, from_words(CalibrateConfig, settings or [])))
+
+
+@study.command("make")
+def study_make(
+    suite: Annotated[Path, typer.Option(help="Suite whose cases are shown.")],
+    clips: Annotated[Path, typer.Option(help="Folder with a folder of results per system.")],
+    out: Annotated[Path, typer.Option(help="Study; the same command goes on.")],
+    settings: Settings = None,
+) -> None:
+    """Plan a study and write its clips under names that say nothing."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.bench.study.design import StudyConfig
+    from dreamactor.bench.study.make import make_study, summary
+    from dreamactor.config import from_words
+
+    print(summary(make_study(suite, clips, out, from_words(StudyConfig, settings or []))))
+
+
+@study.command("serve")
+def study_serve(
+    root: Annotated[Path, typer.Argument(help="Study of `study make`.", metavar="STUDY")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 = any that is free.")] = 8770,
+) -> None:
+    """Serve the raters' page, and print every rater's link."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        from dreamactor.bench.study.server import serve
+    except ImportError as error:
+        from dreamactor.errors import ConfigError
+
+        wanted = f"the page needs {error.name}: pip install 'dreamactor[review]'"
+        raise ConfigError(wanted) from error
+    serve(root, host, port, lambda line: print(line, flush=True))
+
+
+@study.command("report")
+def study_report(
+    root: Annotated[Path, typer.Argument(help="Study with answers.", metavar="STUDY")],
+    out: Annotated[Path | None, typer.Option(help="Page; default report.md in STUDY.")] = None,
+    without: Annotated[
+        list[int] | None, typer.Option(help="Number of a rater who wants to be left out.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+) -> None:
+    """Means, shares, intervals and agreement of the answers that count."""
+    from dreamactor.bench.study.report import report_study
+
+    print(report_study(root, out, without or (), seed))
 
 
 def main() -> None:

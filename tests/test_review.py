@@ -21,6 +21,7 @@ from dreamactor.bootstrap.review import agreement, agreement_lines, decide, queu
 from dreamactor.bootstrap.sources import Folders
 from dreamactor.bootstrap.triplets import Decision
 from dreamactor.errors import ConfigError, MediaError
+from dreamactor.local import listen
 from dreamactor.video import probe, write_clip
 
 page = pytest.importorskip(
@@ -50,7 +51,7 @@ def data(made, tmp_path):
 @contextmanager
 def served(data, judge="measured"):
     """The port of a server in a thread."""
-    with review.listen("127.0.0.1", 0) as listening:
+    with listen("127.0.0.1", 0) as listening:
         config = uvicorn.Config(page.create_app(data, judge), log_level="warning", ws="none")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -209,7 +210,7 @@ def test_exact_nobody_accepts_what_passed_and_a_person_overrules(data):
 
 
 def test_refuses_an_address_that_is_taken(data):
-    with review.listen("127.0.0.1", 0) as taken:
+    with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"127.0.0.1:{port} cannot be listened on"):
             review.serve(data, "measured", "127.0.0.1", port, print)

@@ -1,9 +1,10 @@
-"""How well verdicts agree: a number with the truth, and two people with each other."""
+"""How well verdicts agree: a number with the truth, and people with each other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from dreamactor.errors import ShapeError
 
 Floats = NDArray[np.float64]
+Level = Literal["nominal", "ordinal", "interval"]
+"""Of measurement: values are names, an order, or numbers whose differences count."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,83 @@ def cohen_kappa(a: Sequence[bool], b: Sequence[bool]) -> float:
     observed = float((x == y).mean())
     chance = float(x.mean() * y.mean() + (1 - x.mean()) * (1 - y.mean()))
     return (observed - chance) / (1 - chance) if chance < 1 else float("nan")
+
+
+def coincidences(ratings: Floats, values: Floats) -> Floats:
+    """How often two raters gave one unit the values c and k, for every unit.
+
+    Args:
+        ratings: (R, U) raters by units, NaN where a rater did not say anything.
+        values: (V) all values that can be, rising.
+
+    Returns:
+        (U, V, V), symmetric: of a unit's m answers every ordered pair of two raters counts
+        1 / (m - 1), so that the unit counts m in all. Units with fewer than two are 0.
+
+    Raises:
+        ShapeError: A rating is none of the values.
+    """
+    x = np.asarray(ratings, np.float64)
+    counts = (x[:, :, None] == values).sum(0).astype(np.float64)  # (U, V)
+    if counts.sum() != (~np.isnan(x)).sum():
+        raise ShapeError(f"ratings besides the values {values.tolist()}")
+    pairs = counts[:, :, None] * counts[:, None, :]  # (U, V, V)
+    pairs -= counts[:, :, None] * np.eye(len(values))  # nobody is paired with themselves
+    answers = counts.sum(1)[:, None, None]
+    return np.divide(pairs, answers - 1, out=np.zeros_like(pairs), where=answers > 1)
+
+
+def alpha_of(coincidence: Floats, values: Floats, level: Level) -> Floats:
+    """Krippendorff's alpha of sums of `coincidences`.
+
+    Args:
+        coincidence: (..., V, V).
+        values: (V) as of `coincidences`; only their order counts unless they are of intervals.
+        level: What differences between values mean.
+
+    Returns:
+        (...): 1 = always the same, 0 = as by chance; NaN where all answers are one value.
+    """
+    o = np.asarray(coincidence, np.float64)
+    n = o.sum(-1)  # (..., V) how often each value was given, among those that can be paired
+    apart: Floats
+    if level == "nominal":
+        apart = (values[:, None] != values[None, :]).astype(np.float64)  # (V, V)
+    elif level == "interval":
+        apart = np.square(values[:, None] - values[None, :])
+    else:  # the answers from the one value to the other, of both ends the half
+        middle = n.cumsum(-1) - n / 2  # (..., V)
+        apart = np.square(middle[..., :, None] - middle[..., None, :])
+    total = n.sum(-1)
+    observed = (o * apart).sum((-1, -2))
+    expected = (n[..., :, None] * n[..., None, :] * apart).sum((-1, -2))
+    known = expected > 0
+    share = np.divide((total - 1) * observed, expected, out=np.zeros_like(total), where=known)
+    return np.where(known, 1 - share, np.nan)
+
+
+def krippendorff_alpha(ratings: Floats, level: Level) -> float:
+    """Agreement of any number of raters beyond chance, some answers missing or not.
+
+    alpha = 1 - D_o / D_e: D_o is the mean squared difference of two raters' answers to the same
+    unit, D_e that of any two answers. The difference of c and k is 1 (nominal), c - k
+    (interval), or the number of answers that lie between them (ordinal).
+
+    Args:
+        ratings: (R, U) raters by units, NaN where a rater did not say anything.
+        level: What differences between values mean.
+
+    Returns:
+        1 = always the same, 0 = as by chance, below = less; NaN where that is not defined: no
+        unit has two answers, or all answers are one value.
+
+    Source:
+        Krippendorff 2011, Computing Krippendorff's Alpha-Reliability; equal to its worked
+        examples (tests/test_agreement.py).
+    """
+    x = np.asarray(ratings, np.float64)
+    values = np.unique(x[~np.isnan(x)])
+    return float(alpha_of(coincidences(x, values).sum(0), values, level))
 
 
 def _share(part: int, whole: int) -> float:

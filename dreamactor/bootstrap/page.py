@@ -30,6 +30,7 @@ from dreamactor.bootstrap.manifest import DataSet
 from dreamactor.bootstrap.triplets import Decision
 from dreamactor.errors import DreamActorError, MediaError
 from dreamactor.image import read_image, write_png
+from dreamactor.local import LOOPBACK, listen
 from dreamactor.video import iter_frames, probe, write_clip
 
 PAGE = Path(__file__).parents[1] / "data" / "review.html"
@@ -50,9 +51,7 @@ class Answer(BaseModel):
     seconds: float = Field(0.0, ge=0, le=86400)
 
 
-def create_app(
-    data: DataSet, judge: str | None, hosts: tuple[str, ...] = review.LOOPBACK
-) -> FastAPI:
+def create_app(data: DataSet, judge: str | None, hosts: tuple[str, ...] = LOOPBACK) -> FastAPI:
     """The application.
 
     Args:
@@ -106,13 +105,13 @@ def serve(
     Raises:
         ConfigError: The address cannot be had.
     """
-    with review.listen(host, port) as listening:
+    with listen(host, port) as listening:
         shown, taken = listening.getsockname()[:2]
-        inside = host in review.LOOPBACK
+        inside = host in LOOPBACK
         say(f"http://{shown if inside else host}:{taken}/  (Ctrl-C ends it; nothing gets lost)")
         if not inside:
             say(f"warning: whoever reaches {host}:{taken} can see and review everything here")
-        app = create_app(data, judge, review.LOOPBACK if inside else ("*",))
+        app = create_app(data, judge, LOOPBACK if inside else ("*",))
         with suppress(KeyboardInterrupt):  # the server has ended in good order by then
             _serve(app, listening)
     data.write_manifest()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -23,7 +22,6 @@ from dreamactor.errors import ConfigError
 
 UNSEEN = "nobody"
 """Who has "accepted" what no person looked at."""
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -158,25 +156,6 @@ def agreement_lines(data: DataSet) -> list[str]:
 def plain(found: list[Agreement]) -> list[dict[str, Any]]:
     """JSON values."""
     return [asdict(x) for x in found]
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that a server can use.
-
-    Raises:
-        ConfigError: The address cannot be had.
-    """
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        found = socket.socket(family, socket.SOCK_STREAM)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((host, port))
-        found.listen(64)
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"{host}:{port} cannot be listened on: {error}; try --port 0 for any free one"
-        ) from error
-    return found
 
 
 def serve(

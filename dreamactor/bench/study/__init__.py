@@ -1,0 +1,1 @@
+"""A blinded study with human raters: plan it, serve it, report it."""
