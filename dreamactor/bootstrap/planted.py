@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dreamactor.bench import metrics
+from dreamactor.bench import damages, metrics
 from dreamactor.bench.baselines import flow_warp
 from dreamactor.bench.evaluate import Case
 
@@ -72,13 +71,13 @@ def plant(
     order = np.arange(count)
     yield "clean", 0, truth
     for sigma in (0.7, 1.0, 2.0):  # pixels
-        yield "blur", sigma, np.stack([cv2.GaussianBlur(f, (0, 0), sigma) for f in truth])
+        yield "blur", sigma, damages.blur(truth, sigma)
     for sigma in (4.0, 12.0):  # levels of 255
-        yield "noise", sigma, _bytes(truth + rng.normal(0, sigma, truth.shape))
+        yield "noise", sigma, damages.noise(truth, sigma, rng)
     for width in (3, 7):  # frames
         yield "smear", width, _smeared(truth, width)
     for size in (0.03, 0.12):  # parts of the brightness
-        yield "flicker", size, _bytes(truth * (1 + rng.uniform(-size, size, (count, 1, 1, 1))))
+        yield "flicker", size, damages.flicker(truth, size, rng)
     for size in (1, 3):  # pixels
         steps = rng.integers(-size, size + 1, (count, 2))
         moved = [
@@ -97,7 +96,7 @@ def plant(
     yield "identity", 2, other
     yield "identity", 3, source
     ramp = np.linspace(0, 1, count)[:, None, None, None]
-    yield "tint", 0.3, _bytes(truth + 0.3 * ramp * (np.array([200, 80, 60]) - truth.astype(float)))
+    yield "tint", 0.3, damages.tint(truth, 0.3)
     yield "fade", 1, _bytes(truth + ramp * (source.astype(float) - truth))
     yield "flow warp", 1, flow_warp(case.reference, source)
 
