@@ -524,6 +524,20 @@ def bench_pose(
     print(bench_pose(cast, out, from_words(PoseBenchConfig, settings or [])))
 
 
+@bench.command("metrics")
+def bench_metrics(
+    cast: Annotated[Path, typer.Option(help="Cast pack with a test split.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results; the same command goes on.")],
+    settings: Settings = None,
+) -> None:
+    """What the metrics are worth: known damage, and rank correlation with the true error."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.bench.validation import MetricsBenchConfig, bench_metrics
+    from dreamactor.config import from_words
+
+    print(bench_metrics(cast, out, from_words(MetricsBenchConfig, settings or [])))
+
+
 @bench.command("speed")
 def bench_speed(
     out: Annotated[Path, typer.Option(help="Folder of the results; the same command goes on.")],

@@ -191,3 +191,35 @@ def krippendorff_alpha(ratings: Floats, level: Level) -> float:
 
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Rank correlation: 1 = one order, -1 = the reverse; equal values share their mean rank.
+
+    Args:
+        a: Values; pairs in which either is NaN are left out.
+        b: As many.
+
+    Returns:
+        NaN for less than 3 pairs, or where either is the same throughout.
+
+    Source:
+        Spearman 1904: Pearson's correlation of the ranks.
+    """
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if x.shape != y.shape:
+        raise ShapeError(f"{x.shape} and {y.shape} values: want as many of both")
+    both = ~(np.isnan(x) | np.isnan(y))
+    if both.sum() < 3:
+        return float("nan")
+    ranks = [ranked(v[both]) for v in (x, y)]
+    u, v = (r - r.mean() for r in ranks)
+    lengths = float(np.sqrt((u * u).sum() * (v * v).sum()))
+    return float((u * v).sum() / lengths) if lengths > 0 else float("nan")
+
+
+def ranked(values: Floats) -> Floats:
+    """Rank of each value from 0 up, equal ones with the mean of their ranks."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(count)
+    return np.asarray((last - (count + 1) / 2)[place], np.float64)

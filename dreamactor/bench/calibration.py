@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dreamactor import __version__
-from dreamactor.bench import planted
+from dreamactor.bench import damages, planted
 from dreamactor.bench.calibration_report import Verdict, draw, find_verdicts, report
 from dreamactor.bench.judge import AskConfig, chosen_cases
 from dreamactor.bench.judging import Scene, Task, check_settings, run
@@ -81,7 +81,7 @@ class Kind:
 
 
 def _blur(bare: Bare, x: float) -> Clip:
-    return planted.blurred(bare.truth, x * bare.scale)
+    return damages.blur(bare.truth, x * bare.scale)
 
 
 def _stutter(bare: Bare, x: float) -> Clip:
@@ -95,14 +95,14 @@ def _recolour(bare: Bare, x: float) -> Clip:
 KINDS = (
     Kind("blur", "imaging_quality", "px", (0.7, 1.2, 2.0, 3.5), _blur),
     Kind("noise", "imaging_quality", "levels of 255", (4, 8, 16, 32),
-         lambda b, x: planted.noisy(b.truth, x, b.rng)),
+         lambda b, x: damages.noise(b.truth, x, b.rng)),
     Kind("stutter", "motion_smoothness", "s", (0.1, 0.2, 0.4, 0.8), _stutter),
     Kind("shake", "motion_smoothness", "s", (0.1, 0.2, 0.4, 0.8),
          lambda b, x: planted.shaken(b.truth, b.frames(x), b.rng)),
     Kind("flicker", "temporal_consistency", "of brightness", (0.03, 0.06, 0.12, 0.24),
-         lambda b, x: planted.flickering(b.truth, x, b.rng)),
+         lambda b, x: damages.flicker(b.truth, x, b.rng)),
     Kind("drift", "temporal_consistency", "of the way to red", (0.1, 0.2, 0.4, 0.8),
-         lambda b, x: planted.tinted(b.truth, x)),
+         lambda b, x: damages.tint(b.truth, x)),
     Kind("recolour", "appearance_consistency", "of the way to violet", (0.15, 0.3, 0.6, 1.0),
          _recolour),
     Kind("swap", "appearance_consistency", "of the frames", (0.25, 0.5, 0.75, 1.0),

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dreamactor.bench import metrics
+from dreamactor.bench.metrics.clips import MARGIN
 from dreamactor.errors import ConfigError, MediaError, ShapeError
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from dreamactor.bench.perceptual import Perceptual
 
 TRUTH = "truth"  # the row that measures the truth against itself: the best any system can get
-MARGIN = 8  # pixels around the subject; a limb a little outside the truth's silhouette counts
 BACKLOG = 48  # cases whose metrics may be under way at once; 25 MB each
 METRICS = (
     *("psnr", "ssim", "l1", "lpips", "sharpness_ratio"),

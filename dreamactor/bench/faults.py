@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamactor.bench.metrics import clip_flow
+from dreamactor.bench.metrics.appearance import palette
+from dreamactor.bench.metrics.smoothness import frame_surprise
 from dreamactor.errors import ShapeError
 from dreamactor.image import Rgb, resize
-from dreamactor.interpolate import Between
 
 Floats = NDArray[np.float64]
 Clip = NDArray[np.uint8]
@@ -34,8 +35,6 @@ SIDE = 256
 """Pixels of the longer side, for what moves."""
 LOOKS = 5
 """Moments at which interpolation and colours are looked at, evenly spread."""
-BINS = (8, 16, 16)
-"""Of a palette: lightness, a, b of CIELAB; hue says more of who it is than light does."""
 DIRECTIONS = 8
 SLOW = 0.3
 """Pixels a frame below which the direction of motion is noise."""
@@ -148,8 +147,7 @@ class Watched:
     def surprise(self) -> float:
         """Mean error of frames against those interpolated from their neighbours, of 255."""
         x = self.small
-        guesses = ((x[t], Between(x[t - 1], x[t + 1]).at(0.5)) for t in self.looks)
-        return float(np.mean([np.abs(a - b.astype(np.float64)).mean() for a, b in guesses]))
+        return float(np.mean([frame_surprise(x, t) for t in self.looks]))
 
     @cached_property
     def residual(self) -> float:
@@ -228,16 +226,6 @@ def grain(frame: Rgb) -> float:
     """
     mask = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
     return float(np.median(np.abs(cv2.filter2D(_grey(frame), -1, mask))))
-
-
-def palette(frame: Rgb) -> Floats:  # (bins,)
-    """Root of the shares of colours in CIELAB: the product of two is their likeness, 0 to 1.
-
-    Source: Bhattacharyya coefficient.
-    """
-    lab = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2LAB)
-    counts = cv2.calcHist([lab], [0, 1, 2], None, list(BINS), [0, 256] * 3).ravel()
-    return np.sqrt(counts.astype(np.float64) / counts.sum())
 
 
 def _straying(source: Floats, result: Floats) -> float:

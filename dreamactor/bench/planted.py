@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dreamactor.bench import metrics
+from dreamactor.bench import damages, metrics
 from dreamactor.bench.baselines import flow_warp
 from dreamactor.bench.evaluate import Case
 from dreamactor.image import resize
@@ -72,14 +72,14 @@ def plant(
     truth, source = case.truth, case.driving
     count, first = len(truth), truth[:1]
     yield "clean", 0, truth
-    for sigma in (0.7, 1.0, 2.0):
-        yield "blur", sigma, blurred(truth, sigma)
-    for sigma in (4.0, 12.0):
-        yield "noise", sigma, noisy(truth, sigma, rng)
+    for sigma in (0.7, 1.0, 2.0):  # pixels
+        yield "blur", sigma, damages.blur(truth, sigma)
+    for sigma in (4.0, 12.0):  # levels of 255
+        yield "noise", sigma, damages.noise(truth, sigma, rng)
     for width in (3, 7):  # frames
         yield "smear", width, _smeared(truth, width)
-    for size in (0.03, 0.12):
-        yield "flicker", size, flickering(truth, size, rng)
+    for size in (0.03, 0.12):  # parts of the brightness
+        yield "flicker", size, damages.flicker(truth, size, rng)
     for size in (1, 3):  # pixels
         steps = rng.integers(-size, size + 1, (count, 2))
         moved = [
@@ -97,36 +97,15 @@ def plant(
     yield "identity", 1, np.where(driver[..., None], source, place)
     yield "identity", 2, other
     yield "identity", 3, source
-    yield "tint", 0.3, tinted(truth, 0.3)
     ramp = np.linspace(0, 1, count)[:, None, None, None]
+    yield "tint", 0.3, damages.tint(truth, 0.3)
     yield "fade", 1, _bytes(truth + ramp * (source.astype(float) - truth))
     yield "flow warp", 1, flow_warp(case.reference, source)
-
-
-def blurred(clip: Clip, sigma: float) -> Clip:
-    """Every frame softened; sigma in pixels."""
-    return np.stack([cv2.GaussianBlur(f, (0, 0), sigma) for f in clip])
-
-
-def noisy(clip: Clip, sigma: float, rng: np.random.Generator) -> Clip:
-    """Grain that is new in every frame; sigma in levels of 255."""
-    return _bytes(clip + rng.normal(0, sigma, clip.shape))
-
-
-def flickering(clip: Clip, size: float, rng: np.random.Generator) -> Clip:
-    """Every frame brighter or darker by up to `size` of its brightness."""
-    return _bytes(clip * (1 + rng.uniform(-size, size, (len(clip), 1, 1, 1))))
 
 
 def stuttering(clip: Clip, width: int) -> Clip:
     """Each frame that is shown stays for `width` frames."""
     return clip[np.arange(len(clip)) // width * width]
-
-
-def tinted(clip: Clip, size: float) -> Clip:
-    """Colours that drift, by the last frame `size` of the way to a red."""
-    ramp = np.linspace(0, 1, len(clip))[:, None, None, None]
-    return _bytes(clip + size * ramp * (np.array([200, 80, 60]) - clip.astype(float)))
 
 
 def shaken(clip: Clip, width: int, rng: np.random.Generator) -> Clip:

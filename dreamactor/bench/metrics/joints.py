@@ -1,0 +1,90 @@
+"""Where joints are against where they should be: AKD, MKR, PCK.
+
+What they measure is as good as who finds the joints. In the literature that is a detector of
+people; the world's exact joints (`dreamactor.world.tracks`) hold for animals too.
+
+Legend: T frames, J joints; places are (T, J, 2) pixels, x right and y down; found is (T, J), true
+where a joint was found: in the truth one that is in the picture and seen.
+
+Source:
+    Siarohin et al. 2019, "First Order Motion Model" (AKD, MKR); Yang and Ramanan 2013 (PCK).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dreamactor.bench.metrics.clips import Array
+from dreamactor.errors import ShapeError
+
+Found = NDArray[np.bool_]
+
+
+def akd(result: Array, truth: Array, found: Found, known: Found) -> float:
+    """Average keypoint distance: mean over joints found in both, pixels; lower is better.
+
+    Args:
+        result: (T, J, 2).
+        truth: (T, J, 2).
+        found: (T, J) of the result.
+        known: (T, J) of the truth.
+
+    Returns:
+        Pixels; NaN where no joint is in both.
+    """
+    _check(result, truth, found, known)
+    away = np.linalg.norm(result.astype(np.float64) - truth, axis=-1)
+    both = found & known
+    return float(away[both].mean()) if both.any() else float("nan")
+
+
+def mkr(found: Found, known: Found) -> float:
+    """Missing keypoint rate: share of the truth's joints not found in the result; lower is better.
+
+    Args:
+        found: (T, J) of the result.
+        known: (T, J) of the truth.
+
+    Returns:
+        0 to 1; NaN where the truth has none.
+    """
+    if found.shape != known.shape:
+        raise ShapeError(f"joints found are {found.shape}, known {known.shape}: want (T, J) both")
+    return float((~found)[known].mean()) if known.any() else float("nan")
+
+
+def pck(
+    result: Array, truth: Array, found: Found, known: Found, size: Array, part: float = 0.1
+) -> float:
+    """Percentage of correct keypoints, as a share: higher is better.
+
+    Share of the truth's joints found within `part` times the subject's size; a joint that was not
+    found is wrong.
+
+    Args:
+        result: (T, J, 2).
+        truth: (T, J, 2).
+        found: (T, J) of the result.
+        known: (T, J) of the truth.
+        size: (T,) longer side of the truth's subject, pixels.
+        part: Of it that counts as right.
+
+    Returns:
+        0 to 1; NaN where the truth has no joint.
+    """
+    _check(result, truth, found, known)
+    if size.shape != (len(truth),):
+        raise ShapeError(f"sizes are {size.shape}: want ({len(truth)},), one a frame")
+    away = np.linalg.norm(result.astype(np.float64) - truth, axis=-1)
+    right = found & (away <= part * size[:, None])
+    return float(right[known].mean()) if known.any() else float("nan")
+
+
+def _check(result: Array, truth: Array, found: Found, known: Found) -> None:
+    shape = (*known.shape, 2)
+    if result.shape != shape or truth.shape != shape or found.shape != known.shape:
+        raise ShapeError(
+            f"joints are {result.shape} and {truth.shape}, found {found.shape} and {known.shape}: "
+            "want (T, J, 2) twice and (T, J) twice"
+        )
