@@ -199,7 +199,9 @@ def chance(paths: Sequence[Path]) -> None:
     print(f"{len(found)} files without a mark in {time.perf_counter() - start:.0f} s")
     print(f"found in {sum(f.there for f in found)}, by a threshold of {CHANCE:g}")
     print(f"smallest chance: {', '.join(f'{f:.2g}' for f in sorted(f.chance for f in found)[:5])}")
-    print(f"best score at any place: median {statistics.median(scores):.2f}, most {max(scores):.2f}")
+    print(
+        f"best score at any place: median {statistics.median(scores):.2f}, most {max(scores):.2f}"
+    )
 
 
 def picture(out: Path, paths: Sequence[Path]) -> None:

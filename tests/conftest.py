@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from dreamactor.mllm import VARIABLES
+from dreamactor import mllm, signer
 
 
 @pytest.fixture(autouse=True)
 def no_models(monkeypatch, tmp_path_factory):
-    for name in VARIABLES:
+    for name in (*mllm.VARIABLES, *signer.VARIABLES):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv(signer.HOME, str(tmp_path_factory.getbasetemp() / "home"))
 
 
 @pytest.fixture(scope="module")

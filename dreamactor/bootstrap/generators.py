@@ -92,6 +92,8 @@ class Animator:
             steps=self.steps,
             seed=forward.seed,
             audio=False,
+            watermark=False,  # these clips are for training, and no model shall learn the mark
+            manifest=False,
             describer="offline",
             device=self.device,
             threads=self.threads,
