@@ -126,7 +126,8 @@ def definition(record: Mapping[str, Any]) -> dict[str, Any]:
     facts = {
         "settings": {key: record["settings"].get(key) for key in HARMLESS},
         "inputs": record["inputs"],
-        "backbone": {"name": backbone["name"], "weights": backbone["weights"]},
+        # by their hashes alone: of `--lora` the keys are names of the user's files
+        "backbone": {"name": backbone["name"], "weights": sorted(backbone["weights"].values())},
         "adapter": (backbone["adapter"] or {}).get("sha256"),
         "watermark": mark,
         "versions": {key: record["versions"].get(key) for key in ("dreamactor", "torch", "av")},

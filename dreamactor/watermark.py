@@ -41,7 +41,7 @@ LOW, HIGH = 6, 64
 """Radii in the plane of the transform: 3 to 32 waves across the picture."""
 SYMBOLS = 6
 """Bytes that the mark says: four of the identity, two of its checksum."""
-FLAT, GAIN, TOP = 0.5, 0.5, 3.0
+FLAT, GAIN, TOP = 0.6, 0.5, 3.0
 """Levels of 255 where a picture is smooth, more per level of its texture, and at most."""
 RMS = 1.9
 """Levels of 255 over a whole frame at most: 42.5 dB."""
@@ -292,41 +292,55 @@ def _search(total: Plane, frames: int) -> Iterator[Found]:
     """The best crop, upright and mirrored."""
     shape = np.zeros(GRID * GRID, np.float32)
     shape[code().known] = code().signs
-    wanted = np.conj(np.fft.rfft2(_spread(shape)))
+    upright = _spread(shape)
+    wanted = [_spectrum(upright[:, ::step]) for step in (1, -1)]
     ways = 9 * sum((GRID - side + 1) for side in SIDES) ** 2  # 9: the sides beside the best ones
     tries = 2 * 2 * ways  # mirrored or not, and the whole was tried before
-    for step in (1, -1):
-        places = [
-            _best_place(_stretch(total[:, ::step], (tall, wide)), wanted)
-            for tall in SIDES
-            for wide in SIDES
-        ]
-        _, top, left, tall, wide = max(places)
+    places: list[list[Place]] = [[], []]
+    for tall in SIDES:
+        for wide in SIDES:
+            seen = _whitened(_stretch(total, (tall, wide)))
+            for found, known in zip(places, wanted, strict=True):
+                found.append(_best_place(seen, known, tall, wide))
+    for step, found in zip((1, -1), places, strict=True):
+        _, top, left, tall, wide = max(found)
         yield max(
             (
-                _look(plane, tries, frames, step < 0, seen=(a / GRID, b / GRID))
+                _look(plane[:, ::step], tries, frames, step < 0, seen=(a / GRID, b / GRID))
                 for a in (tall - 1, tall, tall + 1)
                 for b in (wide - 1, wide, wide + 1)
-                for plane in _placed(total[:, ::step], top, left, a, b)
+                for plane in _placed(total, top, left, a, b)
             ),
             key=_score,
         )
 
 
-def _best_place(part: Plane, wanted: NDArray[np.complex128]) -> tuple[float, int, int, int, int]:
-    """Where on the marked picture a crop (h, w) fits best: its score, top, left, h, w."""
-    tall, wide = part.shape
+Place = tuple[float, int, int, int, int]
+"""Score of a crop; its top, left, height and width on the marked picture, of GRID."""
+
+
+def _spectrum(plane: Plane) -> Plane:
+    """(G, G) -> (G, G, 2), real and imaginary."""
+    return np.asarray(cv2.dft(np.ascontiguousarray(plane), flags=cv2.DFT_COMPLEX_OUTPUT))
+
+
+def _whitened(part: Plane) -> Plane:
+    """(G, G, 2) spectrum of a crop (h, w), every wave over the size of its neighbours."""
     plane = np.zeros((GRID, GRID), np.float32)
-    plane[:tall, :wide] = part
-    spectrum = np.fft.rfft2(plane)
-    size = np.abs(spectrum).astype(np.float32)
-    spectrum = spectrum / np.maximum(cv2.blur(size, (9, 9)), 1e-9)
-    # the crop belongs at (top, left): the known pattern, moved back by that, agrees with it
-    agreed = np.fft.irfft2(np.conj(spectrum * wanted), s=(GRID, GRID))
-    agreed = agreed / max(float(agreed.std()), 1e-12)
+    plane[: part.shape[0], : part.shape[1]] = part
+    spectrum = _spectrum(plane)
+    size = cv2.blur(cv2.magnitude(spectrum[..., 0], spectrum[..., 1]), (9, 9))
+    return np.asarray(spectrum / np.maximum(size, 1e-9)[..., None], np.float32)
+
+
+def _best_place(seen: Plane, known: Plane, tall: int, wide: int) -> Place:
+    """Where the crop fits the known pattern best: there the two agree, one moved by that."""
+    both = cv2.mulSpectrums(known, seen, 0, conjB=True)
+    agreed = cv2.dft(both, flags=cv2.DFT_INVERSE | cv2.DFT_REAL_OUTPUT)
     room = agreed[: GRID - tall + 1, : GRID - wide + 1]
     top, left = np.unravel_index(int(room.argmax()), room.shape)
-    return float(room[top, left]), int(top), int(left), tall, wide
+    score = float(room[top, left]) / max(float(agreed.std()), 1e-12)
+    return score, int(top), int(left), tall, wide
 
 
 def _placed(total: Plane, top: int, left: int, tall: int, wide: int) -> Iterator[Plane]:

@@ -11,7 +11,14 @@ def no_models(monkeypatch, tmp_path_factory):
     for name in (*mllm.VARIABLES, *signer.VARIABLES):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setenv(signer.HOME, str(tmp_path_factory.getbasetemp() / "home"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_home(tmp_path_factory):
+    """Where the certificate of this machine lies, made once."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv(signer.HOME, str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 @pytest.fixture(scope="module")
