@@ -247,13 +247,13 @@ def _read(library: Any, path: Path, data: bytes | None, context: Any) -> dict[st
 
 
 def _seen(report: Mapping[str, Any], where: str) -> Seen:
-    manifest = report["manifests"][report["active_manifest"]]
+    manifest = (report.get("manifests") or {}).get(report.get("active_manifest")) or {}
     failed = [
         str(told.get("code"))
         for told in report.get("validation_status") or []
         if told.get("code") != "signingCredential.untrusted"
     ]
-    valid = report.get("validation_state") in ("Valid", "Trusted") and not failed
+    valid = report.get("validation_state") in ("Valid", "Trusted") and manifest and not failed
     told = {item.get("label"): item.get("data") for item in manifest.get("assertions", [])}
     made = [*manifest.get("claim_generator_info", []), {}][0]
     settings = told.get(SETTINGS)
