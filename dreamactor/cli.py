@@ -70,6 +70,8 @@ def animate(
     fps: Annotated[float | None, typer.Option(help="Output rate; default the clip's.")] = None,
     interpolate: Annotated[str, typer.Option(help="Frames between: flow or nearest.")] = "flow",
     audio: Annotated[bool, typer.Option(help="Carry the driving clip's sound over.")] = True,
+    watermark: Annotated[bool, typer.Option(help="Mark the frames invisibly.")] = True,
+    manifest: Annotated[bool, typer.Option(help="Sign what made the clip, by C2PA.")] = True,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace OUT and its record.")
     ] = False,
@@ -119,6 +121,22 @@ def animate(
     result = pipeline.run(prepared)
     height, width = result.size
     print(f"{result.out}: {result.frames} frames of {width} x {height}, {result.seconds:.0f} s")
+    if manifest and result.facts["marks"]["c2pa"]["where"] is None:
+        print(f"note: no C2PA manifest: {result.facts['marks']['c2pa']['why']}", file=sys.stderr)
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="Clip or picture.")],
+    as_json: Annotated[bool, typer.Option("--json", help="All that is known, as JSON.")] = False,
+) -> int:
+    """Look for the marks of results: 0 found, 1 none, 3 the file was changed since."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.verify import verify
+
+    found = verify(file)
+    print(json.dumps(found.plain(), indent=1) if as_json else "\n".join(found.lines()))
+    return found.code
 
 
 @app.command()

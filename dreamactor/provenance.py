@@ -24,9 +24,14 @@ from dreamactor.errors import MediaError
 from dreamactor.image import refusals
 
 T = TypeVar("T")
+NOT_PIXELS = (
+    *("reference", "driving", "out", "overwrite", "weights", "adapter", "lora"),
+    *("audio", "watermark", "manifest"),
+)
+"""Settings that are files, told by their sha256 elsewhere, or have no say in the frames."""
 LIBRARIES = (
     *("dreamactor", "torch", "diffusers", "transformers", "numpy", "av", "opencv-python-headless"),
-    *("pillow", "safetensors", "peft"),
+    *("pillow", "safetensors", "peft", "c2pa-python"),
 )
 
 
@@ -75,7 +80,7 @@ class Stages:
 
 
 def versions() -> dict[str, str]:
-    """Of this program, Python, the machine and every library that has a say in the pixels."""
+    """Of this program, Python, the machine and every library that has a say in the result."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -93,6 +98,18 @@ def sha256(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def identity_of(facts: Mapping[str, Any]) -> str:
+    """Eight hex digits that tell a clip from others: of inputs, backbone, prompt and settings.
+
+    Settings that say where files are, and which marks there are, have no part in it: the same
+    pixels have the same identity.
+    """
+    settings = {k: v for k, v in facts["settings"].items() if k not in NOT_PIXELS}
+    said = {"settings": settings} | {k: facts[k] for k in ("prompt", "inputs", "backbone")}
+    text = json.dumps(said, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def peak_memory() -> float:
@@ -124,12 +141,15 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def both_or_neither(clip: Path, record: Path) -> Iterator[tuple[Path, Path]]:
+def both_or_neither(clip: Path, record: Path, *more: Path) -> Iterator[tuple[Path, ...]]:
     """Write a clip and its record whole, both or neither.
 
-    Yields two paths to write to, in a hidden folder beside `clip`. When the block ends well they
+    Yields paths to write to, in a hidden folder beside `clip`. When the block ends well they
     are renamed to `clip` and `record`; on any exception, KeyboardInterrupt and SystemExit too,
     the folder goes and what was there before stays. Only SIGKILL leaves the folder behind.
+
+    Of `more` files each may be written or not; one that is not, and was there before, goes: it
+    belonged to the clip that is replaced.
 
     Raises:
         MediaError: The operating system refused to write (full disk, permissions); a MediaError
@@ -137,7 +157,8 @@ def both_or_neither(clip: Path, record: Path) -> Iterator[tuple[Path, Path]]:
     """
     with refusals(clip):
         folder = Path(tempfile.mkdtemp(".part", f".{clip.name[:200]}.", clip.parent))
-    hidden, final = (folder / clip.name, folder / record.name), (clip, record)
+    final = (clip, record, *more)
+    hidden = tuple(folder / path.name for path in final)
     try:
         try:
             yield hidden
@@ -151,18 +172,20 @@ def both_or_neither(clip: Path, record: Path) -> Iterator[tuple[Path, Path]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _rename(hidden: tuple[Path, Path], final: tuple[Path, Path], folder: Path) -> None:
-    """Both renames; whatever fails, what was there before comes back."""
+def _rename(hidden: tuple[Path, ...], final: tuple[Path, ...], folder: Path) -> None:
+    """All renames; whatever fails, what was there before comes back."""
     kept = [folder / f"{k}.before" for k in range(len(final))]
+    written = [k < 2 or path.exists() for k, path in enumerate(hidden)]  # clip and record must be
     try:
-        for target, path, old in zip(final, hidden, kept, strict=True):
+        for target, path, old, there in zip(final, hidden, kept, written, strict=True):
             with refusals(target):
                 if target.exists():
                     target.replace(old)
-                path.replace(target)
+                if there:
+                    path.replace(target)
     except BaseException:
-        for target, path, old in zip(final, hidden, kept, strict=True):
-            if not path.exists():
+        for target, path, old, there in zip(final, hidden, kept, written, strict=True):
+            if there and not path.exists():
                 target.unlink(missing_ok=True)
             if old.exists():
                 old.replace(target)

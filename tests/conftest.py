@@ -5,14 +5,22 @@ import shutil
 import pytest
 import torch
 
-from dreamactor.mllm import VARIABLES
+from dreamactor import mllm, signer
 
 
 @pytest.fixture(autouse=True)
 def no_models(monkeypatch, tmp_path_factory):
-    for name in VARIABLES:
+    for name in (*mllm.VARIABLES, *signer.VARIABLES):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_home(tmp_path_factory):
+    """Where the certificate of this machine lies, made once."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv(signer.HOME, str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 @pytest.fixture(scope="module")

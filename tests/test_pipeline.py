@@ -380,17 +380,28 @@ def test_peak_memory_is_known_here():
 
 
 def test_the_same_settings_give_the_same_bytes(run):
-    first = run(backbone=tiny_nano()).facts["output"]["sha256"]
-    again = run(backbone=tiny_nano(), overwrite=True).facts["output"]["sha256"]
-    other = run(backbone=tiny_nano(), overwrite=True, seed=1).facts["output"]["sha256"]
+    same = {"manifest": False, "overwrite": True}
+    first = run(backbone=tiny_nano(), **same).facts["output"]["sha256"]
+    again = run(backbone=tiny_nano(), **same).facts["output"]["sha256"]
+    other = run(backbone=tiny_nano(), seed=1, **same).facts["output"]["sha256"]
     assert first == again != other
+
+
+def test_the_same_settings_give_the_same_frames_whatever_signs_them(run):
+    """unchanged by: a manifest, whose signature is another one every time; nor by names."""
+    clips = [
+        np.stack(frames_of(run(backbone=tiny_nano(), out=f"{k}.mp4", manifest=k < 2).out))
+        for k in range(3)
+    ]
+    assert all(np.array_equal(clips[0], clip) for clip in clips[1:])
 
 
 def test_unchanged_by_the_threads_that_torch_had(run):
     before, clips = torch.get_num_threads(), []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        clips.append(run(backbone=tiny_nano(), overwrite=True).facts["output"]["sha256"])
+        facts = run(backbone=tiny_nano(), overwrite=True, manifest=False).facts
+        clips.append(facts["output"]["sha256"])
         assert torch.get_num_threads() == threads
     torch.set_num_threads(before)
     assert len(set(clips)) == 1

@@ -32,6 +32,8 @@ class Generator(Protocol):
 class Animator(animator.Animator):
     """A backbone of this package."""
 
+    marked: bool = False  # these clips are for training, and no model shall learn the mark
+
     def __call__(self, forward: Forward, out: Path) -> None:
         """Animate the identity with the source clip; the record goes beside `out`."""
         self.animate(forward.identity.path, forward.source.path, out, forward.seed)

@@ -44,6 +44,8 @@ class Animator:
     """Weights of theirs; none takes those that ship."""
     guard: Guard = "none"
     """Against drift over a long clip."""
+    marked: bool = True
+    """Whether clips carry watermark and manifest."""
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -85,6 +87,8 @@ class Animator:
             steps=self.steps,
             seed=seed,
             audio=False,
+            watermark=self.marked,
+            manifest=self.marked,
             describer="offline",
             device=self.device,
             threads=self.threads,

@@ -26,6 +26,7 @@ from dreamactor.diffusion.segments import Guard
 from dreamactor.errors import ConfigError, MediaError
 from dreamactor.image import Rgb, check_input, check_output, read_image
 from dreamactor.interpolate import Interpolation
+from dreamactor.manifest import check_signer, sidecar
 from dreamactor.mllm import Client, Describer, choose
 from dreamactor.video import CLIP_SUFFIXES, ClipInfo, ClipWriter, probe
 
@@ -87,6 +88,10 @@ class AnimateConfig:
     """How the backbone's frames come to that rate: along the optical flow, or the nearest."""
     audio: bool = True
     """Whether the driving clip's sound is carried over."""
+    watermark: bool = True
+    """Whether frames are marked invisibly; see `watermark.py`."""
+    manifest: bool = True
+    """Whether the clip gets a signed C2PA manifest; see `manifest.py`."""
     overwrite: bool = False
     """Whether a clip and record that are there are replaced."""
     device: str = "cpu"
@@ -162,6 +167,11 @@ class AnimateConfig:
         """Where the record goes: `out` with the suffix .json."""
         return self.out.with_suffix(".json")
 
+    @property
+    def sidecar(self) -> Path | None:
+        """Where the manifest goes if `out` cannot carry it: `out` with the suffix .c2pa."""
+        return sidecar(self.out)
+
     def plain(self) -> dict[str, Any]:
         """Values for JSON, paths as text."""
         values = {**vars(self), "lora": list(self.lora)}
@@ -202,11 +212,15 @@ def prepare(config: AnimateConfig) -> Job:
         The job. It holds one picture in memory; the clip was read once, not decoded.
 
     Raises:
-        ConfigError: The output's suffix or rate cannot be.
+        ConfigError: The output's suffix or rate cannot be, or the user's certificate cannot sign.
         MediaError: An input cannot be read, or an output not written; or they are one file.
     """
     check_output(config.out, config.overwrite, CLIP_SUFFIXES)
     check_output(config.record, config.overwrite)
+    if config.sidecar is not None:
+        check_output(config.sidecar, config.overwrite)
+    if config.manifest:
+        check_signer()
     folder = config.adapter is not None and config.adapter.is_dir()  # of a large backbone
     extra = () if config.adapter is None or folder else (config.adapter,)
     for path in (config.reference, config.driving, *extra):

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dreamactor import provenance
+from dreamactor import manifest, provenance, watermark
 from dreamactor.backbones.base import Backbone, Cond, identity
 from dreamactor.backbones.catalogue import Cache, CacheDtype, CacheHolds, Dtype, Offload
 from dreamactor.backbones.load import Variant, check_variant, load_backbone
@@ -80,6 +80,8 @@ class Settings(TypedDict, total=False):
     fps: float | None
     interpolate: Interpolation
     audio: bool
+    watermark: bool
+    manifest: bool
     overwrite: bool
     device: str
     dtype: Dtype
@@ -160,10 +162,14 @@ def run(
         texts = describe(job, track)
     driver = None if track is None else skeleton(track, model)
     task = resolve(job, model, texts.prompt, driver)
-    with both_or_neither(job.config.out, job.config.record) as (clip, record):
+    basis = _basis(task, model)
+    more = () if job.config.sidecar is None else (job.config.sidecar,)
+    with both_or_neither(job.config.out, job.config.record, *more) as (clip, record, *beside):
         with _quiet_torch(job.config.threads):
-            frames, placement = _written(task, model, clip, stages)
-        facts = _facts(task, model, clip, frames, stages)
+            frames, placement = _written(task, model, clip, stages, _marker(task, basis))
+        with stages("sign"):
+            _sign(task, clip, beside[0] if beside else None, basis)
+        facts = _facts(task, clip, frames, stages, basis)
         facts |= {"estimator": found_by, "text": texts.plain(), "placement": placement}
         write_record(record, facts)
     return Result(
@@ -267,10 +273,38 @@ def denoise(
     return torch.cat([known[:, :, :shown], latents[:, :, shown:]], dim=2)
 
 
+def _basis(task: Task, backbone: Backbone) -> dict[str, Any]:
+    """What is known of the result before it is made, as the record and the manifest say it."""
+    config = task.job.config
+    basis = {
+        "settings": task.plain(),
+        "inputs": {
+            "reference": {"sha256": provenance.sha256(config.reference)},
+            "driving": {"sha256": provenance.sha256(config.driving)},
+        },
+        "backbone": identity(backbone),
+        "versions": provenance.versions(),
+    }
+    said = provenance.identity_of({**basis, "prompt": task.prompt})
+    mark = {"version": watermark.VERSION, "identity": said} if config.watermark else None
+    return {**basis, "marks": {"watermark": mark, "c2pa": {"where": None, "why": "not asked for"}}}
+
+
+def _marker(task: Task, basis: dict[str, Any]) -> watermark.Marker | None:
+    mark = basis["marks"]["watermark"]
+    return None if mark is None else watermark.Marker(mark["identity"], task.box.size)
+
+
+def _sign(task: Task, clip: Path, beside: Path | None, basis: dict[str, Any]) -> None:
+    """Give the clip its manifest, if one is wanted, and note what became of it."""
+    if task.job.config.manifest:
+        basis["marks"]["c2pa"] = manifest.sign(clip, beside, basis)
+
+
 def _written(
-    task: Task, backbone: Backbone, path: Path, stages: Stages
+    task: Task, backbone: Backbone, path: Path, stages: Stages, marker: watermark.Marker | None
 ) -> tuple[int, dict[str, Any] | None]:
-    """Generate and write the clip; the number of frames, and where the driver was brought."""
+    """Generate, mark and write the clip; the number of frames, and where the driver was brought."""
     job, config = task.job, task.job.config
     writer = ClipWriter(
         path, job.fps, task.box.size, audio_from=config.driving if config.audio else None
@@ -283,6 +317,9 @@ def _written(
         rate = rate_of(backbone.native)
         frames = at_rate(cut, rate, job.fps, job.count, config.interpolate)
         for frame in stages.each("interpolate", frames):
+            if marker is not None:
+                with stages("mark"):
+                    frame = marker.mark(frame)
             with stages("write"):
                 writer.write(frame)
     placement = None if found[0] is None else found[0].plain()[0]
@@ -331,21 +368,16 @@ def preview(job: Job, backbone: Backbone | None = None) -> dict[str, Any]:
 
 
 def _facts(
-    task: Task, backbone: Backbone, clip: Path, frames: int, stages: Stages
+    task: Task, clip: Path, frames: int, stages: Stages, basis: dict[str, Any]
 ) -> dict[str, Any]:
     """What the record says; see docs/conventions.md."""
-    job, config = task.job, task.job.config
+    job = task.job
     seconds = {name: round(spent, 3) for name, spent in stages.seconds.items()}
     busy = sum(seconds.get(name, 0) for name in ("encode latents", "denoise", "decode latents"))
     return {
         "synthetic": True,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "settings": task.plain(),
-        "inputs": {
-            "reference": {"sha256": provenance.sha256(config.reference)},
-            "driving": {"sha256": provenance.sha256(config.driving)},
-        },
-        "backbone": identity(backbone),
+        **basis,
         "output": {
             "sha256": provenance.sha256(clip),
             "frames": frames,
@@ -359,7 +391,6 @@ def _facts(
         "seconds": {**seconds, "total": round(stages.total, 3)},
         "seconds_per_generated_frame": round(busy / task.native_frames, 4),
         "peak_memory_mib": round(provenance.peak_memory(), 1),
-        "versions": provenance.versions(),
     }
 
 
