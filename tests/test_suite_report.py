@@ -43,7 +43,7 @@ def test_exact_tables_hold_the_records(run):
         if (m["system"], m["metric"], m["scenario"]) == ("copy", "psnr", "human2human")
     ]
     assert (row["mean"], row["clips"]) == (psnr, 1)
-    assert {m["scenario"] for m in means} == {None, "human2human"}
+    assert {m["scenario"] for m in means} == {None, "human2human", "human2animal"}
 
 
 def test_exact_the_page_needs_no_other_file(run):

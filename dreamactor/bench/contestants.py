@@ -26,11 +26,12 @@ from dreamactor import __version__
 from dreamactor.backbones.catalogue import CATALOGUE
 from dreamactor.bench.baselines import System, copy_reference, driving_itself, flow_warp
 from dreamactor.bench.manifest import Suite, SuiteCase, read_clip
+from dreamactor.bench.results import clip_of
 from dreamactor.diffusion.animator import Animator
 from dreamactor.errors import ConfigError, MediaError
 from dreamactor.image import fit, read_image
 from dreamactor.runs import seed_of
-from dreamactor.video import CLIP_SUFFIXES, write_clip
+from dreamactor.video import write_clip
 
 BASELINES: dict[str, System] = {
     "copy": copy_reference,
@@ -194,16 +195,10 @@ class Folder:
 
     def clip(self, suite: Suite, case: SuiteCase, out: Path) -> Path:
         """Find it."""
-        found = find_clip(self.path, case)
+        found = clip_of(self.path, case)
         if found is None:
             raise MediaError(f"{self.path}: no clip named {case.result_name}.mp4")
         return found
-
-
-def find_clip(folder: Path, case: SuiteCase) -> Path | None:
-    """The clip of a case in a folder of results, whatever its container."""
-    paths = (folder / f"{case.result_name}{suffix}" for suffix in CLIP_SUFFIXES)
-    return next((path for path in paths if path.is_file()), None)
 
 
 def contestant(

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dreamactor.bench.manifest import Suite
+from dreamactor.bench.manifest import Suite, SuiteCase
 from dreamactor.errors import ConfigError
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".webp")
@@ -56,6 +56,12 @@ def find_clips(suite: Suite, root: Path, systems: Sequence[str] = ()) -> dict[st
             f"{root}: no clip of {suite.name}; want such as SYSTEM/{suite.cases[0].result_name}.mp4"
         )
     return found
+
+
+def clip_of(folder: Path, case: SuiteCase) -> Path | None:
+    """The clip of a case in one system's folder."""
+    paths = (folder / f"{case.result_name}{suffix}" for suffix in SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def missing_clips(clips: Clips, cases: Iterable[str]) -> dict[str, list[str]]:

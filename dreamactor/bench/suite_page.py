@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dreamactor.bench.manifest import Suite, SuiteCase
-from dreamactor.bench.report import Column
+from dreamactor.bench.metrics.table import Metric
 from dreamactor.bench.suite_records import SuiteRecord
 from dreamactor.image import fit
 from dreamactor.runs import write_text
@@ -43,7 +43,7 @@ def write_page(
     out: Path,
     head: Mapping[str, Any],
     records: Sequence[SuiteRecord],
-    columns: Sequence[Column],
+    columns: Sequence[Metric],
 ) -> Path:
     """Write it; its path.
 
@@ -105,7 +105,7 @@ def write_page(
 def _worst_first(
     by_case: Mapping[str, Mapping[str, SuiteRecord]],
     systems: Sequence[str],
-    columns: Sequence[Column],
+    columns: Sequence[Metric],
 ) -> list[str]:
     """Names of the cases; by the last system's first metric, those without a value last."""
     if not columns:

@@ -28,6 +28,8 @@ class SuiteRecord:
     """That making it took; none where it lay there."""
     values: Mapping[str, float]
     """By the name of the metric; those that are undefined are left out."""
+    vectors: Sequence[Sequence[float]] | None = None
+    """Result and truth as `metrics.distance` sees them."""
     notes: Sequence[str] = ()
     """What a reader should know, such as another shape of frames."""
 

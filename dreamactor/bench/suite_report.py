@@ -14,16 +14,30 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dreamactor.bench import stats
 from dreamactor.bench.manifest import Suite
-from dreamactor.bench.report import ARROWS, COLUMNS, Column
+from dreamactor.bench.metrics.distance import jackknife
+from dreamactor.bench.metrics.table import METRICS, Metric
+from dreamactor.bench.report import ARROWS
 from dreamactor.bench.suite_page import write_page
 from dreamactor.bench.suite_records import SuiteRecord, collect, read_run
 from dreamactor.runs import write_text
 
-LENGTH = Column("length", "length", "one", 2)
-BRIEF = ("psnr", "lpips", "sharpness_ratio", "flow_epe", "dynamic_degree")
+LENGTH = Metric("length", "length", "suite_measure", "one", ("driver",), (), 2)
+BRIEF = (
+    "psnr",
+    "lpips",
+    "sharpness_ratio",
+    "flow_epe",
+    "appearance",
+    "following",
+    "dynamic_degree",
+)
 """Metrics of the tables by scenario."""
+FEWEST = 8
+"""Clips from which on the distance of sets is told."""
 NOTED = 5
 """Clips with a note that are named."""
 
@@ -42,10 +56,10 @@ def write_report(suite: Suite, out: Path) -> Path:
     return write_page(suite, out, head, records, shown(records))
 
 
-def shown(records: Iterable[SuiteRecord]) -> list[Column]:
-    """Columns that have a value anywhere, length only where it is not 1."""
+def shown(records: Iterable[SuiteRecord]) -> list[Metric]:
+    """Metrics that have a value anywhere, length only where it is not 1."""
     records = list(records)
-    kept = [c for c in COLUMNS if any(c.name in r.values for r in records)]
+    kept = [c for c in METRICS if any(c.name in r.values for r in records)]
     odd = any(abs(r.values.get("length", 1) - 1) > 0.02 for r in records)
     return [*kept, LENGTH] if odd else kept
 
@@ -58,11 +72,18 @@ def values(records: Iterable[SuiteRecord], system: str, metric: str) -> dict[str
 def markdown(suite: Suite, head: Mapping[str, Any], records: Sequence[SuiteRecord]) -> str:
     """report.md."""
     systems, columns = list(head["systems"]), shown(records)
+    with_truth = [c for c in columns if not c.free]
+    free = [c for c in columns if c.free]
     parts = [
         f"# {suite.name} {suite.version}",
         f"{len(suite.cases)} cases, digest {suite.digest[:12]}. Means over clips, after ± half the "
-        "width of the 95 % interval (bootstrap over clips).",
-        _table(records, systems, columns),
+        "width of the 95 % interval (bootstrap over clips). What a metric sees and what it is blind "
+        "to: docs/metrics.md.",
+        "## Against the truth",
+        _table(records, systems, with_truth),
+        _distances(records, systems),
+        "## Without the truth",
+        _table(records, systems, free),
     ]
     differences = _differences(records, systems, columns)
     if differences:
@@ -77,7 +98,7 @@ def markdown(suite: Suite, head: Mapping[str, Any], records: Sequence[SuiteRecor
         "## Systems",
         *(f"- {name}: `{json.dumps(head['systems'][name])}`" for name in systems),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def summary(
@@ -98,7 +119,7 @@ def summary(
 
 
 def _table(
-    records: Sequence[SuiteRecord], systems: Sequence[str], columns: Sequence[Column]
+    records: Sequence[SuiteRecord], systems: Sequence[str], columns: Sequence[Metric]
 ) -> str:
     rows = []
     for system in systems:
@@ -115,7 +136,7 @@ def _table(
 
 
 def _differences(
-    records: Sequence[SuiteRecord], systems: Sequence[str], columns: Sequence[Column]
+    records: Sequence[SuiteRecord], systems: Sequence[str], columns: Sequence[Metric]
 ) -> str:
     """Every other system minus the first, on the cases that both have."""
     rows = []
@@ -130,6 +151,20 @@ def _differences(
             )
         rows.append([system, *cells])
     return stats.markdown_table(["system", *(c.title for c in columns)], rows) if rows else ""
+
+
+def _distances(records: Sequence[SuiteRecord], systems: Sequence[str]) -> str:
+    """Of the set of a system's clips to the set of their truths; it is no mean over clips."""
+    rows = []
+    for system in systems:
+        pairs = [r.vectors for r in records if r.system == system and r.vectors is not None]
+        if len(pairs) >= FEWEST:
+            mine, theirs = (np.array([pair[k] for pair in pairs]) for k in (0, 1))
+            distance, error = jackknife(mine, theirs)
+            rows.append([system, str(len(pairs)), f"{distance:.2f} ± {1.96 * error:.2f}"])
+    if not rows:
+        return ""
+    return stats.markdown_table(["system", "clips", "FAD-V ↓, jackknife"], rows)
 
 
 def _lacking(suite: Suite, records: Sequence[SuiteRecord], systems: Sequence[str]) -> list[str]:

@@ -31,9 +31,9 @@ from dreamactor.bench.contestants import (
     Folder,
     about_of,
     contestant,
-    find_clip,
 )
 from dreamactor.bench.manifest import Suite, SuiteCase, load_suite
+from dreamactor.bench.results import clip_of
 from dreamactor.bench.suite_measure import measure_clip
 from dreamactor.bench.suite_records import SuiteRecord, collect, read_run
 from dreamactor.bench.suite_report import write_report
@@ -195,7 +195,7 @@ class Running:
             shutil.rmtree(hidden, ignore_errors=True)
 
     def _measured(self, case: SuiteCase, clip: Path, seconds: float | None) -> SuiteRecord:
-        values, notes = measure_clip(self.suite, case, clip, self.lpips, self.perceptual)
+        found = measure_clip(self.suite, case, clip, self.lpips, self.perceptual)
         inside = clip.is_relative_to(self.root)
         return SuiteRecord(
             case.name,
@@ -204,8 +204,9 @@ class Running:
             sha256(clip),
             clip.relative_to(self.root).as_posix() if inside else str(clip),
             None if seconds is None else round(seconds, 3),
-            {name: value for name, value in values.items() if np.isfinite(value)},
-            notes,
+            {name: value for name, value in found.values.items() if np.isfinite(value)},
+            found.vectors,
+            found.notes,
         )
 
 
@@ -339,7 +340,7 @@ def _lying(suite: Suite, system: Contestant, names: Sequence[str]) -> dict[str, 
     """sha256 of the clips that lie in a folder."""
     if not isinstance(system, Folder):
         return {}
-    found = {name: find_clip(system.path, suite.case(name)) for name in names}
+    found = {name: clip_of(system.path, suite.case(name)) for name in names}
     return {name: sha256(path) for name, path in found.items() if path is not None}
 
 
