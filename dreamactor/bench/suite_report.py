@@ -77,8 +77,8 @@ def markdown(suite: Suite, head: Mapping[str, Any], records: Sequence[SuiteRecor
     parts = [
         f"# {suite.name} {suite.version}",
         f"{len(suite.cases)} cases, digest {suite.digest[:12]}. Means over clips, after ± half the "
-        "width of the 95 % interval (bootstrap over clips). What a metric sees and what it is blind "
-        "to: docs/metrics.md.",
+        "width of the 95 % interval (bootstrap over clips). What a metric sees, and what it is "
+        "blind to: docs/metrics.md.",
         "## Against the truth",
         _table(records, systems, with_truth),
         _distances(records, systems),
