@@ -272,6 +272,7 @@ def test_exact_a_phone_by_touch(study, browser):
         browser.get(f"http://127.0.0.1:{port}/r/{rater.code}")
         person.sees("consent")
         person.click("#agree")
+        person.sees("how-rate")
         person.click("#how-rate .go")
         person.sees("item")
         person.waits("player.ready()")
@@ -299,6 +300,7 @@ def test_exact_names_and_roles_for_screen_readers(study, browser):
             person.sees("consent")
             assert person.run("document.activeElement.tagName") == "H1"
             person.click("#agree")
+            person.sees("how-rate")
             person.click("#how-rate .go")
             person.sees("item")
             person.waits("player.ready()")
