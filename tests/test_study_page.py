@@ -250,6 +250,8 @@ def test_exact_a_study_by_keyboard(study, browser, tmp_path):
             person.sees("item", f"{place + 1} of {many}")
             person.press("3", "3", "3", person.keys.ENTER)
         person.sees("how-pair")
+        browser.get(f"http://127.0.0.1:{port}/r/{rater.code}")
+        person.sees("how-pair")
         person.press(person.keys.TAB, person.keys.ENTER)
         choices = ["a", "s", "b"] * pairs
         for place in range(pairs):

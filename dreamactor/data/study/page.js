@@ -39,6 +39,7 @@ async function begin() {
     }));
     if (!state.agreed) open("consent");
     else if (!items.some(x => x.answer)) open("how-rate");
+    else if (turns()) open("how-pair");
     else { show(); if (place < items.length) note("You go on where you stopped.") }
   } catch (error) { code = ""; open("enter"); trouble(error.message) }
 }
@@ -114,10 +115,12 @@ async function next() {
       item.answer = answer;
     }
     place++;
-    const first = items[place];
-    if (first && first.kind === "pair" && item.kind === "rate" && !first.answer) open("how-pair");
-    else show();
+    if (turns()) open("how-pair"); else show();
   } catch (error) { note("Not saved: " + error.message, true) } finally { busy = false }
+}
+function turns() {  // from ratings to pairs, and for the first time
+  const here = items[place];
+  return here && here.kind === "pair" && !here.answer && items[place - 1].kind === "rate";
 }
 function back() { if (!busy && place > 0) { place--; show() } }
 
