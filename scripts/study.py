@@ -32,10 +32,10 @@ from dreamactor.bench.study.tally import check_raters, tally
 from dreamactor.local import listen
 from dreamactor.provenance import sha256
 
-RUNS = 2000
+RUNS = 1000
 SIZES = ((12, 100), (12, 30), (6, 30), (4, 20))
 PEOPLE = {
-    "as below": People(),
+    "as stated": People(),
     "raters twice as far apart": People(lenient=0.7),
     "all raters equally lenient": People(lenient=0.0),
 }
@@ -50,8 +50,8 @@ def coverages() -> str:
     """Share of the intervals that hold the truth."""
     rows = []
     for name, people in PEOPLE.items():
-        for raters, cases in SIZES if name == "as below" else SIZES[:1]:
-            found = coverage(people, raters, cases, RUNS, seed=raters * cases, resamples=2000)
+        for raters, cases in SIZES if name == "as stated" else SIZES[:1]:
+            found = coverage(people, raters, cases, RUNS, seed=raters * cases, resamples=1000)
             held = (found.cases, found.both, found.lead, found.cases_of_all)
             rows.append([name, str(raters), str(cases), *(f"{share:.3f}" for share in held)])
     header = ["people", "raters", "cases", "over cases", "over both", "lead over both",
@@ -147,7 +147,8 @@ def picture(demo: Path, out: Path) -> None:
                 browser.quit()
                 server.should_exit = True
                 thread.join(10)
-    Image.open(out).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(out, optimize=True)
+    shot = Image.open(out).convert("RGB")
+    shot.convert("P", palette=Image.Palette.ADAPTIVE, colors=256).save(out, optimize=True)
 
 
 def _until(browser, condition: str) -> None:

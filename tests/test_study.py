@@ -12,6 +12,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy.stats import norm
+from scipy.stats import t as student
 from study_folder import SCENARIOS, SYSTEMS, paper_plan, study_inputs
 
 from dreamactor import cli
@@ -21,7 +23,14 @@ from dreamactor.bench.study.design import StudyConfig, choose_cases, share_out
 from dreamactor.bench.study.make import make_study
 from dreamactor.bench.study.plan import DIMENSIONS, load_plan
 from dreamactor.bench.study.report import report_study
-from dreamactor.bench.study.scores import alpha_interval, draw, mean_interval, spread
+from dreamactor.bench.study.scores import (
+    alpha_interval,
+    draw,
+    edges,
+    freedom,
+    mean_interval,
+    spread,
+)
 from dreamactor.bench.study.simulate import People, answer_study, coverage, expected
 from dreamactor.bench.study.tally import check_raters, tally
 from dreamactor.errors import ConfigError, MediaError
@@ -335,7 +344,10 @@ def test_exact_intervals_by_hand():
     sums = (weights * np.where(known, cells, 0)).sum((1, 2)), (weights * known).sum((1, 2))
     means = sums[0][sums[1] > 0] / sums[1][sums[1] > 0]
     assert (both.mean, both.clips) == (13 / 5, 3)
-    assert (both.low, both.high) == tuple(np.quantile(means, [0.025, 0.975]))
+    # raters' means 3 and 2, cases' 1, 3, 5: variances of their means 1/4 and 4/3
+    free = (1 / 4 + 4 / 3) ** 2 / ((1 / 4) ** 2 + (4 / 3) ** 2 / 2)
+    assert freedom(cells) == pytest.approx(free)
+    assert (both.low, both.high) == tuple(np.quantile(means, edges(free)))
     told = spread(cells)
     assert (told.mean, told.raters) == (2.5, 2)
     assert told.std == pytest.approx(math.sqrt(0.5))
@@ -344,6 +356,15 @@ def test_exact_intervals_by_hand():
     assert math.isnan(alone.low)
     assert mean_interval(cells[:1], draw(1, 3), "cases").low < 3
     assert math.isnan(mean_interval(np.full((2, 3), np.nan), draws, "both").mean)
+
+
+def test_same_percentiles_as_by_student():
+    assert edges(math.inf) == (0.025, 0.975)
+    for free in (5, 11, 29.5, 99):
+        t = student.ppf(0.975, free)
+        wanted = norm.cdf(-math.sqrt((free + 1) / free) * t)
+        assert edges(free) == pytest.approx((wanted, 1 - wanted), abs=2e-4)
+    assert freedom(np.full((3, 4), 2.0)) == math.inf
 
 
 def test_exact_expected_scores():
@@ -356,7 +377,7 @@ def test_exact_expected_scores():
 def test_exact_intervals_hold_the_truth():
     """300 studies of 12 people: 95 % of the intervals hold it, +-2.5 standard errors."""
     found = coverage(People(), raters=12, cases=40, runs=300, resamples=500)
-    assert 0.918 <= found.both <= 0.982
+    assert 0.918 <= found.both <= 0.985
     assert 0.918 <= found.cases <= 0.982
     assert 0.918 <= found.lead <= 1  # mildly conservative
     assert found.cases_of_all < 0.9  # what these raters say is not what people say
@@ -496,6 +517,13 @@ def test_exact_reasons_to_leave_a_rater_out(study):
     assert checked[1].why == "repeated ratings 3.00 points apart"
     assert checked[2].why is None
     assert [row.rater for row in check_raters(study, said, without=[2])] == [1, 3]
+
+
+@pytest.mark.parametrize("cases", [5, 12, 30])
+def test_exact_who_always_presses_the_middle_is_left_out(tmp_path, cases):
+    plan = paper_plan(tmp_path, cases=cases, raters=1)
+    said = answered(plan, lambda *_: 3, lambda item: "same", careless={1})
+    assert check_raters(plan, said)[0].why.startswith("failed")
 
 
 def test_exact_commands(inputs, tmp_path, monkeypatch, capsys):

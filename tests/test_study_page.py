@@ -218,17 +218,24 @@ def test_exact_a_study_by_keyboard(study, browser, tmp_path):
         assert person.text("part") == "Part 1 of 2"
 
         # one scale after the other, then Enter; too early it says what is missing
-        person.press("4", "2", person.keys.ENTER)
+        person.press("4")
+        person.press("2")
+        person.press(person.keys.ENTER)
         assert person.text("note") == "Still to rate: appearance."
         assert read_answers(study).of(rater) == {}
-        person.press("5", person.keys.ENTER)
+        person.press("5")
+        person.press(person.keys.ENTER)
         person.sees("item", f"2 of {many}")
         said = {"imaging": 4, "motion": 2, "appearance": 5}
         assert read_answers(study).of(rater)[ratings[0].id].said == said
         # back, and another mind: arrows move between scales and within them
         person.press(person.keys.BACKSPACE)
         person.sees("item", f"1 of {many}")
-        person.press(person.keys.ARROW_DOWN, person.keys.ARROW_RIGHT, person.keys.ENTER)
+        assert person.run("document.activeElement.id") == "task"  # no answer is suggested
+        person.press(person.keys.ARROW_DOWN)
+        person.press(person.keys.ARROW_DOWN)
+        person.press(person.keys.ARROW_RIGHT)
+        person.press(person.keys.ENTER)
         person.sees("item", f"2 of {many}")
         answer = read_answers(study).of(rater)[ratings[0].id]
         assert answer.said == {**said, "motion": 3}
@@ -248,14 +255,18 @@ def test_exact_a_study_by_keyboard(study, browser, tmp_path):
         assert person.text("note") == "You go on where you stopped."
         for place in range(1, many):
             person.sees("item", f"{place + 1} of {many}")
-            person.press("3", "3", "3", person.keys.ENTER)
+            for key in ("3", "3", "3", person.keys.ENTER):
+                person.press(key)
+        person.sees("how-pair")
+        browser.get(f"http://127.0.0.1:{port}/r/{rater.code}")
         person.sees("how-pair")
         person.press(person.keys.TAB, person.keys.ENTER)
         choices = ["a", "s", "b"] * pairs
         for place in range(pairs):
             person.sees("item", f"{place + 1} of {pairs}")
             assert person.run("document.getElementById('second-box').hidden") is False
-            person.press(choices[place], person.keys.ENTER)
+            person.press(choices[place])
+            person.press(person.keys.ENTER)
         person.sees("end")
         browser.save_screenshot(str(tmp_path / "end.png"))
         severe = [x for x in browser.get_log("browser") if x["level"] == "SEVERE"]
@@ -272,6 +283,7 @@ def test_exact_a_phone_by_touch(study, browser):
         browser.get(f"http://127.0.0.1:{port}/r/{rater.code}")
         person.sees("consent")
         person.click("#agree")
+        person.sees("how-rate")
         person.click("#how-rate .go")
         person.sees("item")
         person.waits("player.ready()")
@@ -299,6 +311,7 @@ def test_exact_names_and_roles_for_screen_readers(study, browser):
             person.sees("consent")
             assert person.run("document.activeElement.tagName") == "H1"
             person.click("#agree")
+            person.sees("how-rate")
             person.click("#how-rate .go")
             person.sees("item")
             person.waits("player.ready()")

@@ -20,7 +20,7 @@ import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from socket import socket
+from socket import gethostname, socket
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,10 +32,12 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from dreamactor.bench.study.answers import Book, open_book
 from dreamactor.bench.study.plan import Plan, Rater, load_plan
-from dreamactor.errors import DreamActorError, MediaError
+from dreamactor.errors import ConfigError, DreamActorError, MediaError
 from dreamactor.local import LOOPBACK, listen
 
 PAGES = Path(__file__).parents[2] / "data" / "study"
+EVERYWHERE = ("0.0.0.0", "::")
+"""Hosts to listen on that are no names to go to."""
 LARGEST = 4096
 """Bytes of what a page may send."""
 TYPES = {".css": "text/css", ".js": "text/javascript", ".mp4": "video/mp4", ".png": "image/png"}
@@ -161,12 +163,16 @@ def serve(root: Path, host: str, port: int, say: Callable[[str], object]) -> Non
         say: Gets the raters' links.
 
     Raises:
-        ConfigError: There is no study, it is being served already, or the address cannot be had.
+        ConfigError: There is no study or a file of it is gone, it is being served already, or the
+            address cannot be had.
     """
-    with open_book(load_plan(root)) as book, listen(host, port) as listening:
+    plan = load_plan(root)
+    if gone := [name for name in plan.media if not (root / "media" / name).is_file()]:
+        raise ConfigError(f"{root}: {len(gone)} files are gone, such as media/{gone[0]}")
+    with open_book(plan) as book, listen(host, port) as listening:
         shown, taken = listening.getsockname()[:2]
         inside = host in LOOPBACK
-        name = shown if inside else host
+        name = shown if inside else gethostname() if host in EVERYWHERE else host
         for line in links(book, f"http://{f'[{name}]' if ':' in name else name}:{taken}"):
             say(line)
         if not inside:

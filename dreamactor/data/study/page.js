@@ -39,6 +39,7 @@ async function begin() {
     }));
     if (!state.agreed) open("consent");
     else if (!items.some(x => x.answer)) open("how-rate");
+    else if (turns()) open("how-pair");
     else { show(); if (place < items.length) note("You go on where you stopped.") }
   } catch (error) { code = ""; open("enter"); trouble(error.message) }
 }
@@ -83,8 +84,7 @@ function show() {
   complete();
   note(done && done % BREAK === 0 && !item.answer ? "A good moment for a break, if you like." : "");
   scrollTo(0, 0);
-  const groups = pair ? ["choice"] : SCALES.map(x => x[0]);
-  (radio(groups[0]) || radio(groups[0], pair ? "a" : 1)).focus({ preventScroll: true });
+  $("task").focus({ preventScroll: true });  // not an answer, which it would put into people's heads
 }
 
 /* ---- answers ---- */
@@ -104,7 +104,7 @@ async function next() {
   if (!answer) {
     const open = item.kind === "pair" ? null : SCALES.find(([name]) => !radio(name));
     note(open ? `Still to rate: ${open[1].toLowerCase()}.` : "Choose one of the three first.", true);
-    (open ? radio(open[0], 1) : radio("choice", "a")).focus();
+    if (open) group(open[0]).focus();
     return;
   }
   busy = true;
@@ -114,10 +114,12 @@ async function next() {
       item.answer = answer;
     }
     place++;
-    const first = items[place];
-    if (first && first.kind === "pair" && item.kind === "rate" && !first.answer) open("how-pair");
-    else show();
+    if (turns()) open("how-pair"); else show();
   } catch (error) { note("Not saved: " + error.message, true) } finally { busy = false }
+}
+function turns() {  // from ratings to pairs, and for the first time
+  const here = items[place];
+  return here && here.kind === "pair" && !here.answer && items[place - 1].kind === "rate";
 }
 function back() { if (!busy && place > 0) { place--; show() } }
 
@@ -217,7 +219,7 @@ function words(tag, text, kind) {
 }
 for (const [name, title, low, high] of SCALES) {
   const box = document.createElement("fieldset"), numbers = document.createElement("div");
-  box.className = "scale"; numbers.className = "numbers";
+  box.className = "scale"; box.dataset.name = name; box.tabIndex = -1; numbers.className = "numbers";
   for (let k = 1; k <= 5; k++)
     numbers.append(option(name, k, k, k === 1 ? `1, ${low}` : k === 5 ? `5, ${high}` : `${k}`));
   const ends = [words("span", low, "low"), words("span", high, "high")];
@@ -229,24 +231,35 @@ for (const [value, text] of CHOICES) $("choices").append(option("choice", value,
 
 /* ---- keys and clicks ---- */
 
+const NAMES = SCALES.map(x => x[0]);
+const group = name => document.querySelector(`fieldset[data-name=${name}]`);
+function current() {  // the scale that has the focus
+  const box = document.activeElement.closest("fieldset[data-name]");
+  return box && box.dataset.name;
+}
 function rate(number) {  // the scale that has the focus, or the first one still open
-  const names = SCALES.map(x => x[0]), at = document.activeElement.name;
-  const name = names.includes(at) ? at : names.find(x => !radio(x)) || names[0];
+  const name = current() || NAMES.find(x => !radio(x)) || NAMES[0];
   radio(name, number).checked = true;
-  const open = names.find((x, k) => k > names.indexOf(name) && !radio(x)) || names.find(x => !radio(x));
-  (open ? radio(open, 1) : $("next")).focus();
+  const open = NAMES.find((x, k) => k > NAMES.indexOf(name) && !radio(x)) || NAMES.find(x => !radio(x));
+  (open ? group(open) : $("next")).focus();
   note(""); complete();
 }
 function scale(step) {
-  const names = SCALES.map(x => x[0]), at = names.indexOf(document.activeElement.name);
-  const name = names[Math.min(2, Math.max(0, at < 0 ? (step > 0 ? 0 : 2) : at + step))];
-  (radio(name) || radio(name, 1)).focus();
+  const name = current(), at = name ? NAMES.indexOf(name) + step : step > 0 ? 0 : 2;
+  group(NAMES[Math.min(2, Math.max(0, at))]).focus();
+}
+function shift(step) {  // from the middle, where nothing was rated
+  const name = current();
+  if (!name) return;
+  const before = radio(name);
+  radio(name, before ? Math.min(5, Math.max(1, +before.value + step)) : 3).checked = true;
+  note(""); complete();
 }
 document.addEventListener("keydown", event => {
   if (event.ctrlKey || event.metaKey || event.altKey || section !== "item" || $("instructions").open) return;
   const key = event.key.toLowerCase(), pair = items[place].kind === "pair";
   const button = document.activeElement.tagName === "BUTTON";
-  if (event.repeat && key !== "arrowup" && key !== "arrowdown") return;
+  if (event.repeat) return;
   if (key === "enter" && !(button && document.activeElement !== $("next"))) next();
   else if (key === "backspace") back();
   else if (key === "p" || (key === " " && document.activeElement === document.body)) player.toggle();
@@ -255,6 +268,8 @@ document.addEventListener("keydown", event => {
   else if (!pair && "12345".includes(key) && key.length === 1) rate(+key);
   else if (!pair && key === "arrowdown") scale(1);
   else if (!pair && key === "arrowup") scale(-1);
+  else if (!pair && key === "arrowright") shift(1);
+  else if (!pair && key === "arrowleft") shift(-1);
   else return;
   event.preventDefault();
 });
