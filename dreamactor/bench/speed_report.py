@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,17 @@ from typing import Any
 from dreamactor.backbones.catalogue import GIB
 from dreamactor.bench.goals import Goal, goals_table
 from dreamactor.bench.stats import NONE, Interval, markdown_table
+from dreamactor.bench.ways import ANIMATE, ANIMATE_2, FLOOR, Way
 from dreamactor.errors import ConfigError
 from dreamactor.image import atomic
 
-FLOOR = "plain"
-"""The way that all others are compared with."""
 GOAL = ("wan-14b", "832x480x81", "one-way-aligned", 106.0)
 """Shape, size, the cached way that is judged, and the most that its step may cost, in percent of
 the floor's. By counting one-way needs 145 %, and is shown in the table alone."""
+CLIPS = ((ANIMATE_2, 75.0), (ANIMATE, 100.0))
+"""Rivals, and the most that a clip in the way that is judged may take, in percent of theirs."""
+DISTILLED = 10
+"""Steps of Wan-Animate-2's distilled weights, without guidance (diffusers' defaults)."""
 BOUNDS = {"float32": 1e-4, "bfloat16": 2e-2}
 """Of the kernels' errors, for values about 1."""
 
@@ -52,10 +55,14 @@ class Row:
         """Seconds of a step, the median; NaN where it failed."""
         return statistics.median(self.seconds) if self.seconds else float("nan")
 
-    @property
-    def filling(self) -> float:
-        """Seconds once a segment, the median."""
-        return statistics.median(self.once) if self.once else 0.0
+    def clip(self, steps: int, of: Callable[[list[float]], float] = statistics.median) -> float:
+        """Seconds of a segment's denoising: its steps and what is done once.
+
+        Args:
+            steps: Of the clip.
+            of: Which turn stands for all.
+        """
+        return steps * of(self.seconds) + (of(self.once) if self.once else 0.0)
 
 
 @dataclass(frozen=True)
@@ -93,15 +100,46 @@ def ratio(row: Row, rows: Sequence[Row]) -> Interval:
     return Interval(100 * mean, 100 * low, 100 * high, len(row.seconds))
 
 
-def speed_goals(rows: Sequence[Row], identity: Mapping[str, Any]) -> list[Goal]:
-    """What the numbers were meant to reach; none for other shapes, or fewer blocks."""
+def _quickest(rows: Sequence[Row], mode: str, steps: int, dtype: str) -> Row | None:
+    """The way of a mode whose clip takes the least, of those that keep what they keep exactly."""
+    known = [(Way.parse(row.way), row) for row in latest(rows).values() if row.seconds]
+    exact = [row for way, row in known if way.mode == mode and way.exact(dtype)]
+    return min(exact, key=lambda row: row.clip(steps), default=None)
+
+
+def _clip_goals(rows: Sequence[Row], steps: int, dtype: str) -> Iterator[Goal]:
+    """A whole clip against every rival that was measured beside it, each at its best."""
+    _, size, mode, _ = GOAL
+    for rival, most in CLIPS:
+        for session in sorted({row.session for row in rows}, reverse=True):
+            beside = [row for row in rows if (row.session, row.size) == (session, size)]
+            ours, theirs = (_quickest(beside, name, steps, dtype) for name in (mode, rival))
+            if ours is None or theirs is None:
+                continue
+            low = ours.clip(steps, min) / theirs.clip(steps, max)
+            high = ours.clip(steps, max) / theirs.clip(steps, min)
+            mean = ours.clip(steps) / theirs.clip(steps)
+            measured = Interval(100 * mean, 100 * low, 100 * high, len(ours.seconds))
+            over = f"{ours.way} over {theirs.way}, {size}"
+            yield Goal(
+                f"a clip of {steps} steps over a rival's", over, measured, high=most, unit=" %"
+            )
+            break
+
+
+def speed_goals(rows: Sequence[Row], identity: Mapping[str, Any], steps: int) -> list[Goal]:
+    """What the numbers were meant to reach; none for other shapes, or fewer blocks.
+
+    A clip's are among them only where a rival was measured at the same beginning.
+    """
     shape, size, way, most = GOAL
     if identity["shape"] != shape or identity["layers"]:
         return []
     found = latest(rows).get((size, way))
     measured = NONE if found is None else ratio(found, rows)
     name = "a cached step over a plain image-to-video step"
-    return [Goal(name, f"{way}, {size}", measured, high=most, unit=" %")]
+    step = Goal(name, f"{way}, {size}", measured, high=most, unit=" %")
+    return [step, *_clip_goals(rows, steps, identity["dtype"])]
 
 
 def report(
@@ -128,7 +166,7 @@ def report(
     made = f"Made by `{command}` on {identity['hardware']}; {versions}."
     about = (
         f"Shape {identity['shape']}{blocks}, random weights, {identity['dtype']}, "
-        f"{'blocks compiled' if identity['compile'] else 'not compiled'}, "
+        f"{'blocks compiled' if identity['compile'] else 'compiled only where a way says so'}, "
         f"{identity['guidance']} pass{'es' * (identity['guidance'] > 1)} a step; {words}."
     )
     parts = [made, about, _table(sessions, rows, steps)]
@@ -141,11 +179,21 @@ def report(
         "are not in it. Operations are counted (`bench/flops.py`); their share is of the matrix "
         "product measured at the same beginning. Cache: foreseen / held."
     )
-    goals = speed_goals(rows, identity)
+    parts += _distilled(known.values(), identity["guidance"])
+    goals = speed_goals(rows, identity, steps)
     none = f"None for this shape: goals are of {GOAL[0]}, all blocks."
     parts += ["### Goals", goals_table(goals) if goals else none]
     parts += ["### Ceiling and kernels", _beginnings(sessions)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _distilled(rows: Iterable[Row], guidance: int) -> list[str]:
+    """What Wan-Animate-2 takes at its distilled weights' settings, where a pass was measured."""
+    found = [row for row in rows if Way.parse(row.way).mode == ANIMATE_2 and row.seconds]
+    if guidance > 1 or not found:
+        return []
+    said = ", ".join(f"{row.way} at {row.size} {row.clip(DISTILLED):.4g} s" for row in found)
+    return [f"A clip in {DISTILLED} steps without guidance, as of distilled weights: {said}."]
 
 
 def _table(sessions: Sequence[Session], rows: Sequence[Row], steps: int) -> str:
@@ -167,7 +215,7 @@ def _table(sessions: Sequence[Session], rows: Sequence[Row], steps: int) -> str:
             _spread(row.seconds),
             f"{beside.mean:.1f}" if beside.clips else "-",
             _spread(row.once) if row.once else "-",
-            f"{steps * row.step + row.filling:.4g}",
+            f"{row.clip(steps):.4g}",
             count,
             f"{share:.0f}",
             f"{row.peak / GIB:.1f}" if row.peak else "-",
