@@ -45,7 +45,8 @@ WAYS = (
 META = replace(NETWORKS["wan-14b"], layers=1, every=1)
 IDENTITY = {
     "shape": "wan-14b", "layers": 0, "guidance": 1, "repeats": 3, "warmup": 1, "compile": False,
-    "seed": 0, "dtype": "bfloat16", "hardware": "1 GPU", "versions": {"torch": "2"},
+    "segments": "none", "seed": 0, "dtype": "bfloat16", "hardware": "1 GPU",
+    "versions": {"torch": "2"},
 }  # fmt: skip
 
 
@@ -379,6 +380,51 @@ def test_exact_distilled_settings_of_wan_animate_2():
     assert line in said
     guided = IDENTITY | {"guidance": 2}
     assert line not in report([Session(8e14, {})], rows, [], "command", guided, 40)
+
+
+def test_segments_in_turn_are_timed_one_by_one(monkeypatch):
+    """exact: so many fillings and steps, and what the report makes of them."""
+    filled, stepped = [], []
+    fill, step = Segment.fill, Segment.step
+    monkeypatch.setattr(Segment, "fill", lambda self: filled.append(1) or fill(self))
+    monkeypatch.setattr(Segment, "step", lambda self, n: stepped.append(n) or step(self, n))
+    words = [*TINY, "segments=3", "steps=4", "guidance=2"]
+    stand = speed._Stand(from_words(SpeedConfig, words), torch.device("cpu"))
+    row = stand.measure(Size(32, 32, 5), Way.parse("one-way-aligned"), 0)
+    assert len(row.segments) == 3
+    assert min(row.segments) > 0
+    assert row.segment_peaks == [0] * 3
+    assert (len(filled), stepped) == (3 + 3, [2] * (3 + 3 * 4))
+    rows = [
+        replace(row, segments=[2.0, 2.1, 2.05], segment_peaks=[3 << 29] * 3),
+        replace(row, way="full", segments=[2.0, 2.2]),
+    ]
+    identity = IDENTITY | {"segments": "3 of 4 steps"}
+    text = report([Session(8e14, {})], rows, [], "command", identity, 4)
+    assert "### Segments in turn: 3 of 4 steps" in text
+    assert "| 32x32x5 | one-way-aligned | 2 | 2.05 | 105.0 | 1.50 / 1.50 | constant |" in text
+    assert "| 32x32x5 | full | 2 | 2.2 | 110.0 | - | NOT CONSTANT |" in text
+
+
+def test_the_ways_that_say_so_are_compiled(monkeypatch):
+    """exact: blocks compiled by way; a transformer that was compiled serves no other."""
+    of_all = {"plain": False, "plain:compiled": True, "one-way:host+compiled": True}
+    for device, rival in (("cpu", False), ("cuda", True)):
+        config = from_words(SpeedConfig, [*TINY[:2], f"device={device}"])
+        for name, wanted in (of_all | {"wan-animate-2": rival}).items():
+            assert config.compiles(Way.parse(name)) is wanted
+    compiled, built = [], []
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **said: compiled.append((type(self), said))
+    )
+    monkeypatch.setattr(speed, "build", lambda *args: built.append(1) or build(*args))
+    stand = speed._Stand(from_words(SpeedConfig, TINY), torch.device("cpu"))
+    for number, name in enumerate(("full:compiled", "one-way:compiled", "full", "one-way"), 1):
+        stand.measure(Size(32, 32, 5), Way.parse(name), 0)
+        assert len(compiled) == 2 * min(number, 2)
+        assert len(built) == 1 + (number > 2)
+    assert {block.__name__ for block, _ in compiled} == {"WanTransformerBlock"}
+    assert all(said == {"dynamic": False} for _, said in compiled)
 
 
 def test_exact_other_shapes_have_no_goal():

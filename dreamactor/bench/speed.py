@@ -79,6 +79,9 @@ class SpeedConfig:
     """Turns that are timed; the median counts."""
     warmup: int = 1
     """Turns before them."""
+    segments: int = 0
+    """Besides, so many whole segments in turn, each with its context filled anew and `steps`
+    steps, to see whether time or memory grows; 0 = none."""
     device: str = "cuda"
     """cuda, cuda:N or cpu."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -98,7 +101,8 @@ class SpeedConfig:
         """
         if self.shape not in NETWORKS:
             raise ConfigError(nearest_of("shape", self.shape, NETWORKS))
-        least = {"layers": 0, "steps": 1, "guidance": 1, "repeats": 1, "warmup": 0, "minutes": 0}
+        least = {"layers": 0, "steps": 1, "guidance": 1, "repeats": 1, "warmup": 0, "segments": 0,
+                 "minutes": 0}  # fmt: skip
         check_least(self, least)
         if self.guidance > 2:
             raise ConfigError(f"guidance={self.guidance}: want 1 or 2 passes a step, nearest is 2")
@@ -143,11 +147,17 @@ class SpeedConfig:
                 words.append(f"{f.name}={str(value).lower() if f.type == 'bool' else value}")
         return " ".join(words)
 
+    def compiles(self, way: Way) -> bool:
+        """Whether a way's blocks are compiled."""
+        needed = way.mode == ANIMATE_2 and self.device != "cpu"
+        return self.compile or way.compiled or needed
+
     def identity(self) -> dict[str, Any]:
         """What two rows must have in common to stand in one file."""
         named = ("shape", "layers", "guidance", "repeats", "warmup", "compile", "seed")
         return {
             **{name: getattr(self, name) for name in named},
+            "segments": f"{self.segments} of {self.steps} steps" if self.segments else "none",
             "dtype": str(self.torch_dtype).removeprefix("torch."),
             "hardware": hardware(self.device),
             "versions": {
@@ -288,11 +298,11 @@ class _Stand:
         return replace(row, failed=failed)
 
     def _measure(self, size: Size, way: Way, row: Row) -> Row:
-        config, gpu = self.config, self.device.type == "cuda"
+        config = self.config
         self._free()
-        compiled = config.compile or way.compiled or (way.mode == ANIMATE_2 and gpu)
+        compiled = config.compiles(way)
         transformer = self._made(way.kind, compiled)
-        if gpu:
+        if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         if way.kind == "wan":
             set_mode(transformer, cast(Mode, "full" if way.mode == FLOOR else way.mode))
@@ -303,9 +313,20 @@ class _Stand:
         torch.manual_seed(config.seed)
         segment = Segment(way, transformer, config.network, size, self.device, config.torch_dtype)
         with _graphless(way, compiled):
-            found = self._timed(segment, way, row)
-        peak = torch.cuda.max_memory_allocated(self.device) if gpu else 0
-        return replace(found, peak=peak)
+            found = replace(self._timed(segment, way, row), peak=self._peak())
+            whole = [self._whole(segment) for _ in range(config.segments)]
+        taken, peaks = [taken for taken, _ in whole], [peak for _, peak in whole]
+        return replace(found, segments=taken, segment_peaks=peaks)
+
+    def _whole(self, segment: Segment) -> tuple[float, int]:
+        """Seconds of one more segment, and the most bytes meanwhile."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        work = partial(segment.whole, self.config.steps, self.config.guidance)
+        return seconds(work, self.device), self._peak()
+
+    def _peak(self) -> int:
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
 
     def _timed(self, segment: Segment, way: Way, row: Row) -> Row:
         """The row with its seconds and the size of its cache."""

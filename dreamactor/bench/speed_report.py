@@ -20,6 +20,9 @@ GOAL = ("wan-14b", "832x480x81", "one-way-aligned", 106.0)
 the floor's. By counting one-way needs 145 %, and is shown in the table alone."""
 CLIPS = ((ANIMATE_2, 75.0), (ANIMATE, 100.0))
 """Rivals, and the most that a clip in the way that is judged may take, in percent of theirs."""
+CONSTANT = 105.0
+"""The most that the slowest of a clip's segments may take, in percent of the quickest."""
+COMPILED_BY_WAY = f"compiled where a way says so, and {ANIMATE_2} on a GPU"
 DISTILLED = 10
 """Steps of Wan-Animate-2's distilled weights, without guidance (diffusers' defaults)."""
 BOUNDS = {"float32": 1e-4, "bfloat16": 2e-2}
@@ -47,6 +50,10 @@ class Row:
     """Bytes of the context's cache, said before there was one."""
     cache_held: int = 0
     """Likewise, of its tensors."""
+    segments: list[float] = field(default_factory=list)
+    """Seconds of whole segments, one after the other."""
+    segment_peaks: list[int] = field(default_factory=list)
+    """As `peak`, segment by segment."""
     failed: str = ""
     """Why nothing was measured."""
 
@@ -166,7 +173,7 @@ def report(
     made = f"Made by `{command}` on {identity['hardware']}; {versions}."
     about = (
         f"Shape {identity['shape']}{blocks}, random weights, {identity['dtype']}, "
-        f"{'blocks compiled' if identity['compile'] else 'compiled only where a way says so'}, "
+        f"{'blocks compiled' if identity['compile'] else COMPILED_BY_WAY}, "
         f"{identity['guidance']} pass{'es' * (identity['guidance'] > 1)} a step; {words}."
     )
     parts = [made, about, _table(sessions, rows, steps)]
@@ -183,6 +190,8 @@ def report(
     goals = speed_goals(rows, identity, steps)
     none = f"None for this shape: goals are of {GOAL[0]}, all blocks."
     parts += ["### Goals", goals_table(goals) if goals else none]
+    if any(row.segments for row in known.values()):
+        parts += [f"### Segments in turn: {identity['segments']}", _growth(known.values())]
     parts += ["### Ceiling and kernels", _beginnings(sessions)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -221,6 +230,26 @@ def _table(sessions: Sequence[Session], rows: Sequence[Row], steps: int) -> str:
             f"{row.peak / GIB:.1f}" if row.peak else "-",
             cache if row.cache_held else "-",
         ])  # fmt: skip
+    return markdown_table(header, lines)
+
+
+def _growth(rows: Iterable[Row]) -> str:
+    """Whether a later segment of a clip takes more than an earlier one."""
+    lines = []
+    for row in rows:
+        if not row.segments:
+            continue
+        times, peaks = row.segments, row.segment_peaks
+        within = 100 * max(times) / min(times)
+        memory = f"{peaks[0] / GIB:.2f} / {peaks[-1] / GIB:.2f}" if peaks[0] else "-"
+        lines.append([
+            row.size, row.way, f"{times[0]:.4g}", f"{times[-1]:.4g}", f"{within:.1f}", memory,
+            "constant" if within <= CONSTANT else "NOT CONSTANT",
+        ])  # fmt: skip
+    header = [
+        "size", "way", "first, s", "last, s", "slowest, % of quickest",
+        "peak GiB, first / last", f"time within {CONSTANT:g} %",
+    ]  # fmt: skip
     return markdown_table(header, lines)
 
 

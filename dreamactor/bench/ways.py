@@ -170,3 +170,9 @@ class Segment:
                 self._transformer(**self._given, return_dict=False)
             else:
                 predict(self._transformer, self._kept, **self._given)
+
+    def whole(self, steps: int, passes: int) -> None:
+        """All of it, the cache filled anew."""
+        self.fill()
+        for _ in range(steps):
+            self.step(passes)
