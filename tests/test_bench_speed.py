@@ -380,6 +380,10 @@ def test_exact_distilled_settings_of_wan_animate_2():
     assert line in said
     guided = IDENTITY | {"guidance": 2}
     assert line not in report([Session(8e14, {})], rows, [], "command", guided, 40)
+    caveat = "wan-animate-2 ran on the CPU, not compiled"
+    assert caveat in said
+    on_gpu = [replace(rows[0], peak=1 << 30)]
+    assert caveat not in report([Session(8e14, {})], on_gpu, [], "command", IDENTITY, 40)
 
 
 def test_segments_in_turn_are_timed_one_by_one(monkeypatch):

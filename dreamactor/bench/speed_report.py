@@ -186,7 +186,7 @@ def report(
         "are not in it. Operations are counted (`bench/flops.py`); their share is of the matrix "
         "product measured at the same beginning. Cache: foreseen / held."
     )
-    parts += _distilled(known.values(), identity["guidance"])
+    parts += _of_animate_2(known.values(), identity)
     goals = speed_goals(rows, identity, steps)
     none = f"None for this shape: goals are of {GOAL[0]}, all blocks."
     parts += ["### Goals", goals_table(goals) if goals else none]
@@ -196,13 +196,17 @@ def report(
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _distilled(rows: Iterable[Row], guidance: int) -> list[str]:
-    """What Wan-Animate-2 takes at its distilled weights' settings, where a pass was measured."""
+def _of_animate_2(rows: Iterable[Row], identity: Mapping[str, Any]) -> list[str]:
+    """A clip at its distilled weights' settings, where such a pass was measured; a caveat."""
     found = [row for row in rows if Way.parse(row.way).mode == ANIMATE_2 and row.seconds]
-    if guidance > 1 or not found:
-        return []
-    said = ", ".join(f"{row.way} at {row.size} {row.clip(DISTILLED):.4g} s" for row in found)
-    return [f"A clip in {DISTILLED} steps without guidance, as of distilled weights: {said}."]
+    parts = []
+    if found and identity["guidance"] == 1:
+        said = ", ".join(f"{row.way} at {row.size} {row.clip(DISTILLED):.4g} s" for row in found)
+        parts += [f"A clip in {DISTILLED} steps without guidance, as of distilled weights: {said}."]
+    on_cpu = [row for row in found if not row.peak and not Way.parse(row.way).compiled]
+    if on_cpu and not identity["compile"]:
+        parts += [f"{ANIMATE_2} ran on the CPU, not compiled: its seconds are no measure of it."]
+    return parts
 
 
 def _table(sessions: Sequence[Session], rows: Sequence[Row], steps: int) -> str:
