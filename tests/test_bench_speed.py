@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import ClassifierFreeGuidance, FlowMatchEulerDiscreteScheduler
+from diffusers.models.attention_dispatch import AttentionBackendName
+from diffusers.models.transformers import transformer_wan_animate_2
+from diffusers.models.transformers.transformer_wan_animate_2 import WanAnimate2KVCache
+from diffusers.modular_pipelines.modular_pipeline import BlockState, PipelineState
+from diffusers.modular_pipelines.wan_animate_2.before_denoise import WanAnimate2PrepareSegmentsStep
+from diffusers.modular_pipelines.wan_animate_2.denoise import (
+    WanAnimate2RefExtractStep,
+    WanAnimate2SegmentDenoiseInner,
+)
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from dreamactor.backbones.catalogue import CATALOGUE
-from dreamactor.backbones.incontext import Context, predict, set_mode
-from dreamactor.backbones.shapes import NETWORKS, Size, build, inputs_of
+from dreamactor.backbones.incontext import Context, set_mode
+from dreamactor.backbones.shapes import NETWORKS, Size, build
 from dreamactor.bench import speed
 from dreamactor.bench.kernels import kernel_errors
-from dreamactor.bench.speed import MODES, SpeedConfig, Way, bench_speed
+from dreamactor.bench.speed import SpeedConfig, bench_speed
 from dreamactor.bench.speed_report import BOUNDS, Row, Session, ratio, report, speed_goals
+from dreamactor.bench.ways import MODES, Segment, Way
 from dreamactor.cli import main
 from dreamactor.config import from_words
 from dreamactor.errors import ConfigError
@@ -32,8 +45,36 @@ WAYS = (
 META = replace(NETWORKS["wan-14b"], layers=1, every=1)
 IDENTITY = {
     "shape": "wan-14b", "layers": 0, "guidance": 1, "repeats": 3, "warmup": 1, "compile": False,
-    "seed": 0, "dtype": "bfloat16", "hardware": "1 GPU", "versions": {"torch": "2"},
+    "segments": "none", "seed": 0, "dtype": "bfloat16", "hardware": "1 GPU",
+    "versions": {"torch": "2"},
 }  # fmt: skip
+
+
+@pytest.fixture
+def pairs_of_flex(monkeypatch):
+    """Flex attention that only notes how many pairs of tokens its mask lets see each other.
+
+    Torch's counter cannot look into it: compiled it is one kernel, uncompiled it does not run under
+    a mode of dispatch, and where it is counted (traced) masked pairs count too.
+    """
+    found, real = [], transformer_wan_animate_2.dispatch_attention_fn
+
+    def mask(seen, *_, Q_LEN, KV_LEN, **__):  # noqa: N803
+        def of(start):  # some queries at a time
+            queries = torch.arange(start, min(start + 512, Q_LEN))[:, None]
+            return int(seen(0, 0, queries, torch.arange(KV_LEN)[None]).sum())
+
+        return sum(map(of, range(0, Q_LEN, 512)))
+
+    def attend(query, key, value, attn_mask, **more):
+        if more["backend"] != AttentionBackendName.FLEX:
+            return real(query, key, value, attn_mask=attn_mask, **more)
+        found.append(attn_mask)
+        return query
+
+    monkeypatch.setattr(transformer_wan_animate_2, "create_block_mask", mask)
+    monkeypatch.setattr(transformer_wan_animate_2, "dispatch_attention_fn", attend)
+    return found
 
 
 def attention_flops(query, key, value, *_, out_shape=None, **__):
@@ -51,27 +92,109 @@ def counted(work):
 @pytest.mark.parametrize("case", ["tiny on the CPU", "a block of 14B on no device"])
 @pytest.mark.parametrize("name", WAYS)
 @torch.no_grad()
-def test_exact_operations_are_those_that_torch_counts(name, case):
+def test_exact_operations_are_those_that_torch_counts(name, case, pairs_of_flex):
     network, size = NETWORKS["tiny"], Size(64, 32, 9)
     device = torch.device("cpu")
-    if case != "tiny on the CPU":
-        network, size, device = META, Size(832, 480, 81), torch.device("meta")
     way = Way.parse(name)
+    if case != "tiny on the CPU":
+        frames = 5 if way.mode == "wan-animate-2" else 81  # the pairs are counted one by one
+        network, size, device = META, Size(832, 480, frames), torch.device("meta")
     transformer = build(network, way.kind, device, torch.float32)
-    halves = 1 if name in ("plain", "wan-animate") else 2
-    given = inputs_of(network, size, way.kind, halves, device, torch.float32)
+    if way.kind == "wan":
+        set_mode(transformer, "full" if name == "plain" else way.mode)
     step, once = way.flops(network, size)
-    if way.kind == "wan-animate":
-        assert counted(lambda: transformer(**given)) == step
-        return
-    set_mode(transformer, "full" if name == "plain" else way.mode)
-    context = None
-    if way.keeping is not None:
-        given["silence"] = torch.zeros_like(given["encoder_hidden_states"])
-    if way.caches:
-        context = Context(way.keeping)
-        assert counted(lambda: context.of(transformer, given)) == once
-    assert counted(lambda: predict(transformer, context, **given)) == step
+    segment = Segment(way, transformer, network, size, device, torch.float32)
+    assert counted(segment.fill) == once
+    found = counted(lambda: segment.step(1))
+    assert len(pairs_of_flex) == (network.layers if way.mode == "wan-animate-2" else 0)
+    assert found + 4 * network.width * sum(pairs_of_flex) == step
+
+
+@torch.no_grad()
+def test_exact_a_second_pass_of_wan_animate_2_leaves_a_block_out(pairs_of_flex):
+    network, size, device = (
+        replace(NETWORKS["tiny"], layers=11),
+        Size(32, 32, 5),
+        torch.device("cpu"),
+    )
+    way = Way.parse("wan-animate-2")
+    transformer = build(network, way.kind, device, torch.float32)
+    segment = Segment(way, transformer, network, size, device, torch.float32)
+    segment.fill()
+    found = counted(lambda: segment.step(2))
+    assert len(pairs_of_flex) == 11 + 10
+    step, _ = way.flops(network, size, 2)
+    assert found + 4 * network.width * sum(pairs_of_flex) == step
+
+
+def told(value):
+    """What a call was given: numbers of whole tensors, of others shape and dtype."""
+    if isinstance(value, dict):
+        return {name: told(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [told(inner) for inner in value]
+    if isinstance(value, torch.Tensor):
+        whole = not value.is_floating_point()
+        return value.tolist() if whole else (tuple(value.shape), value.dtype)
+    return type(value).__name__ if isinstance(value, WanAnimate2KVCache) else value
+
+
+def through_pipeline(transformer, network, size):
+    """A segment of three steps by the blocks of diffusers' pipeline, at its guidance."""
+    (frames, rows, columns), channels = size.latents, network.channels
+    components = SimpleNamespace(
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(),
+        guider=ClassifierFreeGuidance(3.0), _execution_device=torch.device("cpu"),
+        vae_scale_factor_spatial=8, vae_scale_factor_temporal=4,
+    )  # fmt: skip
+    components.scheduler.set_timesteps(3)
+    state = PipelineState()
+    given = {
+        "reference_image_latents": torch.zeros(4 + channels, 1, rows, columns),
+        "driving_video_pixels": torch.zeros(1, 3, size.frames, size.height, size.width),
+        "segment_frame_length": size.frames,
+    }
+    for name, value in given.items():
+        state.set(name, value)
+    WanAnimate2PrepareSegmentsStep()(components, state)
+    text, image = torch.zeros(1, *network.text), torch.zeros(1, *network.image)
+    block_state = BlockState(
+        **given, timesteps=components.scheduler.timesteps, num_inference_steps=3, num_segments=1,
+        driving_video_latents=torch.zeros(1, channels, frames, rows, columns),
+        driving_video_condition=torch.zeros(4 + channels, frames, rows, columns),
+        condition_clip_context=image, prompt_ref_embeds=text, prompt_embeds=text,
+        negative_prompt_embeds=text, kv_cache=WanAnimate2KVCache(network.layers), generator=None,
+        latents=torch.zeros(channels, frames + 1, rows, columns),
+        reference_latents=torch.zeros(4 + channels, frames + 1, rows, columns),
+        denoiser_input_fields={"encoder_hidden_states_image": image},
+        height=size.height, width=size.width,
+        **{name: state.get(name) for name in ("max_seq_len", "max_seq_len_ref", "grid_sizes_ref")},
+    )  # fmt: skip
+    WanAnimate2RefExtractStep()(components, block_state, k=0)
+    WanAnimate2SegmentDenoiseInner()(components, block_state, k=0)
+
+
+@torch.no_grad()
+def test_same_calls_of_wan_animate_2_as_of_its_pipeline(monkeypatch):
+    """same: names, shapes and dtypes of all that its transformer gets, pass after pass."""
+    network, size, way = NETWORKS["tiny"], Size(64, 32, 9), Way.parse("wan-animate-2")
+    cpu, dtype, calls = torch.device("cpu"), torch.bfloat16, []
+    transformer = build(network, way.kind, cpu, dtype)
+
+    def spy(self, hidden_states, **more):
+        calls.append(told({"hidden_states": hidden_states} | more))
+        return SimpleNamespace(sample=[torch.zeros(hidden_states[0].shape)])
+
+    spy.__signature__ = inspect.signature(type(transformer).forward)
+    monkeypatch.setattr(type(transformer), "forward", spy)
+    segment = Segment(way, transformer, network, size, cpu, dtype)
+    segment.fill()
+    segment.step(2)
+    ours, theirs = list(calls), calls
+    calls.clear()
+    through_pipeline(transformer, network, size)
+    assert len(ours) == 3
+    assert theirs == [ours[0], *ours[1:] * 3]
 
 
 def test_exact_shares_are_those_of_the_page():
@@ -80,14 +203,17 @@ def test_exact_shares_are_those_of_the_page():
     network = NETWORKS["wan-14b"]
     sizes = [Size(832, 480, 81), Size(1280, 720, 81)]
     floors = [Way.parse("plain").flops(network, size)[0] for size in sizes]
-    names = ("full", "one-way", "one-way-aligned", "one-way-aligned:states", "wan-animate")
+    titles = {"wan-animate": "Wan-Animate", "wan-animate-2": "Wan-Animate-2"}
+    names = ("full", "one-way", "one-way-aligned", "one-way-aligned:states", *titles)
     of_ways = {name: [Way.parse(name).flops(network, size) for size in sizes] for name in names}
     shares = {name: [step for step, _ in both] for name, both in of_ways.items()}
     shares["filling, once a segment"] = [once for _, once in of_ways["one-way"]]
+    shares["Wan-Animate-2's driving clip, once a segment"] = [
+        once for _, once in of_ways["wan-animate-2"]
+    ]
     for name, both in shares.items():
         first, second = (f"{100 * n / floor:.0f}" for n, floor in zip(both, floors, strict=True))
-        title = name.replace("wan-animate", "Wan-Animate")
-        assert f"\n| {title} | {first} | {second} |\n" in page
+        assert f"\n| {titles.get(name, name)} | {first} | {second} |\n" in page
 
 
 def test_exact_shapes_are_the_published_ones():
@@ -101,9 +227,10 @@ def test_exact_shapes_are_the_published_ones():
         assert numbers == CATALOGUE[backbone].parts["transformer"]
 
 
-def test_same_parts_stay_in_float32_as_when_diffusers_loads_weights(tmp_path):
+@pytest.mark.parametrize("kind", ["wan", "wan-animate-2"])
+def test_same_parts_stay_in_float32_as_when_diffusers_loads_weights(tmp_path, kind):
     """same: dtype of every parameter, beside diffusers' own loading of a saved network."""
-    made = build(NETWORKS["tiny"], "wan", torch.device("cpu"), torch.bfloat16)
+    made = build(NETWORKS["tiny"], kind, torch.device("cpu"), torch.bfloat16)
     made.save_pretrained(tmp_path)
     loaded = type(made).from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
     found = {name: p.dtype for name, p in made.named_parameters()}
@@ -123,7 +250,7 @@ def test_same_kernels_as_attention_by_its_definition(device, dtype):
 
 def test_a_run_writes_all_files_and_resumes_without_measuring(tmp_path, monkeypatch):
     """unchanged by: the same command again; then a way more is measured, its floor beside it."""
-    modes = "modes=plain,one-way-aligned:host+states,one-way:int8,wan-animate"
+    modes = "modes=plain,one-way-aligned:host+states,one-way:int8,wan-animate,wan-animate-2"
     words = [*TINY, "guidance=2", modes]
     path = bench_speed(tmp_path, from_words(SpeedConfig, words))
     assert {p.name for p in tmp_path.iterdir()} == {"results.jsonl", "report.md", "speed.png"}
@@ -132,12 +259,12 @@ def test_a_run_writes_all_files_and_resumes_without_measuring(tmp_path, monkeypa
     rows = [Row(**line["row"]) for line in lines if "row" in line]
     assert [row.way for row in rows] == modes.removeprefix("modes=").split(",")
     assert all(len(row.seconds) == 2 and min(row.seconds) > 0 for row in rows)
-    assert [len(row.once) for row in rows] == [0, 2, 2, 0]
+    assert [len(row.once) for row in rows] == [0, 2, 2, 0, 2]
     assert all(row.cache_held == row.cache_foreseen for row in rows)
-    assert [row.cache_held > 0 for row in rows] == [False, True, True, False]
+    assert [row.cache_held > 0 for row in rows] == [False, True, True, False, True]
     network, size = NETWORKS["tiny"], Size(32, 32, 5)
     assert [row.flops for row in rows] == [
-        2 * Way.parse(row.way).flops(network, size)[0] for row in rows
+        Way.parse(row.way).flops(network, size, 2)[0] for row in rows
     ]
     before, said = (tmp_path / "results.jsonl").read_bytes(), path.read_text()
     measured = speed._Stand.measure
@@ -216,12 +343,97 @@ def rows_of(aligned, **more):
     ],
 )
 def test_exact_verdicts_of_the_goal(rows, verdict):
-    assert [goal.verdict for goal in speed_goals(rows, IDENTITY)] == [verdict]
+    assert [goal.verdict for goal in speed_goals(rows, IDENTITY, 40)] == [verdict]
+
+
+def clip_row(way, step, once=(), session=0):
+    return Row("832x480x81", way, session, [step] * 2 + [step * 1.1], list(once))
+
+
+def test_exact_goals_of_a_clip_are_of_the_quickest_exact_rows():
+    """exact: 40 steps and what is done once; 8 bits and other beginnings do not count."""
+    rows = [
+        clip_row("one-way-aligned", 4.0, [2.0]), clip_row("one-way-aligned:compiled", 3.0, [1.5]),
+        clip_row("one-way-aligned:int8", 0.1), clip_row("one-way", 0.1),
+        clip_row("wan-animate-2", 4.0, [3.0]), clip_row("wan-animate", 3.5),
+        clip_row("wan-animate:compiled", 3.0), clip_row("wan-animate:compiled", 9.0, session=1),
+        Row("832x480x81", "one-way-aligned:host", 0, failed="x"),
+    ]  # fmt: skip
+    _, second, first = speed_goals(rows, IDENTITY, 40)
+    assert second.over == "one-way-aligned:compiled over wan-animate-2, 832x480x81"
+    assert second.measured.mean == pytest.approx(100 * 121.5 / 163)
+    assert second.measured.low == pytest.approx(100 * 121.5 / 179)
+    assert second.measured.high == pytest.approx(100 * 133.5 / 163)
+    assert second.verdict == "pass by 0.46 %"
+    assert first.over == "one-way-aligned:compiled over wan-animate:compiled, 832x480x81"
+    assert first.verdict == "miss by 1.25 %"
+    assert len(speed_goals(rows[:-3], IDENTITY, 40)) == 3
+    assert len(speed_goals(rows[:4], IDENTITY, 40)) == 1
+    apart = [*rows[:4], replace(rows[4], session=1)]
+    assert len(speed_goals(apart, IDENTITY, 40)) == 1
+
+
+def test_exact_distilled_settings_of_wan_animate_2():
+    rows = [clip_row("wan-animate-2", 4.0, [3.0])]
+    line = "10 steps without guidance, as of distilled weights: wan-animate-2 at 832x480x81 43 s."
+    said = report([Session(8e14, {})], rows, [], "command", IDENTITY, 40)
+    assert line in said
+    guided = IDENTITY | {"guidance": 2}
+    assert line not in report([Session(8e14, {})], rows, [], "command", guided, 40)
+    caveat = "wan-animate-2 ran on the CPU, not compiled"
+    assert caveat in said
+    on_gpu = [replace(rows[0], peak=1 << 30)]
+    assert caveat not in report([Session(8e14, {})], on_gpu, [], "command", IDENTITY, 40)
+
+
+def test_segments_in_turn_are_timed_one_by_one(monkeypatch):
+    """exact: so many fillings and steps, and what the report makes of them."""
+    filled, stepped = [], []
+    fill, step = Segment.fill, Segment.step
+    monkeypatch.setattr(Segment, "fill", lambda self: filled.append(1) or fill(self))
+    monkeypatch.setattr(Segment, "step", lambda self, n: stepped.append(n) or step(self, n))
+    words = [*TINY, "segments=3", "steps=4", "guidance=2"]
+    stand = speed._Stand(from_words(SpeedConfig, words), torch.device("cpu"))
+    row = stand.measure(Size(32, 32, 5), Way.parse("one-way-aligned"), 0)
+    assert len(row.segments) == 3
+    assert min(row.segments) > 0
+    assert row.segment_peaks == [0] * 3
+    assert (len(filled), stepped) == (3 + 3, [2] * (3 + 3 * 4))
+    rows = [
+        replace(row, segments=[2.0, 2.1, 2.05], segment_peaks=[3 << 29] * 3),
+        replace(row, way="full", segments=[2.0, 2.2]),
+    ]
+    identity = IDENTITY | {"segments": "3 of 4 steps"}
+    text = report([Session(8e14, {})], rows, [], "command", identity, 4)
+    assert "### Segments in turn: 3 of 4 steps" in text
+    assert "| 32x32x5 | one-way-aligned | 2 | 2.05 | 105.0 | 1.50 / 1.50 | constant |" in text
+    assert "| 32x32x5 | full | 2 | 2.2 | 110.0 | - | NOT CONSTANT |" in text
+
+
+def test_the_ways_that_say_so_are_compiled(monkeypatch):
+    """exact: blocks compiled by way; a transformer that was compiled serves no other."""
+    of_all = {"plain": False, "plain:compiled": True, "one-way:host+compiled": True}
+    for device, rival in (("cpu", False), ("cuda", True)):
+        config = from_words(SpeedConfig, [*TINY[:2], f"device={device}"])
+        for name, wanted in (of_all | {"wan-animate-2": rival}).items():
+            assert config.compiles(Way.parse(name)) is wanted
+    compiled, built = [], []
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **said: compiled.append((type(self), said))
+    )
+    monkeypatch.setattr(speed, "build", lambda *args: built.append(1) or build(*args))
+    stand = speed._Stand(from_words(SpeedConfig, TINY), torch.device("cpu"))
+    for number, name in enumerate(("full:compiled", "one-way:compiled", "full", "one-way"), 1):
+        stand.measure(Size(32, 32, 5), Way.parse(name), 0)
+        assert len(compiled) == 2 * min(number, 2)
+        assert len(built) == 1 + (number > 2)
+    assert {block.__name__ for block, _ in compiled} == {"WanTransformerBlock"}
+    assert all(said == {"dynamic": False} for _, said in compiled)
 
 
 def test_exact_other_shapes_have_no_goal():
-    assert speed_goals(rows_of(4.0), IDENTITY | {"shape": "tiny"}) == []
-    assert speed_goals(rows_of(4.0), IDENTITY | {"layers": 4}) == []
+    assert speed_goals(rows_of(4.0), IDENTITY | {"shape": "tiny"}, 40) == []
+    assert speed_goals(rows_of(4.0), IDENTITY | {"layers": 4}, 40) == []
 
 
 def test_exact_figures_of_the_table():
@@ -245,6 +457,7 @@ def test_exact_figures_of_the_table():
         ("shape=wan-41b", "shape 'wan-41b': want one of .*; nearest is wan-14b"),
         ("modes=plain,oneway", "mode 'oneway': want one of .*; nearest is one-way"),
         ("modes=plain:int8", "mode 'plain:int8': keeps no context; nearest is plain"),
+        ("modes=wan-animate-2:compiled+host", "'wan-animate-2:compiled.host': keeps no context"),
         ("modes=one-way:int4", "what is kept 'int4': want one of .*; nearest is int8"),
         ("modes=one-way:host+none", "mode 'one-way:host.none': want one of none, device, host"),
         ("sizes=832x480", "size '832x480': want WIDTHxHEIGHTxFRAMES, such as 832x480x81"),

@@ -11,22 +11,28 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from diffusers import WanAnimateTransformer3DModel, WanTransformer3DModel
+from diffusers import (
+    WanAnimate2Transformer3DModel,
+    WanAnimateTransformer3DModel,
+    WanTransformer3DModel,
+)
 from torch import Tensor
 
 from dreamactor.backbones.catalogue import CATALOGUE
 from dreamactor.backbones.layers import STRIDE_S, STRIDE_T
 from dreamactor.errors import ConfigError
 
-Kind = Literal["wan", "wan-animate"]
+Kind = Literal["wan", "wan-animate", "wan-animate-2"]
 """diffusers' `WanTransformer3DModel`, which all our modes and image-to-video run on, or its
-`WanAnimateTransformer3DModel`."""
+`WanAnimateTransformer3DModel` or `WanAnimate2Transformer3DModel`."""
 PATCH = 2
+CLIP = 1280
+"""Channels of a picture's tokens; Wan-Animate-2 reads no others."""
 SIZE = re.compile(r"(\d+)x(\d+)x(\d+)")
 
 
@@ -44,7 +50,7 @@ class Network:
     """C."""
     text: tuple[int, int] = (512, 4096)
     """Tokens of the prompt and their channels."""
-    image: tuple[int, int] | None = (257, 1280)
+    image: tuple[int, int] | None = (257, CLIP)
     """Tokens of the reference's picture and their channels."""
     every: int = 5
     """Wan-Animate: blocks from one look at the face to the next."""
@@ -74,7 +80,7 @@ NETWORKS = {
     "wan-1.3b": Network.of("wan2.1-fun-1.3b-inp", 128),
     "nano": Network.of("nano", 64, channels=64, text=(32, 384), image=None, every=4),
     "tiny": Network(
-        2, 2, 12, 32, channels=4, text=(512, 8), image=(3, 8), every=1, face=16,
+        2, 2, 12, 32, channels=4, text=(512, 8), image=(3, CLIP), every=1, face=16,
         face_channels={4: 4, 8: 6, 16: 5},
     ),
 }  # fmt: skip
@@ -127,27 +133,39 @@ class Size:
         return self.latents[1] * self.latents[2] // PATCH**2
 
 
+def _made_of(network: Network, kind: Kind) -> tuple[type[Any], dict[str, Any]]:
+    """The class of a kind and what it is made with."""
+    width, channels = network.width, 2 * network.channels + STRIDE_T
+    if kind == "wan-animate-2":
+        assert network.image is None or network.image[1] == CLIP
+        return WanAnimate2Transformer3DModel, {
+            "text_len": network.text[0], "text_dim": network.text[1], "in_dim": channels,
+            "out_dim": network.channels, "dim": width, "num_heads": network.heads,
+            "ffn_dim": network.ffn, "num_layers": network.layers,
+            "use_img_emb": network.image is not None,
+        }  # fmt: skip
+    shape = {
+        "num_attention_heads": network.heads, "attention_head_dim": network.head,
+        "in_channels": channels, "out_channels": network.channels,
+        "text_dim": network.text[1], "ffn_dim": network.ffn, "num_layers": network.layers,
+        "image_dim": network.image and network.image[1],
+        "added_kv_proj_dim": network.image and width,
+    }  # fmt: skip
+    if kind == "wan":
+        return WanTransformer3DModel, shape
+    return WanAnimateTransformer3DModel, shape | {
+        "latent_channels": network.channels, "motion_encoder_size": network.face,
+        "motion_encoder_channel_sizes": {str(k): v for k, v in network.face_channels.items()},
+        "inject_face_latents_blocks": network.every,
+    }  # fmt: skip
+
+
 def build(network: Network, kind: Kind, device: torch.device, dtype: torch.dtype) -> Any:
     """A transformer with random weights, made on its device.
 
     What diffusers keeps in float32 when it loads weights is in float32 here too.
     """
-    width = network.width
-    shape: dict[str, Any] = {
-        "num_attention_heads": network.heads, "attention_head_dim": network.head,
-        "in_channels": 2 * network.channels + STRIDE_T, "out_channels": network.channels,
-        "text_dim": network.text[1], "ffn_dim": network.ffn, "num_layers": network.layers,
-        "image_dim": network.image and network.image[1],
-        "added_kv_proj_dim": network.image and width,
-    }  # fmt: skip
-    made: type[Any] = WanTransformer3DModel
-    if kind == "wan-animate":
-        made = WanAnimateTransformer3DModel
-        shape |= {
-            "latent_channels": network.channels, "motion_encoder_size": network.face,
-            "motion_encoder_channel_sizes": {str(k): v for k, v in network.face_channels.items()},
-            "inject_face_latents_blocks": network.every,
-        }  # fmt: skip
+    made, shape = _made_of(network, kind)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -174,6 +192,9 @@ def inputs_of(
         halves: 1 a clip by itself, 2 the whole canvas.
         device: Where.
         dtype: Of all but the timestep.
+
+    Returns:
+        Arguments of the transformer's forward; for wan-animate-2 those of `animate2`.
     """
     frames, rows, columns = size.latents
     extra = kind == "wan-animate"  # the reference is a latent frame more
@@ -181,6 +202,8 @@ def inputs_of(
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, device=device, dtype=dtype)
 
+    if kind == "wan-animate-2":
+        return _driven(network, size, random) | {"timestep": torch.full((1,), 500.0, device=device)}
     given = {
         "hidden_states": random(
             1, 2 * network.channels + STRIDE_T, frames + extra, rows, halves * columns
@@ -194,6 +217,22 @@ def inputs_of(
         given["pose_hidden_states"] = random(1, network.channels, frames, rows, columns)
         given["face_pixel_values"] = random(1, 3, size.frames, network.face, network.face)
     return given
+
+
+def _driven(network: Network, size: Size, random: Callable[..., Tensor]) -> dict[str, Tensor]:
+    """A segment of Wan-Animate-2: the clip, the reference's frame before it, and its driving clip.
+
+    Each has latents, what is given of them with its mask, text and picture.
+    """
+    frames, rows, columns = size.latents
+    found = {}
+    for name, count in {"": frames + 1, "driving_": frames}.items():
+        found[f"{name}latents"] = random(1, network.channels, count, rows, columns)
+        found[f"{name}condition"] = random(1, STRIDE_T + network.channels, count, rows, columns)
+        found[f"{name}text"] = random(1, *network.text)
+        if network.image is not None:
+            found[f"{name}image"] = random(1, *network.image)
+    return found
 
 
 def nearest_of(name: str, given: str, known: Iterable[str]) -> str:

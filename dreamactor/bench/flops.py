@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
+from dreamactor.backbones.animate2 import SKIPPED
 from dreamactor.backbones.catalogue import CacheHolds, Mode
 from dreamactor.backbones.layers import STRIDE_T
 from dreamactor.backbones.shapes import PATCH, Network, Size
@@ -68,6 +69,20 @@ def animate(network: Network, size: Size) -> int:
     look += 4 * tokens * (PARTS + 1) * width
     looks = network.layers // network.every
     return _all_see_all(network, tokens) + poses + looks * look + _face(network, size.frames)
+
+
+def animate_2(network: Network, size: Size, passes: int) -> int:
+    """Wan-Animate-2's step, keys and values of the driving clip kept.
+
+    Pairs of tokens are those that see each other; the blocks of 128 that its kernel goes by have a
+    few more. A second pass, without the prompt, leaves a block out.
+    """
+    frames, one = size.latents[0], size.frame_tokens
+    tokens = (frames + 1) * one
+    block = _block(network, tokens, tokens) + 4 * frames * one * one * network.width
+    once = _embedding(network, tokens) + _conditions(network) + _head(network, tokens)
+    skipped = (passes - 1) * (network.layers > SKIPPED)
+    return passes * (once + network.layers * block) - skipped * block
 
 
 def _dense(tokens: int, *widths: int) -> int:

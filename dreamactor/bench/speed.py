@@ -6,10 +6,12 @@ Rows are ways of making a clip, all on one device in one run:
     full                 the whole canvas, every token seeing every token
     one-way[:KEPT]       the target sees the context, which sees itself and is kept
     one-way-aligned[:KEPT]    and of the motion half its own time alone
-    wan-animate          diffusers' WanAnimateTransformer3DModel, the rival
+    wan-animate          a rival: diffusers' WanAnimateTransformer3DModel
+    wan-animate-2        another, with a cache: diffusers' WanAnimate2Transformer3DModel
 
 KEPT says how the context is kept, as words with + between them: none, device or host; bfloat16 or
-int8; keys or states, such as `one-way-aligned:host+int8`.
+int8; keys or states, such as `one-way-aligned:host+int8`. The word `compiled`, after any way, has
+its blocks compiled; those of wan-animate-2 are on a GPU always, for its attention needs it.
 
 A folder is a run, and the same command resumes it:
 
@@ -27,92 +29,34 @@ import gc
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any, Literal, cast, get_args
+from typing import IO, Any, Literal, cast
 
 import torch
 from tqdm import tqdm
 
 from dreamactor import __version__
-from dreamactor.backbones.catalogue import Cache, CacheHolds, Keeping, Mode
-from dreamactor.backbones.incontext import Context, predict, predicted_bytes, set_mode
-from dreamactor.backbones.shapes import NETWORKS, Kind, Network, Size, build, inputs_of, nearest_of
-from dreamactor.bench import flops, speed_report
+from dreamactor.backbones.animate2 import uncompiled
+from dreamactor.backbones.catalogue import Mode
+from dreamactor.backbones.incontext import set_mode
+from dreamactor.backbones.shapes import NETWORKS, Kind, Network, Size, build, nearest_of
+from dreamactor.bench import speed_report
 from dreamactor.bench.evaluate import alone
 from dreamactor.bench.kernels import ceiling, kernel_errors, seconds
 from dreamactor.bench.settings import open_folder
-from dreamactor.bench.speed_report import FLOOR, Row, Session
+from dreamactor.bench.speed_report import Row, Session
 from dreamactor.bench.timing import hardware
+from dreamactor.bench.ways import ANIMATE, ANIMATE_2, FLOOR, MODES, Segment, Way
 from dreamactor.config import check_device, check_least
 from dreamactor.errors import ConfigError
 from dreamactor.runs import write_text
 
-RIVAL = "wan-animate"
-ONE_WAY = ("one-way", "one-way-aligned")
-MODES = (FLOOR, "full", *ONE_WAY, RIVAL)
 FULL = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 """In the messages of torch and cuBLAS, where memory runs out."""
-KEPT: dict[str, tuple[str, ...]] = {
-    "place": get_args(Cache), "dtype": ("bfloat16", "int8"), "holds": get_args(CacheHolds),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a clip is made; `Way.parse` reads one."""
-
-    name: str
-    mode: str
-    keeping: Keeping | None = None
-    """Of the one-way modes, whose context is kept."""
-
-    @classmethod
-    def parse(cls, text: str) -> Way:
-        """From MODE or MODE:WORD+WORD.
-
-        Raises:
-            ConfigError: A word that is not known, or out of place.
-        """
-        mode, colon, rest = text.partition(":")
-        if mode not in MODES:
-            raise ConfigError(nearest_of("mode", mode, MODES))
-        if mode not in ONE_WAY:
-            if colon:
-                raise ConfigError(f"mode {text!r}: keeps no context; nearest is {mode}")
-            return cls(text, mode)
-        said: dict[str, Any] = {}
-        for word in rest.split("+") if colon else ():
-            key = next((key for key, words in KEPT.items() if word in words), None)
-            if key is None:
-                known = [known for words in KEPT.values() for known in words]
-                raise ConfigError(nearest_of(f"mode {text!r}: what is kept", word, known))
-            if key in said:
-                raise ConfigError(f"mode {text!r}: want one of {', '.join(KEPT[key])}")
-            said[key] = word
-        return cls(text, mode, Keeping(**said))
-
-    @property
-    def kind(self) -> Kind:
-        """Which of diffusers' transformers."""
-        return "wan-animate" if self.mode == RIVAL else "wan"
-
-    @property
-    def caches(self) -> bool:
-        """Whether a context is kept from step to step."""
-        return self.keeping is not None and self.keeping.place != "none"
-
-    def flops(self, network: Network, size: Size) -> tuple[int, int]:
-        """Operations of a pass, and of what is done once a segment."""
-        if self.mode == RIVAL:
-            return flops.animate(network, size), 0
-        if self.keeping is None:
-            return (flops.plain if self.mode == FLOOR else flops.full)(network, size), 0
-        holds = self.keeping.holds if self.caches else None
-        step = flops.one_way(network, size, cast(Mode, self.mode), holds)
-        return step, flops.filling(network, size) if self.caches else 0
 
 
 @dataclass(frozen=True)
@@ -135,12 +79,15 @@ class SpeedConfig:
     """Turns that are timed; the median counts."""
     warmup: int = 1
     """Turns before them."""
+    segments: int = 0
+    """Besides, so many whole segments in turn, each with its context filled anew and `steps`
+    steps, to see whether time or memory grows; 0 = none."""
     device: str = "cuda"
     """cuda, cuda:N or cpu."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of network and clip; auto is bfloat16 on a GPU and float32 on the CPU."""
     compile: bool = False
-    """Compile each block; the first turn pays for it."""
+    """Compile each block of every way; the first turn pays for it."""
     minutes: float = 60.0
     """No row begins after them; the same command goes on."""
     seed: int = 0
@@ -154,17 +101,18 @@ class SpeedConfig:
         """
         if self.shape not in NETWORKS:
             raise ConfigError(nearest_of("shape", self.shape, NETWORKS))
-        least = {"layers": 0, "steps": 1, "guidance": 1, "repeats": 1, "warmup": 0, "minutes": 0}
+        least = {"layers": 0, "steps": 1, "guidance": 1, "repeats": 1, "warmup": 0, "segments": 0,
+                 "minutes": 0}  # fmt: skip
         check_least(self, least)
         if self.guidance > 2:
             raise ConfigError(f"guidance={self.guidance}: want 1 or 2 passes a step, nearest is 2")
         check_device(self.device)
         _ = self.all_sizes, self.ways
         every = self.network.every
-        if self.network.layers % every and any(way.mode == RIVAL for way in self.ways):
+        if self.network.layers % every and any(way.mode == ANIMATE for way in self.ways):
             near = max(1, round(self.network.layers / every)) * every
             raise ConfigError(
-                f"layers={self.layers}: {RIVAL} wants a multiple of {every}, nearest is {near}"
+                f"layers={self.layers}: {ANIMATE} wants a multiple of {every}, nearest is {near}"
             )
 
     @cached_property
@@ -199,11 +147,17 @@ class SpeedConfig:
                 words.append(f"{f.name}={str(value).lower() if f.type == 'bool' else value}")
         return " ".join(words)
 
+    def compiles(self, way: Way) -> bool:
+        """Whether a way's blocks are compiled."""
+        needed = way.mode == ANIMATE_2 and self.device != "cpu"
+        return self.compile or way.compiled or needed
+
     def identity(self) -> dict[str, Any]:
         """What two rows must have in common to stand in one file."""
         named = ("shape", "layers", "guidance", "repeats", "warmup", "compile", "seed")
         return {
             **{name: getattr(self, name) for name in named},
+            "segments": f"{self.segments} of {self.steps} steps" if self.segments else "none",
             "dtype": str(self.torch_dtype).removeprefix("torch."),
             "hardware": hardware(self.device),
             "versions": {
@@ -291,10 +245,10 @@ def _measure_all(
     """What is missing: first of all the ceiling, and of a size first of all the floor."""
     done = {(row.size, row.way) for row in rows}
     todo: list[tuple[Size, Way]] = []
-    floor = [way for way in config.ways if way.mode == FLOOR]
+    floor = [way for way in config.ways if way.name == FLOOR]
     for size in config.all_sizes:
         missing = [way for way in config.ways if (str(size), way.name) not in done]
-        others = [way for way in missing if way.mode != FLOOR]
+        others = [way for way in missing if way.name != FLOOR]
         todo += [(size, way) for way in ([*floor, *others] if missing else [])]
     if not todo or time.monotonic() >= deadline:
         return
@@ -311,19 +265,29 @@ def _measure_all(
         yield stand.measure(size, way, session)
 
 
+@contextmanager
+def _graphless(way: Way, compiled: bool) -> Iterator[None]:
+    """No gradients; for Wan-Animate-2 by what its pipeline says so with."""
+    if way.mode != ANIMATE_2:
+        with torch.inference_mode():
+            yield
+    else:
+        with torch.no_grad(), nullcontext() if compiled else uncompiled():
+            yield
+
+
 class _Stand:
     """Where rows are measured: one transformer at a time."""
 
     def __init__(self, config: SpeedConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-        self._kind: Kind | None = None
+        self._built: tuple[Kind, bool] | None = None
         self._transformer: Any = None
 
     def measure(self, size: Size, way: Way, session: int) -> Row:
         """A row; where memory runs out, one that says so."""
-        passes = self.config.guidance
-        step, once = way.flops(self.config.network, size)
-        row = Row(str(size), way.name, session, flops=passes * step, flops_once=once)
+        step, once = way.flops(self.config.network, size, self.config.guidance)
+        row = Row(str(size), way.name, session, flops=step, flops_once=once)
         try:
             return self._measure(size, way, row)
         except RuntimeError as error:
@@ -334,69 +298,63 @@ class _Stand:
         return replace(row, failed=failed)
 
     def _measure(self, size: Size, way: Way, row: Row) -> Row:
-        config, gpu = self.config, self.device.type == "cuda"
+        config = self.config
         self._free()
-        transformer = self._built(way.kind)
-        if gpu:
+        compiled = config.compiles(way)
+        transformer = self._made(way.kind, compiled)
+        if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         if way.kind == "wan":
             set_mode(transformer, cast(Mode, "full" if way.mode == FLOOR else way.mode))
-        if config.compile:
+        if compiled:
             torch.compiler.reset()
             for block in transformer.blocks:
                 block.compile(dynamic=False)
         torch.manual_seed(config.seed)
-        halves = 1 if way.mode in (FLOOR, RIVAL) else 2
-        given: dict[str, Any] = inputs_of(
-            config.network, size, way.kind, halves, self.device, config.torch_dtype
-        )
-        if way.keeping is not None:
-            given["silence"] = torch.zeros_like(given["encoder_hidden_states"])
-        with torch.inference_mode():
-            found = self._timed(transformer, way, given, row)
-        peak = torch.cuda.max_memory_allocated(self.device) if gpu else 0
-        return replace(found, peak=peak)
+        segment = Segment(way, transformer, config.network, size, self.device, config.torch_dtype)
+        with _graphless(way, compiled):
+            found = replace(self._timed(segment, way, row), peak=self._peak())
+            whole = [self._whole(segment) for _ in range(config.segments)]
+        taken, peaks = [taken for taken, _ in whole], [peak for _, peak in whole]
+        return replace(found, segments=taken, segment_peaks=peaks)
 
-    def _timed(self, transformer: Any, way: Way, given: dict[str, Any], row: Row) -> Row:
+    def _whole(self, segment: Segment) -> tuple[float, int]:
+        """Seconds of one more segment, and the most bytes meanwhile."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        work = partial(segment.whole, self.config.steps, self.config.guidance)
+        return seconds(work, self.device), self._peak()
+
+    def _peak(self) -> int:
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
+
+    def _timed(self, segment: Segment, way: Way, row: Row) -> Row:
         """The row with its seconds and the size of its cache."""
-        turns = self.config.warmup + self.config.repeats
-        once: list[float] = []
-        held = foreseen = 0
-        context: Context | None = None
-        if way.caches:
-            assert way.keeping is not None
-            foreseen = predicted_bytes(transformer, given["hidden_states"], way.keeping)
-            for _ in range(turns):
-                context = None  # its memory goes before more is taken
-                context = Context(way.keeping)
-                once += [seconds(partial(context.of, transformer, given), self.device)]
-            assert context is not None
-            held = context.of(transformer, given).bytes
-
-        def step() -> None:
-            for _ in range(self.config.guidance):
-                if way.mode == RIVAL:
-                    transformer(**given, return_dict=False)
-                else:
-                    predict(transformer, context, **given)
-
+        config, first = self.config, self.config.warmup
+        turns = first + config.repeats
+        foreseen = segment.bytes_foreseen
+        fillings = turns if way.caches else 0
+        once = [seconds(segment.fill, self.device) for _ in range(fillings)]
+        held = segment.bytes_held
+        step = partial(segment.step, config.guidance)
         taken = [seconds(step, self.device) for _ in range(turns)]
         return replace(
             row,
-            seconds=taken[self.config.warmup :],
-            once=once[self.config.warmup :],
+            seconds=taken[first:],
+            once=once[first:],
             cache_foreseen=foreseen,
             cache_held=held,
         )
 
-    def _built(self, kind: Kind) -> Any:
-        if self._kind != kind:
-            self._kind = self._transformer = None
+    def _made(self, kind: Kind, compiled: bool) -> Any:
+        """The transformer; one that was compiled serves no way that is not."""
+        if self._built != (kind, compiled):
+            self._built = self._transformer = None
             self._free()
             torch.manual_seed(self.config.seed)
             config = self.config
             self._transformer = build(config.network, kind, self.device, config.torch_dtype)
-            self._kind = kind
+            self._built = (kind, compiled)
         return self._transformer
 
     def _free(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,20 @@ from typing import Any
 from dreamactor.backbones.catalogue import GIB
 from dreamactor.bench.goals import Goal, goals_table
 from dreamactor.bench.stats import NONE, Interval, markdown_table
+from dreamactor.bench.ways import ANIMATE, ANIMATE_2, FLOOR, Way
 from dreamactor.errors import ConfigError
 from dreamactor.image import atomic
 
-FLOOR = "plain"
-"""The way that all others are compared with."""
 GOAL = ("wan-14b", "832x480x81", "one-way-aligned", 106.0)
 """Shape, size, the cached way that is judged, and the most that its step may cost, in percent of
 the floor's. By counting one-way needs 145 %, and is shown in the table alone."""
+CLIPS = ((ANIMATE_2, 75.0), (ANIMATE, 100.0))
+"""Rivals, and the most that a clip in the way that is judged may take, in percent of theirs."""
+CONSTANT = 105.0
+"""The most that the slowest of a clip's segments may take, in percent of the quickest."""
+COMPILED_BY_WAY = f"compiled where a way says so, and {ANIMATE_2} on a GPU"
+DISTILLED = 10
+"""Steps of Wan-Animate-2's distilled weights, without guidance (diffusers' defaults)."""
 BOUNDS = {"float32": 1e-4, "bfloat16": 2e-2}
 """Of the kernels' errors, for values about 1."""
 
@@ -44,6 +50,10 @@ class Row:
     """Bytes of the context's cache, said before there was one."""
     cache_held: int = 0
     """Likewise, of its tensors."""
+    segments: list[float] = field(default_factory=list)
+    """Seconds of whole segments, one after the other."""
+    segment_peaks: list[int] = field(default_factory=list)
+    """As `peak`, segment by segment."""
     failed: str = ""
     """Why nothing was measured."""
 
@@ -52,10 +62,14 @@ class Row:
         """Seconds of a step, the median; NaN where it failed."""
         return statistics.median(self.seconds) if self.seconds else float("nan")
 
-    @property
-    def filling(self) -> float:
-        """Seconds once a segment, the median."""
-        return statistics.median(self.once) if self.once else 0.0
+    def clip(self, steps: int, of: Callable[[list[float]], float] = statistics.median) -> float:
+        """Seconds of a segment's denoising: its steps and what is done once.
+
+        Args:
+            steps: Of the clip.
+            of: Which turn stands for all.
+        """
+        return steps * of(self.seconds) + (of(self.once) if self.once else 0.0)
 
 
 @dataclass(frozen=True)
@@ -93,15 +107,46 @@ def ratio(row: Row, rows: Sequence[Row]) -> Interval:
     return Interval(100 * mean, 100 * low, 100 * high, len(row.seconds))
 
 
-def speed_goals(rows: Sequence[Row], identity: Mapping[str, Any]) -> list[Goal]:
-    """What the numbers were meant to reach; none for other shapes, or fewer blocks."""
+def _quickest(rows: Sequence[Row], mode: str, steps: int, dtype: str) -> Row | None:
+    """The way of a mode whose clip takes the least, of those that keep what they keep exactly."""
+    known = [(Way.parse(row.way), row) for row in latest(rows).values() if row.seconds]
+    exact = [row for way, row in known if way.mode == mode and way.exact(dtype)]
+    return min(exact, key=lambda row: row.clip(steps), default=None)
+
+
+def _clip_goals(rows: Sequence[Row], steps: int, dtype: str) -> Iterator[Goal]:
+    """A whole clip against every rival that was measured beside it, each at its best."""
+    _, size, mode, _ = GOAL
+    for rival, most in CLIPS:
+        for session in sorted({row.session for row in rows}, reverse=True):
+            beside = [row for row in rows if (row.session, row.size) == (session, size)]
+            ours, theirs = (_quickest(beside, name, steps, dtype) for name in (mode, rival))
+            if ours is None or theirs is None:
+                continue
+            low = ours.clip(steps, min) / theirs.clip(steps, max)
+            high = ours.clip(steps, max) / theirs.clip(steps, min)
+            mean = ours.clip(steps) / theirs.clip(steps)
+            measured = Interval(100 * mean, 100 * low, 100 * high, len(ours.seconds))
+            over = f"{ours.way} over {theirs.way}, {size}"
+            yield Goal(
+                f"a clip of {steps} steps over a rival's", over, measured, high=most, unit=" %"
+            )
+            break
+
+
+def speed_goals(rows: Sequence[Row], identity: Mapping[str, Any], steps: int) -> list[Goal]:
+    """What the numbers were meant to reach; none for other shapes, or fewer blocks.
+
+    A clip's are among them only where a rival was measured at the same beginning.
+    """
     shape, size, way, most = GOAL
     if identity["shape"] != shape or identity["layers"]:
         return []
     found = latest(rows).get((size, way))
     measured = NONE if found is None else ratio(found, rows)
     name = "a cached step over a plain image-to-video step"
-    return [Goal(name, f"{way}, {size}", measured, high=most, unit=" %")]
+    step = Goal(name, f"{way}, {size}", measured, high=most, unit=" %")
+    return [step, *_clip_goals(rows, steps, identity["dtype"])]
 
 
 def report(
@@ -128,7 +173,7 @@ def report(
     made = f"Made by `{command}` on {identity['hardware']}; {versions}."
     about = (
         f"Shape {identity['shape']}{blocks}, random weights, {identity['dtype']}, "
-        f"{'blocks compiled' if identity['compile'] else 'not compiled'}, "
+        f"{'blocks compiled' if identity['compile'] else COMPILED_BY_WAY}, "
         f"{identity['guidance']} pass{'es' * (identity['guidance'] > 1)} a step; {words}."
     )
     parts = [made, about, _table(sessions, rows, steps)]
@@ -141,11 +186,27 @@ def report(
         "are not in it. Operations are counted (`bench/flops.py`); their share is of the matrix "
         "product measured at the same beginning. Cache: foreseen / held."
     )
-    goals = speed_goals(rows, identity)
+    parts += _of_animate_2(known.values(), identity)
+    goals = speed_goals(rows, identity, steps)
     none = f"None for this shape: goals are of {GOAL[0]}, all blocks."
     parts += ["### Goals", goals_table(goals) if goals else none]
+    if any(row.segments for row in known.values()):
+        parts += [f"### Segments in turn: {identity['segments']}", _growth(known.values())]
     parts += ["### Ceiling and kernels", _beginnings(sessions)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _of_animate_2(rows: Iterable[Row], identity: Mapping[str, Any]) -> list[str]:
+    """A clip at its distilled weights' settings, where such a pass was measured; a caveat."""
+    found = [row for row in rows if Way.parse(row.way).mode == ANIMATE_2 and row.seconds]
+    parts = []
+    if found and identity["guidance"] == 1:
+        said = ", ".join(f"{row.way} at {row.size} {row.clip(DISTILLED):.4g} s" for row in found)
+        parts += [f"A clip in {DISTILLED} steps without guidance, as of distilled weights: {said}."]
+    on_cpu = [row for row in found if not row.peak and not Way.parse(row.way).compiled]
+    if on_cpu and not identity["compile"]:
+        parts += [f"{ANIMATE_2} ran on the CPU, not compiled: its seconds are no measure of it."]
+    return parts
 
 
 def _table(sessions: Sequence[Session], rows: Sequence[Row], steps: int) -> str:
@@ -167,12 +228,32 @@ def _table(sessions: Sequence[Session], rows: Sequence[Row], steps: int) -> str:
             _spread(row.seconds),
             f"{beside.mean:.1f}" if beside.clips else "-",
             _spread(row.once) if row.once else "-",
-            f"{steps * row.step + row.filling:.4g}",
+            f"{row.clip(steps):.4g}",
             count,
             f"{share:.0f}",
             f"{row.peak / GIB:.1f}" if row.peak else "-",
             cache if row.cache_held else "-",
         ])  # fmt: skip
+    return markdown_table(header, lines)
+
+
+def _growth(rows: Iterable[Row]) -> str:
+    """Whether a later segment of a clip takes more than an earlier one."""
+    lines = []
+    for row in rows:
+        if not row.segments:
+            continue
+        times, peaks = row.segments, row.segment_peaks
+        within = 100 * max(times) / min(times)
+        memory = f"{peaks[0] / GIB:.2f} / {peaks[-1] / GIB:.2f}" if peaks[0] else "-"
+        lines.append([
+            row.size, row.way, f"{times[0]:.4g}", f"{times[-1]:.4g}", f"{within:.1f}", memory,
+            "constant" if within <= CONSTANT else "NOT CONSTANT",
+        ])  # fmt: skip
+    header = [
+        "size", "way", "first, s", "last, s", "slowest, % of quickest",
+        "peak GiB, first / last", f"time within {CONSTANT:g} %",
+    ]  # fmt: skip
     return markdown_table(header, lines)
 
 
