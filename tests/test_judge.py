@@ -415,6 +415,13 @@ def test_exact_every_strength_is_further_from_the_truth():
             assert errors == sorted(set(errors)), kind.name
     by_name = {kind.name: kind for kind in KINDS}
     bare = Bare(truth, other, everywhere, 12.0, rng)
+    steps = np.arange(36)[:, None, None, None].astype(np.uint8) + np.zeros((1, 8, 8, 3), np.uint8)
+    moved = []
+    for strength in by_name["shake"].strengths:
+        draws = np.random.default_rng(1)
+        clip = by_name["shake"].make(Bare(steps, other, everywhere, 12.0, draws), strength)
+        moved.append(np.abs(clip[..., 0].astype(int) - steps[..., 0]).mean())
+    assert moved == sorted(set(moved))
     assert_array_equal(by_name["swap"].make(bare, 1.0), other)
     assert_array_equal(by_name["slow"].make(bare, 1.0), truth[:1].repeat(36, 0))
     assert_array_equal(by_name["late"].make(bare, 0.2)[2:], truth[:34])
@@ -492,6 +499,27 @@ def test_exact_the_measured_judge_sees_a_frozen_clip(made):
     assert json.loads(bad.answers[0])["stillness"] > 1
     short = replace(right, clip=Footage(moving(RED)[:4], 12.0))
     assert "source has 6 frames, result 4" in judge.judge("imaging_quality", short).why
+
+
+def test_exact_the_measured_judge_needs_no_model(judge):
+    config = JudgeConfig(judge="measured", repeats=1, dimensions="imaging_quality", cases=1)
+    judge(config)
+    answers = read_answers(judge.out / "answers.jsonl")
+    assert [a.pool for a in answers] == [[]] * 3  # it looks at no examples
+    assert all(1 <= a.score <= 5 for a in answers)
+    text = (judge.out / "report.md").read_text()
+    assert "No examples stood in the questions." in text
+    assert "| imaging_quality | none: measured | - | all |" in text
+
+
+def test_exact_a_dry_run_by_the_command_line_needs_nothing(made, tmp_path, monkeypatch, capsys):
+    folders = ["--suite", str(made / "suite"), "--out", str(tmp_path / "out")]
+    argv = ["dreamactor", "bench", "calibrate", *folders, "--dry-run", "cases=1", "judge=measured"]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert (end.value.code, capsys.readouterr().out) == (0, "measured: 72 questions, no tokens\n")
+    assert not (tmp_path / "out").exists()
 
 
 # ---- a server, by the command line -------------------------------------------------------------

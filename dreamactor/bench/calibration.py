@@ -238,8 +238,8 @@ def damage(suite: Suite, case: SuiteCase, kinds: Sequence[Kind], clips: Clips, s
     _write(paths[CLEAN], truth, info)
     for kind in kinds:
         for level, strength in enumerate(kind.strengths, 1):
-            stream = f"judge/damage/{kind.name}/{case.name}"
-            rng = numpy_generator(seed, stream, level)
+            # the same draws at every strength: the stronger damage is the weaker one, larger
+            rng = numpy_generator(seed, f"judge/damage/{kind.name}/{case.name}", 0)
             bare = Bare(truth, driving, subject, float(info.fps), rng)
             _write(paths[kind.system(level)], kind.make(bare, strength), info)
 

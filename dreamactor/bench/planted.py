@@ -110,7 +110,7 @@ def stuttering(clip: Clip, width: int) -> Clip:
 
 def shaken(clip: Clip, width: int, rng: np.random.Generator) -> Clip:
     """Jitter in time: every frame may stand up to `width` frames early or late."""
-    order = np.arange(len(clip)) + rng.integers(-width, width + 1, len(clip))
+    order = np.arange(len(clip)) + np.rint(width * rng.uniform(-1, 1, len(clip))).astype(int)
     return clip[order.clip(0, len(clip) - 1)]
 
 
