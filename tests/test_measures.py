@@ -449,7 +449,7 @@ def test_the_report_counts_reactions_and_correlates(tmp_path):
     assert "9 clips of 3 systems: good, middling, bad" in text
     following_row = next(k for k in text.splitlines() if k.startswith("| following ↑ | 1.00"))
     assert following_row.count("1.00 [1.00, 1.00]") == 3  # within each case
-    validation_report.draw_plot(rows(), tmp_path / "plot.png")
+    validation_report.draw_plot(rows(), tmp_path / "plot.png", METRICS[:2])
     assert cv2.imread(str(tmp_path / "plot.png")) is not None
 
 

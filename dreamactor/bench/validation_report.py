@@ -274,8 +274,13 @@ def report(rows: Sequence[Row], command: str, hardware: str, seed: int) -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def draw_plot(rows: Sequence[Row], out: Path) -> None:
+def draw_plot(rows: Sequence[Row], out: Path, metrics: Sequence[Metric] = METRICS) -> None:
     """A panel a metric: mean against strength, a line a damage, bold what it must show.
+
+    Args:
+        rows: What was measured.
+        out: PNG to write.
+        metrics: Those that get a panel.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -287,10 +292,10 @@ def draw_plot(rows: Sequence[Row], out: Path) -> None:
             "plot.png needs matplotlib: `pip install 'dreamactor[bench]'` brings it"
         ) from error
     found = reactions(rows)
-    lines = -(-len(METRICS) // PANELS)
+    lines = -(-len(metrics) // PANELS)
     figure = Figure(figsize=(3.4 * PANELS, 2.3 * lines), layout="constrained")
     axes = figure.subplots(lines, PANELS).ravel()
-    for axis, metric in zip(axes, METRICS, strict=False):
+    for axis, metric in zip(axes, metrics, strict=False):
         for k, name in enumerate(STRENGTHS):
             shown = name in metric.shows
             axis.plot(
@@ -307,7 +312,7 @@ def draw_plot(rows: Sequence[Row], out: Path) -> None:
         axis.set_title(f"{metric.title} {ARROWS[metric.better]}", fontsize=9)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
-    for axis in axes[len(METRICS) :]:
+    for axis in axes[len(metrics) :]:
         axis.axis("off")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncol=len(STRENGTHS), fontsize=9)
