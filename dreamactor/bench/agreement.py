@@ -193,7 +193,7 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")
 
 
-def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+def spearman(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> float:
     """Rank correlation: 1 = one order, -1 = the reverse; equal values share their mean rank.
 
     Args:

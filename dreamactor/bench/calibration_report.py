@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dreamactor.bench.agreement import spearman
 from dreamactor.bench.judging import Answer
 from dreamactor.bench.stats import Interval, bootstrap, format_interval, markdown_table
 from dreamactor.errors import ConfigError
@@ -49,19 +49,6 @@ class Verdict:
         """By `RULE`."""
         seen = min(self.ranked.clips, self.right.clips)
         return seen >= CASES and self.ranked.low >= RANKED and self.right.mean >= RIGHT
-
-
-def spearman(x: Sequence[float], y: Sequence[float]) -> float:
-    """Correlation of ranks, ties sharing their mean rank; 0 where one side is all the same.
-
-    Args:
-        x: Numbers.
-        y: As many.
-    """
-    a, b = (_ranks(np.asarray(v, np.float64)) for v in (x, y))
-    a, b = a - a.mean(), b - b.mean()
-    scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return float((a * b).sum()) / scale if scale else 0.0
 
 
 def find_verdicts(
@@ -226,7 +213,10 @@ def _rho(
     """Of one kind in one case; NaN with fewer than three scores."""
     levels = {clean: 0} | {s: level for s, (name, _, level) in owners.items() if name == kind}
     held = [(level, -points[case, s]) for s, level in levels.items() if (case, s) in points]
-    return spearman(*zip(*held, strict=True)) if len(held) > 2 else float("nan")
+    if len(held) < 3:
+        return float("nan")
+    found = spearman(*zip(*held, strict=True))
+    return 0.0 if np.isnan(found) else found  # the same score for everything ranks nothing
 
 
 def _mean(points: Mapping[tuple[str, str], float], system: str) -> str:
@@ -241,10 +231,3 @@ def _drift(answers: Iterable[Answer]) -> float:
             said.setdefault((a.case, a.system), []).append(a.score)
     ranges = [max(x) - min(x) for x in said.values() if len(x) > 1]
     return float(np.mean(ranges)) if ranges else float("nan")
-
-
-def _ranks(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From 1; equal numbers share their mean rank."""
-    _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return np.asarray((last - (counts - 1) / 2)[place], np.float64)

@@ -282,9 +282,9 @@ class _Bench:
         clips[CLEAN] = lambda _: truth
         for name, system in BASELINES.items():
             clips[name] = lambda _, system=system: system(reference, driving)  # type: ignore[misc]
-        draw = numpy_generator(seed, "damages/systems", index)
         for name, make in MADE.items():
-            clips[name] = lambda _, make=make: make(warped, truth, draw)  # type: ignore[misc]
+            rng = numpy_generator(seed, f"damages/systems/{name}", index)
+            clips[name] = lambda _, make=make, rng=rng: make(warped, truth, rng)  # type: ignore[misc]
         for name, folder in self.config.folders.items():
             file = file_of(folder, self.source.name(index))
             clips[name] = lambda _, file=file: np.stack(  # type: ignore[misc]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dreamactor.bench import stats
-from dreamactor.bench.agreement import spearman
+from dreamactor.bench.agreement import ranked, spearman
 from dreamactor.bench.damages import STRENGTHS
 from dreamactor.bench.metrics import distance
 from dreamactor.bench.metrics.clips import Floats
@@ -29,7 +29,6 @@ ERRORS = ("lpips", "psnr", "flow_epe")
 """The true errors that the others are to tell without the truth."""
 LITTLE = 0.1
 """Of the spread over clean clips: a metric that moves less than that is blind to a damage."""
-RESAMPLES = 1000
 ARROWS = {"up": "↑", "down": "↓", "one": "→1", "truth": "→truth"}
 PANELS = 4
 LEGEND = """Worse: the mean over clips gets worse with every strength; beside it the share of clips
@@ -186,16 +185,9 @@ def correlations(rows: Iterable[Row], seed: int = 0, within: bool = False) -> st
     for metric in (m for m in METRICS if m.free):
         cells = []
         for error in ERRORS:
+            both = metric, by_name[error]
             pairs = [
-                np.array(
-                    [
-                        (
-                            worseness(metric, np.float64(row.values[metric.name])),
-                            worseness(by_name[error], np.float64(row.values[error])),
-                        )
-                        for row in groups[case]
-                    ]
-                )
+                np.stack([worseness(m, _values(groups[case], m)) for m in both], axis=1)
                 for case in cases
             ]
             cells.append(_correlation(pairs, seed, within))
@@ -204,22 +196,30 @@ def correlations(rows: Iterable[Row], seed: int = 0, within: bool = False) -> st
     return stats.markdown_table(["metric", *titles], lines)
 
 
+def _values(rows: Sequence[Row], metric: Metric) -> Floats:
+    return np.array([row.values[metric.name] for row in rows], np.float64)
+
+
 def _correlation(pairs: Sequence[Floats], seed: int, within: bool) -> str:
-    """Of (n, 2) values of each case, as "rho [low, high]"."""
+    """Of (n, 2) values of each case, as "rho [low, high]"; ranks are those among all clips."""
     if within:
         interval = stats.bootstrap([spearman(p[:, 0], p[:, 1]) for p in pairs], seed)
         return stats.format_interval(interval)
-    everything = np.concatenate(pairs)
-    rng = numpy_generator(seed, "correlations", len(pairs))
-    drawn = []
-    for _ in range(RESAMPLES):
-        again = np.concatenate([pairs[k] for k in rng.integers(len(pairs), size=len(pairs))])
-        drawn.append(spearman(again[:, 0], again[:, 1]))
-    known = [value for value in drawn if not math.isnan(value)]
-    if not known:
-        return "-"
-    low, high = np.quantile(known, stats.EDGES)
+    everything, owner = np.concatenate(pairs), np.repeat(np.arange(len(pairs)), [*map(len, pairs)])
+    known = ~np.isnan(everything).any(1)
     rho = spearman(everything[:, 0], everything[:, 1])
+    if math.isnan(rho):
+        return "-"
+    x, y = (ranked(everything[known, k]) for k in (0, 1))
+    sums = np.zeros((len(pairs), 6))  # of each case, so that a draw of cases is a product
+    np.add.at(sums, owner[known], np.stack([x * 0 + 1, x, y, x * x, y * y, x * y], axis=1))
+    draws = numpy_generator(seed, "correlations", len(pairs)).integers(
+        len(pairs), size=(stats.RESAMPLES, len(pairs))
+    )
+    n, sx, sy, sxx, syy, sxy = sums[draws].sum(1).T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drawn = (n * sxy - sx * sy) / np.sqrt((n * sxx - sx**2) * (n * syy - sy**2))
+    low, high = np.nanquantile(drawn, stats.EDGES)
     return stats.format_interval(stats.Interval(rho, float(low), float(high), len(pairs)))
 
 
@@ -274,30 +274,33 @@ def report(rows: Sequence[Row], command: str, hardware: str, seed: int) -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def draw_plot(rows: Sequence[Row], out: Path) -> None:
+def draw_plot(rows: Sequence[Row], out: Path, metrics: Sequence[Metric] = METRICS) -> None:
     """A panel a metric: mean against strength, a line a damage, bold what it must show.
+
+    Args:
+        rows: What was measured.
+        out: PNG to write.
+        metrics: Those that get a panel.
 
     Raises:
         ConfigError: matplotlib is not installed.
     """
     try:
-        import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError(
             "plot.png needs matplotlib: `pip install 'dreamactor[bench]'` brings it"
         ) from error
     found = reactions(rows)
-    lines = -(-len(METRICS) // PANELS)
+    lines = -(-len(metrics) // PANELS)
     figure = Figure(figsize=(3.4 * PANELS, 2.3 * lines), layout="constrained")
     axes = figure.subplots(lines, PANELS).ravel()
-    colours = mpl.colormaps["tab10"].colors
-    for axis, metric in zip(axes, METRICS, strict=False):
-        for colour, name in zip(colours, STRENGTHS, strict=False):
+    for axis, metric in zip(axes, metrics, strict=False):
+        for k, name in enumerate(STRENGTHS):
             shown = name in metric.shows
             axis.plot(
                 found[metric.name, name].means,
-                color=colour,
+                color=f"C{k}",
                 label=name,
                 lw=2 if shown else 0.8,
                 ls="-" if shown else "--",
@@ -309,7 +312,7 @@ def draw_plot(rows: Sequence[Row], out: Path) -> None:
         axis.set_title(f"{metric.title} {ARROWS[metric.better]}", fontsize=9)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
-    for axis in axes[len(METRICS) :]:
+    for axis in axes[len(metrics) :]:
         axis.axis("off")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncol=len(STRENGTHS), fontsize=9)

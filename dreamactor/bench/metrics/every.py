@@ -120,7 +120,7 @@ def measure_every(
 
 
 def _by_truth(clip: NDArray[Any], known: Known, seen: NDArray[np.float32]) -> dict[str, float]:
-    values = {}
+    values: dict[str, float] = {}
     if known.truth is not None and known.mask is not None:
         boxes = subject_box(known.mask, MARGIN)
         values |= {

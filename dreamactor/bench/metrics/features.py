@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SIDE = 128
 """Pixels of the longer side of what the network sees."""
-FRAMES = 8
+FRAMES = 6
 """Of a clip that it sees, evenly spread."""
 STAGE = 2
 """The stage whose cells are kept: the third, 384 channels on cells of 8 pixels."""
@@ -85,21 +85,22 @@ def cell_weights(weight: NDArray[Any], cells: tuple[int, int]) -> Floats:  # (n,
     return np.where(total > 0, small, 1) / np.where(total > 0, total, height * width)
 
 
-def moving(clip: NDArray[Any]) -> Floats:  # (T, H, W)
+def moving(clip: NDArray[Any]) -> Floats:  # (T, h, w)
     """Where a clip differs from its median frame: a guess of its subject when no mask is known.
 
     Args:
         clip: (T, H, W, 3); a camera that stands still, or the guess is worth little.
 
     Returns:
-        0 to 1, mean absolute difference over channels above that of half the frame's pixels (so
-        that noise and flicker move nothing), blurred by a hundredth of the frame.
+        0 to 1 on what is left of the frame when its longer side is at most `SIDE` pixels: mean
+        absolute difference over channels above that of half the pixels (so that noise and flicker
+        move nothing), blurred by a hundredth of the side.
     """
-    x = unit_range(clip)
+    x = np.stack([_shrunk(frame) for frame in unit_range(clip)])
     away = np.abs(x - np.median(x, axis=0)).mean(-1)
     away = (away - np.median(away, axis=(1, 2), keepdims=True)).clip(0)
     sigma = max(x.shape[1:3]) / 100
-    return np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame in away])
+    return np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame in away.astype(np.float64)])
 
 
 def _shrunk(frame: Floats) -> NDArray[np.float32]:
