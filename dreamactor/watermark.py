@@ -43,6 +43,12 @@ SYMBOLS = 6
 """Bytes that the mark says: four of the identity, two of its checksum."""
 FLAT, GAIN, TOP = 0.6, 0.5, 3.0
 """Levels of 255 where a picture is smooth, more per level of its texture, and at most."""
+DARK = 48
+"""Level of 255 below which it gets weaker, down to DARKEST of its strength at 0: a level shows
+more in the dark."""
+DARKEST = 0.4
+SMALL = 256
+"""Longer side from which on smooth places carry less: the waves are longer there, and plainer."""
 RMS = 1.9
 """Levels of 255 over a whole frame at most: 42.5 dB."""
 WINDOW = 1 / 32
@@ -172,6 +178,7 @@ class Marker:
             ConfigError: Not such an identity.
         """
         self._pattern = _stretch(pattern(identity), size)  # (H, W)
+        self._flat = FLAT * math.sqrt(min(1.0, SMALL / max(size)))
         side = max(3, round(max(size) * WINDOW) | 1)
         self._window = (side, side)
         self._square = np.ones(self._window, np.uint8)
@@ -195,9 +202,10 @@ class Marker:
         rough = _rough(light, self._window)
         texture = np.sqrt(cv2.blur(rough * rough, self._window))
         hidden = cv2.blur(cv2.erode(texture, self._square), self._window)
-        strength = np.minimum(FLAT + GAIN * hidden, TOP)
+        bright = np.minimum(DARKEST + (1 - DARKEST) / DARK * cv2.blur(light, self._window), 1)
+        strength = np.minimum(self._flat + GAIN * hidden, TOP) * bright
         power = math.sqrt(float(np.mean(strength * strength)))
-        return np.asarray(strength * min(1.0, RMS / power), np.float32)
+        return np.asarray(strength * min(1.0, RMS / max(power, 1e-9)), np.float32)
 
 
 def _stretch(plane: Plane, size: tuple[int, int]) -> Plane:
