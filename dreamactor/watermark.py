@@ -200,7 +200,7 @@ class Marker:
         each neighbourhood counts.
         """
         rough = _rough(light, self._window)
-        texture = np.sqrt(cv2.blur(rough * rough, self._window))
+        texture = _contrast(rough, self._window)
         hidden = cv2.blur(cv2.erode(texture, self._square), self._window)
         bright = np.minimum(DARKEST + (1 - DARKEST) / DARK * cv2.blur(light, self._window), 1)
         strength = np.minimum(self._flat + GAIN * hidden, TOP) * bright
@@ -222,6 +222,12 @@ def _stretch(plane: Plane, size: tuple[int, int]) -> Plane:
 def _rough(light: Plane, window: tuple[int, int]) -> Plane:
     """The picture without its coarse shapes."""
     return np.asarray(light - cv2.blur(cv2.blur(light, window), window), np.float32)
+
+
+def _contrast(rough: Plane, window: tuple[int, int]) -> Plane:
+    """Root mean square of each neighbourhood."""
+    power = cv2.blur(rough * rough, window)  # a running sum: may end a little below 0
+    return np.asarray(np.sqrt(np.maximum(power, 0)), np.float32)
 
 
 # ---- finding it ----------------------------------------------------------------------------------
@@ -265,15 +271,14 @@ def _evidence(frame: Rgb) -> Plane:
     light = _stretch(light, (SUMMED, SUMMED))
     window = (SUMMED // 32 + 1, SUMMED // 32 + 1)
     rough = _rough(light, window)
-    contrast = np.sqrt(cv2.blur(rough * rough, window))
-    return np.asarray(rough / (contrast + 1), np.float32)
+    return np.asarray(rough / (_contrast(rough, window) + 1), np.float32)
 
 
 def _look(plane: Plane, tries: int, frames: int, mirrored: bool, **found: object) -> Found:
     """What the signs of an aligned (G, G) plane say."""
     known = code()
     coefficients = cv2.dct(np.ascontiguousarray(plane))
-    around = np.sqrt(cv2.blur(coefficients * coefficients, (9, 9)))
+    around = _contrast(coefficients, (9, 9))
     flat = np.clip(coefficients / np.maximum(around, 1e-9), -2, 2).ravel()
 
     def agree(places: NDArray[np.int64], words: Plane) -> NDArray[np.float32]:
