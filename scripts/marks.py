@@ -28,10 +28,10 @@ from dreamactor.watermark import CHANCE, Found, Marker, read
 Frames = list[Rgb]
 Change = Callable[[Frames], Frames]
 IDENTITY = "3fa211ee"
-LONGEST = 60
+LONGEST = 36
 """Frames of a clip that are taken."""
-WIDEST = 832
-"""Pixels of a longer side of those, as large backbones have by default."""
+WIDEST = 640
+"""Pixels of a longer side of those."""
 LARGEST = 1280
 """Longer side of pictures that are looked at."""
 
@@ -130,8 +130,6 @@ CHANGES: dict[str, Change] = {
         cropped(0.10), scaled(1.5), coded(".mp4", 28)
     ),
     "brightness + 20, contrast x 1.2, then H.264 CRF 23": then(levels(1.2, 20), H264),
-    "contrast x 0.7, then H.264 CRF 23": then(levels(0.7, 30), H264),
-    "gamma 1.5, then H.264 CRF 23": then(levels(1, 0, 1.5), H264),
     "no colour, then H.264 CRF 23": then(grey, H264),
     "mirrored, then H.264 CRF 23": then(lambda f: [x[:, ::-1].copy() for x in f], H264),
     "every second frame, then H.264 CRF 23": then(lambda f: f[::2], H264),
