@@ -18,7 +18,9 @@ from dreamactor import __version__
 from dreamactor.backbones.catalogue import CATALOGUE, GIB, Dtype, Entry, Offload
 from dreamactor.backbones.folder import find_folder
 from dreamactor.errors import DreamActorError
+from dreamactor.manifest import MISSING
 from dreamactor.mllm import choose
+from dreamactor.signer import users
 
 EXTRAS = {
     "world": ("moderngl",),
@@ -119,6 +121,7 @@ def report(machine: Machine) -> Iterator[str]:
     yield f"clips        {_clips()}"
     yield f"drawing      {_drawing()}"
     yield f"prompts      {_prompts()}"
+    yield f"marks        {_marks()}"
     yield from _extras()
     yield ""
     yield "backbones    --backbone, and what else on this machine"
@@ -174,6 +177,17 @@ def _prompts() -> str:
     except DreamActorError as error:
         return str(error)
     return "described offline; DREAMACTOR_MLLM_* name a model" if client is None else client.name
+
+
+def _marks() -> str:
+    """What results are marked by here; see docs/marks.md."""
+    try:
+        found = users()
+    except DreamActorError as error:
+        return str(error)
+    if find_spec("c2pa") is None:
+        return f"a watermark, but no C2PA manifest: {MISSING}"
+    return f"watermark and C2PA manifest, signed by {'your' if found else 'a local'} certificate"
 
 
 def _extras() -> Iterator[str]:

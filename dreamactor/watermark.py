@@ -43,6 +43,12 @@ SYMBOLS = 6
 """Bytes that the mark says: four of the identity, two of its checksum."""
 FLAT, GAIN, TOP = 0.6, 0.5, 3.0
 """Levels of 255 where a picture is smooth, more per level of its texture, and at most."""
+DARK = 48
+"""Level of 255 below which it gets weaker, down to DARKEST of its strength at 0: a level shows
+more in the dark."""
+DARKEST = 0.4
+SMALL = 256
+"""Longer side from which on smooth places carry less: the waves are longer there, and plainer."""
 RMS = 1.9
 """Levels of 255 over a whole frame at most: 42.5 dB."""
 WINDOW = 1 / 32
@@ -172,6 +178,7 @@ class Marker:
             ConfigError: Not such an identity.
         """
         self._pattern = _stretch(pattern(identity), size)  # (H, W)
+        self._flat = FLAT * math.sqrt(min(1.0, SMALL / max(size)))
         side = max(3, round(max(size) * WINDOW) | 1)
         self._window = (side, side)
         self._square = np.ones(self._window, np.uint8)
@@ -193,11 +200,12 @@ class Marker:
         each neighbourhood counts.
         """
         rough = _rough(light, self._window)
-        texture = np.sqrt(cv2.blur(rough * rough, self._window))
+        texture = _contrast(rough, self._window)
         hidden = cv2.blur(cv2.erode(texture, self._square), self._window)
-        strength = np.minimum(FLAT + GAIN * hidden, TOP)
+        bright = np.minimum(DARKEST + (1 - DARKEST) / DARK * cv2.blur(light, self._window), 1)
+        strength = np.minimum(self._flat + GAIN * hidden, TOP) * bright
         power = math.sqrt(float(np.mean(strength * strength)))
-        return np.asarray(strength * min(1.0, RMS / power), np.float32)
+        return np.asarray(strength * min(1.0, RMS / max(power, 1e-9)), np.float32)
 
 
 def _stretch(plane: Plane, size: tuple[int, int]) -> Plane:
@@ -214,6 +222,12 @@ def _stretch(plane: Plane, size: tuple[int, int]) -> Plane:
 def _rough(light: Plane, window: tuple[int, int]) -> Plane:
     """The picture without its coarse shapes."""
     return np.asarray(light - cv2.blur(cv2.blur(light, window), window), np.float32)
+
+
+def _contrast(rough: Plane, window: tuple[int, int]) -> Plane:
+    """Root mean square of each neighbourhood."""
+    power = cv2.blur(rough * rough, window)  # a running sum: may end a little below 0
+    return np.asarray(np.sqrt(np.maximum(power, 0)), np.float32)
 
 
 # ---- finding it ----------------------------------------------------------------------------------
@@ -257,15 +271,14 @@ def _evidence(frame: Rgb) -> Plane:
     light = _stretch(light, (SUMMED, SUMMED))
     window = (SUMMED // 32 + 1, SUMMED // 32 + 1)
     rough = _rough(light, window)
-    contrast = np.sqrt(cv2.blur(rough * rough, window))
-    return np.asarray(rough / (contrast + 1), np.float32)
+    return np.asarray(rough / (_contrast(rough, window) + 1), np.float32)
 
 
 def _look(plane: Plane, tries: int, frames: int, mirrored: bool, **found: object) -> Found:
     """What the signs of an aligned (G, G) plane say."""
     known = code()
     coefficients = cv2.dct(np.ascontiguousarray(plane))
-    around = np.sqrt(cv2.blur(coefficients * coefficients, (9, 9)))
+    around = _contrast(coefficients, (9, 9))
     flat = np.clip(coefficients / np.maximum(around, 1e-9), -2, 2).ravel()
 
     def agree(places: NDArray[np.int64], words: Plane) -> NDArray[np.float32]:

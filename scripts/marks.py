@@ -1,8 +1,8 @@
 """The figures and the picture of docs/marks.md.
 
-    python scripts/marks.py survive CLIP...       marks clips, alters them, looks for the mark
-    python scripts/marks.py chance FILE...        looks for it in clips and pictures without one
-    python scripts/marks.py picture OUT CLIP...   plain, marked, and the difference 20-fold
+    python scripts/marks.py survive CLIP... [-- CLIP...]    marks clips, alters them, reads them
+    python scripts/marks.py chance FILE...                  looks in files without a mark
+    python scripts/marks.py picture OUT CLIP...             plain, marked, the difference x 20
 
 CLIPs are without a mark, such as of `dreamactor animate --no-watermark`.
 """
@@ -12,7 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -28,8 +28,10 @@ from dreamactor.watermark import CHANCE, Found, Marker, read
 Frames = list[Rgb]
 Change = Callable[[Frames], Frames]
 IDENTITY = "3fa211ee"
-LONGEST = 60
+LONGEST = 36
 """Frames of a clip that are taken."""
+WIDEST = 640
+"""Pixels of a longer side of those."""
 LARGEST = 1280
 """Longer side of pictures that are looked at."""
 
@@ -128,8 +130,6 @@ CHANGES: dict[str, Change] = {
         cropped(0.10), scaled(1.5), coded(".mp4", 28)
     ),
     "brightness + 20, contrast x 1.2, then H.264 CRF 23": then(levels(1.2, 20), H264),
-    "contrast x 0.7, then H.264 CRF 23": then(levels(0.7, 30), H264),
-    "gamma 1.5, then H.264 CRF 23": then(levels(1, 0, 1.5), H264),
     "no colour, then H.264 CRF 23": then(grey, H264),
     "mirrored, then H.264 CRF 23": then(lambda f: [x[:, ::-1].copy() for x in f], H264),
     "every second frame, then H.264 CRF 23": then(lambda f: f[::2], H264),
@@ -141,31 +141,46 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def survive(paths: Sequence[Path]) -> None:
-    """One row a change: in how many clips mark and identity are found, and the scores."""
-    plain = [first_frames(path) for path in paths]
-    markers = [Marker(IDENTITY, (frames[0].shape[0], frames[0].shape[1])) for frames in plain]
-    marked = [
-        [marker.mark(frame) for frame in frames]
-        for marker, frames in zip(markers, plain, strict=True)
-    ]
-    ratios = [decibels(a, b) for a, b in zip(plain, marked, strict=True)]
-    print(f"PSNR of marked frames: {', '.join(f'{ratio:.1f}' for ratio in ratios)} dB\n")
-    print("| change | mark found | identity read | score, lowest to highest |")
-    print("|---|---|---|---|")
+def survive(words: Sequence[str]) -> None:
+    """One row a change; for each group of clips how often mark and identity are found."""
+    groups, group = [], list(words)
+    while "--" in group:
+        groups.append(group[: group.index("--")])
+        group = group[group.index("--") + 1 :]
+    groups.append(group)
+    marked = [[marked_frames(Path(word)) for word in group] for group in groups]
+    columns = " | mark found | identity read | lowest score" * len(groups)
+    print(f"| change{columns} |\n|---{'|---' * 3 * len(groups)}|")
     for name, change in tqdm(CHANGES.items(), disable=None, leave=False):
-        found = [read(change(frames)) for frames in marked]
-        scores = sorted(f.score for f in found)
-        told = sum(f.identity == IDENTITY for f in found)
-        assert all(f.identity in (None, IDENTITY) for f in found), "an identity read wrongly"
-        row = f"{sum(f.there for f in found)} / {len(found)} | {told} / {len(found)}"
-        print(f"| {name} | {row} | {scores[0]:.1f} to {scores[-1]:.1f} |", flush=True)
+        row = name
+        for clips in marked:
+            found = [read(change(frames)) for frames in clips]
+            told = [f.identity for f in found if f.identity is not None]
+            assert set(told) <= {IDENTITY}, "an identity read wrongly"
+            row += f" | {sum(f.there for f in found)} / {len(found)} | {len(told)} / {len(found)}"
+            row += f" | {min(f.score for f in found):.1f}"
+        print(f"| {row} |", flush=True)
+
+
+def marked_frames(path: Path) -> Frames:
+    """The beginning of a clip with the mark; says by how much that changed it."""
+    frames = first_frames(path)
+    marker = Marker(IDENTITY, (frames[0].shape[0], frames[0].shape[1]))
+    start = time.process_time()
+    marked = [marker.mark(frame) for frame in frames]
+    spent = 1000 * (time.process_time() - start) / len(frames)
+    height, width = frames[0].shape[:2]
+    about = f"{len(frames)} frames of {width} x {height}, {decibels(frames, marked):.1f} dB"
+    print(f"{path.stem}: {about}, {spent:.1f} ms a frame")
+    return marked
 
 
 def first_frames(path: Path) -> Frames:
-    """Even sides, as every result has."""
+    """Even sides, as every result has, and none longer than WIDEST."""
     frames = [frame for _, frame in islice(iter_frames(path), LONGEST)]
-    return [np.ascontiguousarray(f[: len(f) // 2 * 2, : f.shape[1] // 2 * 2]) for f in frames]
+    factor = min(1.0, WIDEST / max(frames[0].shape[:2]))
+    height, width = (int(side * factor / 2) * 2 for side in frames[0].shape[:2])
+    return [resize(frame, (height, width)) for frame in frames]
 
 
 def decibels(plain: Frames, marked: Frames) -> float:
@@ -174,17 +189,16 @@ def decibels(plain: Frames, marked: Frames) -> float:
     return float(10 * np.log10(255**2 / error))
 
 
-def unmarked(path: Path) -> Iterator[Found]:
-    """Of a clip its whole and its halves by time, of a picture itself."""
+def unmarked(path: Path) -> Found:
+    """A clip in whole, or a picture."""
     try:
         probe(path)
     except DreamActorError:
         picture = read_image(path)
         factor = min(1.0, LARGEST / max(picture.shape[:2]))
         height, width = (max(2, round(side * factor)) for side in picture.shape[:2])
-        yield read([resize(picture, (height, width))])
-        return
-    yield read(frame for _, frame in iter_frames(path))
+        return read([resize(picture, (height, width))])
+    return read(frame for _, frame in iter_frames(path))
 
 
 def chance(paths: Sequence[Path]) -> None:
@@ -192,7 +206,7 @@ def chance(paths: Sequence[Path]) -> None:
     start, found = time.perf_counter(), []
     for path in tqdm(paths, disable=None, leave=False):
         try:
-            found += list(unmarked(path))
+            found.append(unmarked(path))
         except DreamActorError as error:
             print(f"left out: {error}")
     scores = [f.score for f in found]
@@ -219,8 +233,9 @@ def picture(out: Path, paths: Sequence[Path]) -> None:
 
 if __name__ == "__main__":
     verb, *words = sys.argv[1:]
-    files = [Path(word) for word in words]
-    if verb == "picture":
-        picture(files[0], files[1:])
+    if verb == "survive":
+        survive(words)
+    elif verb == "chance":
+        chance([Path(word) for word in words])
     else:
-        {"survive": survive, "chance": chance}[verb](files)
+        picture(Path(words[0]), [Path(word) for word in words[1:]])

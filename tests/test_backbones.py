@@ -170,7 +170,8 @@ def test_the_doctor_fits_a_screen_and_never_fails(monkeypatch):
     assert len(lines) < 25
     assert max(map(len, lines)) <= 110
     assert [line.split()[0] for line in lines if line and line[0] != " "] == [
-        "dreamactor", "machine", "torch", "clips", "drawing", "prompts", "extras", "backbones",
+        "dreamactor", "machine", "torch", "clips", "drawing", "prompts", "marks", "extras",
+        "backbones",
     ]  # fmt: skip
     for name in CATALOGUE:
         assert any(line.strip().startswith(name) for line in lines)
@@ -181,6 +182,7 @@ def test_the_doctor_fits_a_screen_and_never_fails(monkeypatch):
     assert "no libnothing for mp4" in bare
     assert "T4 of 15 GiB; no bfloat16" in bare
     assert "extras       none" in bare
+    assert "marks        a watermark, but no C2PA manifest: c2pa-python is not installed" in bare
 
 
 def test_commands(monkeypatch, capsys):
