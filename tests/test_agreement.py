@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 from sklearn import metrics as sk
 
 from dreamactor.bench.agreement import (
@@ -13,6 +14,7 @@ from dreamactor.bench.agreement import (
     count_found,
     krippendorff_alpha,
     roc,
+    spearman,
 )
 from dreamactor.errors import ShapeError
 
@@ -130,3 +132,11 @@ def test_exact_alpha_at_its_ends():
     assert both[0] == pytest.approx(0.815, abs=5e-4)
     with pytest.raises(ShapeError, match="besides the values"):
         coincidences(FOUR, np.arange(1.0, 4))
+
+
+def test_same_rank_correlation_as_scipy():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        x, y = rng.integers(0, 4, (2, 9))
+        if len(set(x)) > 1 and len(set(y)) > 1:
+            assert spearman(x, y) == pytest.approx(spearmanr(x, y).statistic)
