@@ -649,11 +649,12 @@ def bench_report(
     nano: Annotated[Path | None, typer.Option(help="Folder of a `bench nano`.")] = None,
     vae: Annotated[Path | None, typer.Option(help="Folder of a `bench vae`.")] = None,
     pose: Annotated[Path | None, typer.Option(help="Folder of a `bench pose`.")] = None,
+    long: Annotated[Path | None, typer.Option(help="Folder of a `bench long`.")] = None,
 ) -> None:
     """Put the reports of finished runs on one page."""
     from dreamactor.bench.page import results_page
 
-    print(results_page(out, {"nano": nano, "vae": vae, "pose": pose}))
+    print(results_page(out, {"nano": nano, "vae": vae, "pose": pose, "long": long}))
 
 
 @bootstrap.command("pairs")

@@ -15,6 +15,10 @@ by the synthetic world from characters and motions that training never saw (the 
 cast pack), and the truth of every frame is known. Clips that share a character or a motion are not
 independent, so true intervals are somewhat wider.
 
+What was measured of the instruments themselves stands with them: [metrics](metrics.md),
+[judge](judge.md), [study](study.md), [marks](marks.md), [gate](bootstrap.md), [speed](fast.md),
+[serving](serve.md).
+
 | column | meaning |
 | --- | --- |
 | PSNR, SSIM, L1 | likeness to the truth in the subject's box of each frame, 8 pixels around |
@@ -38,6 +42,7 @@ SECTIONS = (
     ("Motion transfer", "nano"),
     ("Autoencoder", "vae"),
     ("Pose estimators", "pose"),
+    ("Drift over a minute", "long"),
 )
 
 
@@ -46,7 +51,7 @@ def results_page(out: Path, runs: dict[str, Path | None]) -> Path:
 
     Args:
         out: The page, such as docs/results.md; replaced if it is there.
-        runs: Folder of the run by the name of its command, "nano", "vae" or "pose"; None leaves the
+        runs: Folder of the run by the name of its command, of `SECTIONS`; None leaves the
             section with a note that nothing was measured.
 
     Returns:
