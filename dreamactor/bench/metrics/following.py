@@ -80,8 +80,9 @@ def following(result: Floats, driver: Floats) -> float:
 def lag(result: Floats, driver: Floats, reach: int = REACH) -> float:
     """How many frames the result is early or late; 0 is best.
 
-    The lag at which the cosine of the two motion grids is highest, refined by a parabola through
-    it and its neighbours; the cosine is taken over the frames that both have at that lag.
+    The lag at which the product of the two motion grids is highest, refined by a parabola through
+    it and its neighbours. Only the frames that both have at a lag count towards it, so that of two
+    lags of a walk the shorter one is found.
 
     Args:
         result: (T - 1, g, g, 2) from `motion_grid`.
@@ -96,7 +97,7 @@ def lag(result: Floats, driver: Floats, reach: int = REACH) -> float:
         return float("nan")
     reach = min(reach, len(driver) // 2)
     lags = range(-reach, reach + 1)
-    likeness = np.array([_cosine(*_shifted(result, driver, k)) for k in lags])
+    likeness = np.array([(a * b).sum() for a, b in (_shifted(result, driver, k) for k in lags)])
     best = int(likeness.argmax())
     found = float(best - reach)
     if 0 < best < 2 * reach:
@@ -143,11 +144,6 @@ def _shifted(result: Floats, driver: Floats, late: int) -> tuple[Floats, Floats]
     if late < 0:
         return result[:late], driver[-late:]
     return result[late:], driver[: len(driver) - late]
-
-
-def _cosine(a: Floats, b: Floats) -> float:
-    lengths = float(np.sqrt(np.square(a).sum() * np.square(b).sum()))
-    return float((a * b).sum()) / lengths if lengths > 0 else 0.0
 
 
 def _check(result: Floats, driver: Floats) -> None:

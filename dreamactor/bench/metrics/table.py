@@ -51,7 +51,7 @@ METRICS = (
         "flow",
         "down",
         ("flow",),
-        ("frozen", "time shift", "noise"),
+        ("frozen", "time shift"),
         2,
     ),
     Metric("akd", "AKD px", "joints", "down", ("joints",), ("frozen", "time shift"), 2),
@@ -85,7 +85,7 @@ METRICS = (
         "consistency",
         "up",
         ("network",),
-        ("flicker", "swapped", "colour drift"),
+        ("flicker", "swapped"),
         4,
     ),
     Metric(
@@ -94,7 +94,7 @@ METRICS = (
         "appearance",
         "up",
         ("reference", "network"),
-        ("blur", "noise", "swapped", "colour drift"),
+        ("blur", "swapped", "colour drift"),
         4,
     ),
     Metric(
@@ -118,6 +118,6 @@ METRICS = (
         ("swapped", "colour drift"),
         4,
     ),
-    Metric("sharpness_drift", "sharpness drift", "drift", "down", (), ("colour drift",), 2),
+    Metric("sharpness_drift", "sharpness drift", "drift", "down", (), (), 2),
 )
 """In the order of tables: with truth, of sets, without truth."""
