@@ -13,7 +13,7 @@ pixels of one half, h x w latent cells of one half.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -41,6 +41,7 @@ from dreamactor.diffusion.sampler import Velocity, beside, guided, sample_euler
 from dreamactor.diffusion.segments import Segment
 from dreamactor.diffusion.skeletons import skeleton
 from dreamactor.diffusion.task import Task, rate_of, resolve
+from dreamactor.diffusion.watch import UNWATCHED, Watch
 from dreamactor.errors import ConfigError
 from dreamactor.image import Rgb
 from dreamactor.interpolate import Interpolation, at_rate
@@ -136,7 +137,10 @@ def animate(*, backbone: str | Backbone = "nano", **settings: Unpack[Settings]) 
 
 
 def run(
-    job: Job, backbone: Backbone | None = None, estimator: PoseEstimator | None = None
+    job: Job,
+    backbone: Backbone | None = None,
+    estimator: PoseEstimator | None = None,
+    watch: Watch = UNWATCHED,
 ) -> Result:
     """Do a checked job.
 
@@ -144,11 +148,12 @@ def run(
         job: From `prepare`.
         backbone: Loaded already; None loads the one that the job names.
         estimator: Likewise, of the pose variant.
+        watch: Is told how far it is, and may end it.
 
     Returns:
         As `animate`, which see for errors.
     """
-    stages, track, found_by = Stages(), None, None
+    stages, track, found_by = Stages(watch.stage), None, None
     with stages("load weights"):
         model = _loaded(job, backbone)
     if job.config.variant == "pose":
@@ -160,7 +165,7 @@ def run(
     task = resolve(job, model, texts.prompt, driver)
     with both_or_neither(job.config.out, job.config.record) as (clip, record):
         with _quiet_torch(job.config.threads):
-            frames, placement = _written(task, model, clip, stages)
+            frames, placement = _written(task, model, clip, stages, watch)
         facts = _facts(task, model, clip, frames, stages)
         facts |= {"estimator": found_by, "text": texts.plain(), "placement": placement}
         write_record(record, facts)
@@ -268,7 +273,7 @@ def denoise(
 
 
 def _written(
-    task: Task, backbone: Backbone, path: Path, stages: Stages
+    task: Task, backbone: Backbone, path: Path, stages: Stages, watch: Watch
 ) -> tuple[int, dict[str, Any] | None]:
     """Generate and write the clip; the number of frames, and where the driver was brought."""
     job, config = task.job, task.job.config
@@ -277,9 +282,15 @@ def _written(
     )
     total = task.steps * len(task.segments)
     found: list[Placement | None] = []
+    watch.plan(total)
     with tqdm(total=total, unit="step", disable=None, leave=False) as bar, writer:
-        native = islice(generate(task, backbone, stages, bar.update, found.append), task.lead, None)
-        cut = map(task.box.cut, native)
+
+        def tick() -> None:
+            bar.update()
+            watch.step()
+
+        native = islice(generate(task, backbone, stages, tick, found.append), task.lead, None)
+        cut = _seen(map(task.box.cut, native), watch)
         rate = rate_of(backbone.native)
         frames = at_rate(cut, rate, job.fps, job.count, config.interpolate)
         for frame in stages.each("interpolate", frames):
@@ -287,6 +298,12 @@ def _written(
                 writer.write(frame)
     placement = None if found[0] is None else found[0].plain()[0]
     return writer.frames, placement
+
+
+def _seen(pictures: Iterable[Rgb], watch: Watch) -> Iterator[Rgb]:
+    for picture in pictures:
+        watch.frame(picture)
+        yield picture
 
 
 def preview(job: Job, backbone: Backbone | None = None) -> dict[str, Any]:
