@@ -5,6 +5,7 @@ program it is a server with itself behind it, for tests that kill one.
 """
 
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dreamactor import cli
 from dreamactor.errors import MediaError
 from dreamactor.image import read_image
 from dreamactor.provenance import both_or_neither, write_record
@@ -60,6 +62,7 @@ def tell(reference, driving, start, end, describer):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, cli._interrupt)
     from dreamactor.studio.server import Place, serve
     from dreamactor.studio.settings import Setup
 
@@ -67,6 +70,6 @@ if __name__ == "__main__":
     serve(
         Place(Path(folder), port=0, devices=("cpu", "cpu")),
         Setup(),
-        lambda line: print(line, flush=True),
+        lambda line: sys.stdout.write(line + "\n") and sys.stdout.flush(),
         animator=Fake(float(seconds), Path(diary)),
     )

@@ -25,7 +25,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as InPath
@@ -72,7 +72,7 @@ class Part(BaseModel):
 class Order(Part):
     """What a job does; see the table of options in the README."""
 
-    consent: Literal[True] = Field(
+    consent: bool = Field(
         description="true: you have the right to animate this person or work. Kept with the job."
     )
     variant: Variant = "rgb"
@@ -348,6 +348,10 @@ def _jobs(app: FastAPI, server: Server) -> None:
     @app.post("/jobs", status_code=201)
     def submit(order: Order) -> dict[str, Any]:
         """Put a job at the end of the queue; when this answers, it is on the disk."""
+        if not order.consent:
+            raise ConfigError(
+                "consent=false: want true, that you have the right to animate this person or work"
+            )
         asked = order.model_dump(exclude={"reference", "driving"})
         reference = server.path(order.reference, "reference")
         clip = server.upload(order.driving, "driving")

@@ -176,11 +176,12 @@ def _decode(ask: dict[str, Any]) -> NoReturn:
     take = take_picture if ask["kind"] == "reference" else take_clip
     try:
         facts = take(raw, out, limits)
-    except DreamActorError as error:
+    except (DreamActorError, MemoryError) as error:
+        if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
+            _say(ask, refused=f"takes more than {limits['decode_mb']} MiB of memory to decode")
+            os._exit(0)
         text = str(error).replace(f"{raw}: ", "").replace(str(raw), "the file")
         _say(ask, refused=text.replace(str(out), "the file"))
-    except MemoryError:
-        _say(ask, refused=f"takes more than {limits['decode_mb']} MiB of memory to decode")
     else:
         _say(ask, facts=facts)
     os._exit(0)

@@ -157,6 +157,7 @@ class _Body:
         self._begun, self._bytes = time.monotonic(), 0
         self.unread = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
         """Whether there is more of it."""
+        self.late = False
 
     async def __call__(self) -> Message:
         if not self.unread:
@@ -165,6 +166,7 @@ class _Body:
         try:
             message = await asyncio.wait_for(self._receive(), max(0, left))
         except TimeoutError as error:
+            self.late = True
             seconds = time.monotonic() - self._begun
             raise HTTPException(
                 408,
@@ -201,7 +203,7 @@ class _Answer:
             if self._body.unread:  # what is left of it is not the next request
                 headers["Connection"] = "close"
         last = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if last and self._body.unread:
+        if last and self._body.unread and not self._body.late:
             await self._in_time({**message, "more_body": True})
             await self._body.drain()
             message = {"type": "http.response.body", "body": b""}

@@ -166,6 +166,7 @@ class Follow(Watch):
             if now != said or time.monotonic() - spoke > BEAT:
                 self._queue.report(self._job, now)
                 said, spoke = now, time.monotonic()
+        self._queue.report(self._job, self._now())
 
 
 def write_preview(path: Path, picture: Rgb) -> None:
