@@ -6,6 +6,7 @@ import json
 import logging
 import signal
 import sys
+import webbrowser
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -219,6 +220,23 @@ def serve(
     _serve(folder, settings, host, port, name, device)
 
 
+@app.command()
+def studio(
+    folder: ServeFolder,
+    settings: Settings = None,
+    host: ServeHost = "127.0.0.1",
+    port: ServePort = 8700,
+    name: ServeName = None,
+    device: ServeDevice = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Data set of `bootstrap pairs`, to review in a tab.")
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+) -> None:
+    """The same as serve, with a page in front of it: upload, trim, animate, compare, history."""
+    _serve(folder, settings, host, port, name, device, page=True, data=data, browser=browser)
+
+
 def _serve(
     folder: Path,
     settings: list[str] | None,
@@ -226,6 +244,9 @@ def _serve(
     port: int,
     names: list[str] | None,
     devices: list[str] | None,
+    page: bool = False,
+    data: Path | None = None,
+    browser: bool = False,
 ) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     from dreamactor.config import from_words
@@ -236,8 +257,21 @@ def _serve(
         from dreamactor.studio import server
     except ImportError as error:
         raise ConfigError(f"this needs {error.name}: pip install 'dreamactor[studio]'") from error
+    from dreamactor.bootstrap.manifest import DataSet
+    from dreamactor.studio.page import review_tab, studio, study_tab
+
     place = server.Place(folder, host, port, tuple(names or ()), tuple(devices or ("cpu",)))
-    server.serve(place, setup, lambda line: print(line, flush=True))
+    reviewed = None if data is None else DataSet(data)
+    extend = [studio([review_tab(reviewed), study_tab()])] if page else []
+    server.serve(
+        place,
+        setup,
+        lambda line: print(line, flush=True),
+        extend,
+        ready=webbrowser.open if browser else lambda address: None,
+    )
+    if reviewed is not None:
+        reviewed.write_manifest()
 
 
 @train.command("nano-vae")
