@@ -45,7 +45,7 @@ class Tab:
     """Of its path, a-z."""
     title: str
     how: str
-    """The option that opens it."""
+    """The command that opens it."""
     app: ASGIApp | None = None
     """Its application, whose page names its own files relative to itself; None = not open."""
 
@@ -104,15 +104,16 @@ def review_tab(data: DataSet | None, judge: str | None = "measured") -> Tab:
     Raises:
         ConfigError: There is nothing to review.
     """
+    how = "dreamactor studio --data DATASET"
     if data is None:
-        return Tab("review", "Bootstrap review", "--data DATASET")
+        return Tab("review", "Bootstrap review", how)
     from dreamactor.bootstrap import page, review
 
     review.queue(data, "anna", judge)  # so that it is said here and not on the page
     # the studio's guard has looked at the host
-    return Tab("review", "Bootstrap review", "--data DATASET", page.create_app(data, judge, ("*",)))
+    return Tab("review", "Bootstrap review", how, page.create_app(data, judge, ("*",)))
 
 
 def study_tab(app: ASGIApp | None = None) -> Tab:
     """The human study, where its application is given."""
-    return Tab("study", "Study", "dreamactor study (in a terminal of its own)", app)
+    return Tab("study", "Study", "dreamactor study", app)

@@ -43,7 +43,7 @@ function login() {
 
 function say(id, text, bad = false) { $(id).textContent = text; $(id).classList.toggle("bad", bad) }
 function alarm(text) { $("alert").textContent = text; $("alert").hidden = !text }
-const seconds = s => s < 60 ? `${Math.round(s)} s` : s < 3600 ? `${Math.floor(s / 60)} min ${Math.round(s % 60)} s` : `${(s / 3600).toFixed(1)} h`;
+const seconds = s => s < 60 ? `${Math.round(s)}\u00a0s` : s < 3600 ? `${Math.floor(s / 60)} min ${Math.round(s % 60)} s` : `${(s / 3600).toFixed(1)} h`;
 const size = bytes => bytes < 1 << 20 ? `${Math.max(1, Math.round(bytes / 1024))} KB` : `${(bytes / (1 << 20)).toFixed(1)} MB`;
 
 // ---- files ----------------------------------------------------------------------------------
@@ -75,9 +75,9 @@ function adopt(kind, upload) {
   document.querySelector(`.drop[data-kind=${kind}]`).classList.add("full");
   $("shown-" + kind).hidden = false;
   $("shown-" + kind).src = `uploads/${upload.id}/file`;
-  if (kind === "reference") say("say-reference", `${upload.width} × ${upload.height}`);
+  if (kind === "reference") say("say-reference", `${upload.width} x ${upload.height}`);
   else {
-    say("say-driving", `${upload.width} × ${upload.height}, ${upload.seconds.toFixed(2)} s`);
+    say("say-driving", `${upload.width} x ${upload.height}, ${upload.seconds.toFixed(2)} s`);
     $("trim").hidden = false;
     setPart(0, upload.seconds);
     if (!still.matches) $("shown-driving").play().catch(() => {});
@@ -148,7 +148,7 @@ $("describe").addEventListener("click", async () => {
     const said = await api("POST", "describe", { reference: files.reference.id, driving: files.driving.id, ...part() });
     $("no-prompt").checked = $("prompt").disabled = false;
     $("prompt").value = said.prompt;
-    say("prompt-help", `Written by: ${said.sources.prompt}. Change it as you like.`);
+    say("prompt-help", `Written ${said.sources.prompt === "offline" ? "offline" : "by " + said.sources.prompt}. Change it as you like.`);
     $("prompt").focus();
   } catch (error) { say("prompt-help", error.message, true) }
   $("describe").textContent = "Describe now";
@@ -242,7 +242,7 @@ function gone(id) {
 
 function summary(job) {
   const said = job.asked, steps = said.steps ?? about?.steps;
-  const cut = said.start || said.end !== null ? `, ${said.start.toFixed(2)} to ${said.end?.toFixed(2) ?? "the end"}${said.end === null ? "" : " s"}` : "";
+  const cut = said.start || said.end !== null ? `, ${said.start.toFixed(2)} s to ${said.end === null ? "the end" : said.end.toFixed(2) + " s"}` : "";
   return `${said.variant}, ${steps ? steps + " steps" : "default steps"}, seed ${said.seed}${cut}`;
 }
 
@@ -285,6 +285,10 @@ function render(job) {
   for (const [id, what] of [["get-clip", "result"], ["get-record", "record"]]) { $(id).hidden = !done; $(id).href = `jobs/${job.id}/${what}?download=true` }
   if (done) source($("pane-result"), `jobs/${job.id}/result`);
   else if (fresh) { $("pane-result").removeAttribute("src"); $("pane-result").dataset.path = "" }
+  if (fresh) {
+    $("sound").hidden = true;
+    api("GET", "uploads/" + job.driving).then(clip => { $("sound").hidden = !(clip.audio && job.asked.audio) }, error => alarm(error.message));
+  }
 }
 
 $("cancel").addEventListener("click", () => api("POST", `jobs/${shown.id}/cancel`).then(render, error => alarm(error.message)));
@@ -293,10 +297,7 @@ const result = $("pane-result"), driver = $("pane-driving");
 function together() { if (Math.abs(driver.currentTime - result.currentTime) > 0.05) driver.currentTime = Math.min(result.currentTime, driver.duration || 0) }
 function play() { together(); result.play().catch(() => {}); driver.play().catch(() => {}) }
 function pause() { result.pause(); driver.pause(); together() }
-result.addEventListener("loadeddata", () => {
-  $("sound").hidden = !(shown?.asked.audio && (result.webkitAudioDecodedByteCount ?? 1) > 0);
-  if (!still.matches) play();
-});
+result.addEventListener("loadeddata", () => { if (!still.matches) play() });
 for (const name of ["play", "pause"]) result.addEventListener(name, () => { $("play").textContent = result.paused ? "Play" : "Pause" });
 result.addEventListener("timeupdate", () => { if (result.duration) $("scrub").value = result.currentTime / result.duration });
 result.addEventListener("ended", () => { result.currentTime = driver.currentTime = 0; play() });
@@ -312,45 +313,49 @@ $("sound").addEventListener("click", () => { result.muted = !result.muted; $("so
 // ---- queue and history ----------------------------------------------------------------------
 
 async function refresh() {
+  const which = `${about.backbone} on ${about.devices.join(", ")}: `;
   let jobs, health;
   try { [jobs, health] = [await api("GET", "jobs?count=50"), await api("GET", "health")] }
   catch (error) { alarm(error.message); return }
   alarm("");
-  $("server").textContent = `${about.backbone} on ${about.devices.join(", ")}` +
-    (health.running || health.queued ? `: ${health.running} running, ${health.queued} waiting` : ": idle");
+  const doing = health.running || health.queued ? `${health.running} running, ${health.queued} waiting` : health.workers ? "idle" : "no worker";
+  if ($("server").textContent !== which + doing) $("server").replaceChildren(el("span", { className: "which", textContent: which }), doing);
   const live = jobs.filter(job => !ENDED.includes(job.state)).reverse();
-  $("queue").hidden = !live.length;
-  swap($("queue-list"), live.map(job => {
-    const mark = el("span"); badge(mark, job);
-    const face = el("img", { src: `uploads/${job.reference}/file`, alt: "" });
-    const line = el("button", { type: "button", className: "quiet", onclick: () => show(job.id) }, face, `Job ${job.number}: ${progress(job)}`, mark);
+  $("queue").hidden = live.every(job => job.id === shown?.id);
+  keyed($("queue-list"), live, job => {
+    const line = el("button", { type: "button", className: "quiet", onclick: () => show(job.id) },
+      el("img", { src: `uploads/${job.reference}/file`, alt: "" }), el("span", { className: "told" }), el("span"));
     return el("li", {}, line);
-  }));
+  }, (line, job) => { line.querySelector(".told").textContent = `Job ${job.number}: ${progress(job)}`; badge(line.querySelector("button").lastChild, job) });
   const older = history_.filter(job => jobs.length && job.number < jobs.at(-1).number);
   setHistory([...jobs, ...older]);
 }
 
-/** Exchange the children of a list where they differ, and keep the focus. */
-function swap(list, items) {
-  const place = [...list.children].findIndex(x => x.contains(document.activeElement));
-  items.forEach((item, k) => { const old = list.children[k]; if (!old) list.append(item); else if (old.outerHTML !== item.outerHTML) old.replaceWith(item) });
-  while (list.children.length > items.length) list.lastChild.remove();
-  if (place >= 0 && !list.contains(document.activeElement)) list.children[place]?.querySelector("button, a")?.focus();
+/** Give a list one line for each job, in order; lines that are there stay, with their focus. */
+function keyed(list, jobs, make, update) {
+  const lines = new Map([...list.children].map(line => [line.dataset.id, line]));
+  jobs.forEach((job, k) => {
+    let line = lines.get(job.id);
+    if (!line) { line = make(job); line.dataset.id = job.id }
+    lines.delete(job.id);
+    if (list.children[k] !== line) list.insertBefore(line, list.children[k] ?? null);
+    update(line, job);
+  });
+  for (const line of lines.values()) line.remove();
 }
 
 function setHistory(jobs) {
-  const known = new Map(history_.map(job => [job.id, job]));
   history_ = jobs;
   $("history-empty").hidden = jobs.length > 0;
   $("older").hidden = jobs.length < 50 || jobs.at(-1).number === 1;
-  const list = $("history-list"), lines = new Map([...list.children].map(line => [line.dataset.id, line]));
-  jobs.forEach((job, k) => {
-    let line = lines.get(job.id);
-    if (!line || JSON.stringify(known.get(job.id)) !== JSON.stringify(job)) { const made = entry(job); if (line) line.replaceWith(made); line = made }
-    lines.delete(job.id);
-    if (list.children[k] !== line) list.insertBefore(line, list.children[k] ?? null);
+  keyed($("history-list"), jobs, entry, (line, job) => {
+    const now = [job.state, job.state === "running" && job.preview].join();  // all that a line shows of progress
+    if (line.dataset.now === undefined) line.dataset.now = now;
+    if (line.dataset.now === now) return;
+    const made = entry(job);
+    line.replaceChildren(...made.children);
+    line.dataset.now = now;
   });
-  for (const line of lines.values()) line.remove();
 }
 
 function entry(job) {
@@ -366,17 +371,17 @@ function entry(job) {
     history_ = history_.filter(x => x.id !== job.id);
     refresh();
   });
+  remove.classList.add("bad");
   const line = el("li", {},
     el("div", { className: "thumbs" }, el("img", { src: `uploads/${job.reference}/file`, alt: "Reference", loading: "lazy" }),
       job.preview ? el("img", { src: `jobs/${job.id}/preview?n=${job.preview}`, alt: "Last frame of the result", loading: "lazy" }) : null),
-    el("div", { className: "what" }, el("h2", {}, `Job ${job.number}`, mark), el("p", { textContent: job.asked.prompt || (job.asked.prompt === null ? "Prompt described when it ran" : "No prompt") }),
+    el("div", { className: "what" }, el("div", { className: "head" }, el("h2", { textContent: `Job ${job.number}` }), mark, ENDED.includes(job.state) ? remove : null),
+      el("p", { textContent: job.asked.prompt || (job.asked.prompt === null ? "Prompt described when it ran" : "No prompt") }),
       el("p", { className: "help", textContent: summary(job) + took }), job.error ? el("p", { className: "say bad", textContent: job.error }) : null,
       el("details", {}, el("summary", { textContent: "All settings" }), facts)),
     el("div", { className: "acts" }, quiet("Show", () => { open_("animate"); show(job.id) }), quiet("Use again", () => useAgain(job)),
       done ? el("a", { className: "button", href: `jobs/${job.id}/result?download=true`, textContent: "Clip" }) : null,
-      done ? el("a", { className: "button", href: `jobs/${job.id}/record?download=true`, textContent: "Record" }) : null,
-      ENDED.includes(job.state) ? remove : null));
-  line.dataset.id = job.id;
+      done ? el("a", { className: "button", href: `jobs/${job.id}/record?download=true`, textContent: "Record" }) : null));
   return line;
 }
 
@@ -411,7 +416,7 @@ $("tabs").addEventListener("keydown", event => {
 function addTab({ name, title, path, how }) {
   $("tabs").append(el("button", { role: "tab", id: "tab-" + name, textContent: title, ariaSelected: "false", tabIndex: -1 }));
   $("tab-" + name).setAttribute("aria-controls", name);
-  const inside = path ? el("iframe", { title }) : el("p", { className: "blank" }, el("b", { textContent: `${title} is not open here.` }), "Start the studio with ", el("code", { textContent: how }));
+  const inside = path ? el("iframe", { title }) : el("p", { className: "blank" }, el("b", { textContent: `${title} is not open here.` }), "It opens with ", el("code", { textContent: how }));
   if (path) inside.dataset.path = path;
   const panel = el("section", { id: name, hidden: true }, inside);
   panel.setAttribute("role", "tabpanel");
