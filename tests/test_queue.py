@@ -1,7 +1,10 @@
 """The studio's queue: no job lost, none done twice, and the world can be killed at any time."""
 
+import os
+import signal
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from serving import write_inputs
 
 from dreamactor.config import Section
 from dreamactor.errors import ConfigError
-from dreamactor.studio import worker
+from dreamactor.studio import crew, worker
 from dreamactor.studio.queue import TRIES, Full, Progress, Queue
 from dreamactor.studio.settings import Limits, Setup
 from dreamactor.studio.worker import do
@@ -195,7 +198,7 @@ def test_exact_what_a_killed_worker_left_goes(queue, files):
 @pytest.mark.parametrize(
     ("prompt", "error"),
     [
-        ("refuse", "dddddddddddddddd/file.mp4: nobody in it"),
+        ("refuse", "the driving clip: nobody in it"),
         ("break", "RuntimeError: it broke; the server's log has more"),
     ],
 )
@@ -236,6 +239,35 @@ def test_exact_progress_counts_down_and_shows_the_last_frame(queue, files, monke
     assert found.preview >= 5
     preview = (files / "jobs" / found.id / "preview.jpg").read_bytes()
     assert preview[:3] == b"\xff\xd8\xff"
+
+
+def test_exact_workers_that_die_or_hang_are_replaced(files, monkeypatch):
+    monkeypatch.setattr(crew, "POLL", 0.05)
+    monkeypatch.setattr(crew, "REST", (0.0, 0.0))
+    monkeypatch.setattr(crew, "SILENCE", 4.0)
+    queue = Queue(Path("queue.sqlite"))
+    deadly, hanging = (*submit(queue, prompt="die"), *submit(queue))
+    found = crew.Crew(files, queue, ("cpu",), Setup(), Fake(seconds=1.0))
+    found.start()
+
+    def wait(job, state):
+        end = time.monotonic() + 120
+        while queue.job(job.id).state != state:
+            assert time.monotonic() < end, queue.job(job.id)
+            time.sleep(0.01)
+
+    wait(deadly, "failed")
+    assert queue.job(deadly.id).error == "its worker died 3 times at it"
+    wait(hanging, "running")
+    (process,) = found._processes.values()
+    os.kill(process.pid, signal.SIGSTOP)
+    wait(hanging, "queued")  # it was killed
+    wait(hanging, "done")
+    assert queue.job(hanging.id).tries == 2
+    assert found.alive == 1
+    found.stop()
+    assert found.alive == 0
+    queue.close()
 
 
 def test_refuses_limits_that_cannot_be():

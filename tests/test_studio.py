@@ -297,7 +297,7 @@ def test_exact_faults_are_said_where_they_belong(open_page, tmp_path):
     page.at("prompt").send_keys("refuse")
     page.click("submit")
     assert page.finish() == "failed"
-    assert page.text("job-error").endswith("nobody in it")
+    assert page.text("job-error") == "The driving clip: nobody in it."
     page.shoot("failed")
     page.at("prompt").clear()
     for waiting in (0, 1):

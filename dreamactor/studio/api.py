@@ -130,7 +130,7 @@ class Server:
 
     def shown(self, job: Job) -> dict[str, Any]:
         """A job for the world."""
-        return {**job.plain(), "ahead": self.queue.ahead(job)}
+        return {**job.plain(), "ahead": self.news.queue.ahead(job)}
 
     def file(self, name: str, file: str, kind: str, saved_as: str | None = None) -> FileResponse:
         """A file of a job, or 404."""
@@ -144,8 +144,9 @@ class News:
     """Wakes who listens when a job has changed."""
 
     def __init__(self, path: Path) -> None:
-        self._queue = Queue(path)  # its own connection: what others write is a change to it
-        self.mark = self._queue.changed()
+        self.queue = Queue(path)
+        """Of its own, to read from: what others write is a change to it, and it waits for none."""
+        self.mark = self.queue.changed()
         """Another one after every change."""
         self._next = asyncio.Event()
 
@@ -153,7 +154,7 @@ class News:
         """Look for changes, for ever."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            now = self._queue.changed()
+            now = self.queue.changed()
             if now != self.mark:
                 self.mark = now
                 self._next.set()
@@ -200,6 +201,7 @@ def create_api(
         for task in tasks:
             task.cancel()
         words.close()
+        server.news.queue.close()
         await server.intake.close()
         await asyncio.to_thread(crew.stop)
 
@@ -437,7 +439,7 @@ async def _events(server: Server, name: str) -> AsyncIterator[str]:
         said = None
         while True:
             mark = server.news.mark
-            job = server.queue.job(name)
+            job = server.news.queue.job(name)
             if job is None:  # removed from the history
                 return
             now = json.dumps(server.shown(job))

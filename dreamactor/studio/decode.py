@@ -1,9 +1,8 @@
 """Files of strangers, decoded where they can do little: in a process of their own, on a leash.
 
     server -> nursery (this module run as a program; has the decoders imported, opens no file)
-                -> keeper, one for each file (waits, says how it ended)
-                     -> child: limits of memory, time, file size and open files; decodes, writes
-                        anew what it saw, says so in one line of JSON
+                -> child, one for each file: limits of memory, time, file size and open files;
+                   decodes, writes anew what it saw, says so in one line of JSON
 
 The nursery forks, so a child is there in milliseconds. The environment that it gets has no token
 and no key in it. What the rest of the server ever opens is what a child has encoded from pixels.
@@ -17,8 +16,10 @@ import resource
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import cv2  # before the fork: a child would need a quarter of a second
@@ -146,28 +147,39 @@ def _within(size: tuple[int, ...], side: int) -> tuple[int, int]:
 
 
 def main() -> None:
-    """Fork a keeper for every line of JSON on stdin, until there are no more."""
+    """Fork a child for every line of JSON on stdin, until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which closes stdin
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the keepers
     cv2.setNumThreads(1)  # threads reserve memory, of which a child has little
+    children: dict[int, dict[str, Any]] = {}
+
+    def bury(number: int, frame: FrameType | None) -> None:
+        with suppress(ChildProcessError):  # none is left
+            while True:
+                child, status = os.waitpid(-1, os.WNOHANG)
+                if child == 0:
+                    return
+                _bury(children.pop(child), status)
+
+    signal.signal(signal.SIGCHLD, bury)
     for line in sys.stdin:
-        if os.fork() == 0:
-            _keep(json.loads(line))
+        ask = json.loads(line)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # until the child has a name
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+            _decode(ask)
+        children[child] = ask
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
 
 
-def _keep(ask: dict[str, Any]) -> NoReturn:
-    """Fork the child, and say how it ended if it could not say so itself."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    child = os.fork()
-    if child == 0:
-        _decode(ask)
-    _, status = os.waitpid(child, 0)
+def _bury(ask: dict[str, Any], status: int) -> None:
+    """Say how a child ended, if it could not say so itself."""
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     if number in (signal.SIGALRM, signal.SIGXCPU):
         _say(ask, refused=f"takes more than {ask['limits']['decode_seconds']:g} s to decode")
     elif number or os.waitstatus_to_exitcode(status):
         _say(ask, refused="cannot be decoded: its decoder broke down")
-    os._exit(0)
 
 
 def _decode(ask: dict[str, Any]) -> NoReturn:

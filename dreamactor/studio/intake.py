@@ -71,7 +71,7 @@ class Intake:
                 async with self._turns:
                     facts = await self._nursery.decode(kind, raw, out)
                 raw.unlink()
-                return self.queue.add_upload(name, kind, facts | sent)
+                return await asyncio.to_thread(self.queue.add_upload, name, kind, facts | sent)
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise

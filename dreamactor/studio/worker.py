@@ -230,7 +230,7 @@ def do(queue: Queue, job: Job, device: str, setup: Setup, animator: Animator) ->
         if follow.order == "stop":
             queue.end(job, "cancelled")
     except DreamActorError as error:
-        queue.end(job, "failed", _line(error, folder))
+        queue.end(job, "failed", _line(error, job, folder))
     except Exception as error:  # a fault of ours or of a library ends this job, not the server
         log.exception("job %s", job.id)
         first = next(iter(str(error).splitlines()), "")[:200]
@@ -253,10 +253,17 @@ def _ready(job: Job, folder: Path, clip: Path, device: str, setup: Setup) -> Ani
     return setup.config(asked, device, reference, driving, clip)
 
 
-def _line(error: DreamActorError, folder: Path) -> str:
-    """An error as one line that names no folder of the server."""
+def _line(error: DreamActorError, job: Job, folder: Path) -> str:
+    """An error as one line that names files as the user does, and no folder of the server."""
     text = " ".join(str(error).split())
-    return text.replace(f"{folder}/", "").replace(f"{UPLOADS}/", "")
+    for path, name in (
+        (f"{UPLOADS}/{job.reference}/file.png", "the reference"),
+        (f"{UPLOADS}/{job.driving}/file.mp4", "the driving clip"),
+        (f"{folder}/driving.mp4", "the driving clip"),
+        (f"{folder}/", ""),
+    ):
+        text = text.replace(path, name)
+    return text
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

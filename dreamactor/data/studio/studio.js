@@ -22,7 +22,7 @@ async function api(method, path, body) {
   } catch { throw new Error("The server does not answer. Is it still running?") }
   if (reply.status === 401 && path !== "session") { await login(); return api(method, path, body) }
   const said = reply.status === 204 ? null : await reply.json();
-  if (!reply.ok) throw new Error(said.error);
+  if (!reply.ok) throw new Error(sentence(said.error));
   return said;
 }
 
@@ -43,6 +43,7 @@ function login() {
 
 function say(id, text, bad = false) { $(id).textContent = text; $(id).classList.toggle("bad", bad) }
 function alarm(text) { $("alert").textContent = text; $("alert").hidden = !text }
+const sentence = text => text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 const seconds = s => s < 60 ? `${Math.round(s)}\u00a0s` : s < 3600 ? `${Math.floor(s / 60)} min ${Math.round(s % 60)} s` : `${(s / 3600).toFixed(1)} h`;
 const size = bytes => bytes < 1 << 20 ? `${Math.max(1, Math.round(bytes / 1024))} KB` : `${(bytes / (1 << 20)).toFixed(1)} MB`;
 
@@ -65,7 +66,7 @@ function send(kind, file) {
     let reply = {};
     try { reply = JSON.parse(request.responseText) } catch { reply = { error: "The server does not answer." } }
     if (request.status === 201) adopt(kind, reply);
-    else say("say-" + kind, reply.error[0].toUpperCase() + reply.error.slice(1) + ".", true);
+    else say("say-" + kind, sentence(reply.error), true);
   };
   request.send(file);
 }
@@ -188,7 +189,7 @@ $("form").addEventListener("submit", async event => {
     show(job.id);
     if (innerWidth <= 900) $("side").scrollIntoView({ behavior: still.matches ? "auto" : "smooth" });
     refresh();
-  } catch (error) { say("form-say", "Not taken: " + error.message, true) }
+  } catch (error) { say("form-say", error.message, true) }
   $("submit").disabled = false;
 });
 
@@ -272,7 +273,7 @@ function render(job) {
   $("job-say").textContent = progress(job);
   $("cancel").disabled = job.stop;
   $("job-error").hidden = !job.error;
-  $("job-error").textContent = job.error ? "Failed: " + job.error : "";
+  $("job-error").textContent = job.error ? sentence(job.error) : "";
   $("job-settings").textContent = summary(job);
   source($("pane-reference"), `uploads/${job.reference}/file`);
   source($("pane-driving"), `jobs/${job.id}/driving` + (done ? "" : "?whole"));
@@ -281,7 +282,7 @@ function render(job) {
   if (preview) source($("pane-preview"), `jobs/${job.id}/preview?n=${job.preview}`);
   $("pane-result").hidden = !done;
   $("pane-wait").textContent = done || preview ? "" : live ? "The first frames appear here" : "No result";
-  $("controls").hidden = !done;
+  $("controls").hidden = $("synthetic").hidden = !done;
   for (const [id, what] of [["get-clip", "result"], ["get-record", "record"]]) { $(id).hidden = !done; $(id).href = `jobs/${job.id}/${what}?download=true` }
   if (done) source($("pane-result"), `jobs/${job.id}/result`);
   else if (fresh) { $("pane-result").removeAttribute("src"); $("pane-result").dataset.path = "" }
@@ -377,7 +378,7 @@ function entry(job) {
       job.preview ? el("img", { src: `jobs/${job.id}/preview?n=${job.preview}`, alt: "Last frame of the result", loading: "lazy" }) : null),
     el("div", { className: "what" }, el("div", { className: "head" }, el("h2", { textContent: `Job ${job.number}` }), mark, ENDED.includes(job.state) ? remove : null),
       el("p", { textContent: job.asked.prompt || (job.asked.prompt === null ? "Prompt described when it ran" : "No prompt") }),
-      el("p", { className: "help", textContent: summary(job) + took }), job.error ? el("p", { className: "say bad", textContent: job.error }) : null,
+      el("p", { className: "help", textContent: summary(job) + took }), job.error ? el("p", { className: "say bad", textContent: sentence(job.error) }) : null,
       el("details", {}, el("summary", { textContent: "All settings" }), facts)),
     el("div", { className: "acts" }, quiet("Show", () => { open_("animate"); show(job.id) }), quiet("Use again", () => useAgain(job)),
       done ? el("a", { className: "button", href: `jobs/${job.id}/result?download=true`, textContent: "Clip" }) : null,
