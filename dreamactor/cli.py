@@ -249,6 +249,8 @@ def _serve(
     browser: bool = False,
 ) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
+    if sys.platform == "win32":
+        raise ConfigError("serve and studio want Linux or macOS; on Windows they run inside WSL")
     from dreamactor.config import from_words
     from dreamactor.studio.settings import Setup
 

@@ -40,7 +40,7 @@ class Crew:
                 do(self.queue, job, "cpu", self.setup, self.animator)
 
     def start(self):
-        self.queue.release()
+        self.queue.release(blame=False)
         self.thread.start()
 
     def stop(self):

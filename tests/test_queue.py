@@ -8,15 +8,18 @@ import time
 from pathlib import Path
 
 import pytest
+from copycat import Copycat
 from fake_animator import Fake
 from serving import write_inputs
 
 from dreamactor.config import Section
+from dreamactor.diffusion.watch import Watch
 from dreamactor.errors import ConfigError
 from dreamactor.studio import crew, worker
 from dreamactor.studio.queue import TRIES, Full, Progress, Queue
 from dreamactor.studio.settings import Limits, Setup
 from dreamactor.studio.worker import do
+from dreamactor.video import probe
 
 ASKED = {
     "start": 0.0, "end": None, "consent": True, "variant": "rgb", "prompt": "x", "audio": True,
@@ -101,10 +104,12 @@ def test_exact_a_job_that_kills_its_workers_fails(queue):
     assert queue.claim("a") is None
 
 
-def test_exact_stopping_in_good_order_is_no_try(queue):
+def test_exact_the_end_of_a_server_is_no_try(queue):
     (job,) = submit(queue)
     for _ in range(TRIES + 2):
         queue.give_back(queue.claim("a"))
+        queue.claim("a")  # a server that is killed
+        queue.release(blame=False)
     assert (queue.job(job.id).state, queue.job(job.id).tries) == ("queued", 0)
 
 
@@ -239,6 +244,51 @@ def test_exact_progress_counts_down_and_shows_the_last_frame(queue, files, monke
     assert found.preview >= 5
     preview = (files / "jobs" / found.id / "preview.jpg").read_bytes()
     assert preview[:3] == b"\xff\xd8\xff"
+
+
+class Notes(Watch):
+    """Writes down what it is told, and ends the run at a step."""
+
+    def __init__(self, last=None):
+        self.stages, self.steps, self.made, self.frames, self.last = [], None, 0, [], last
+
+    def stage(self, name):
+        self.stages.append(name)
+
+    def plan(self, steps):
+        self.steps = steps
+
+    def step(self):
+        self.made += 1
+        if self.made == self.last:
+            raise worker.StoppedError
+
+    def frame(self, picture):
+        self.frames.append(picture.shape)
+
+
+def test_exact_the_pipeline_says_how_far_it_is_and_can_be_ended(files, monkeypatch):
+    config = Setup(describer="offline").config(
+        {"variant": "rgb", "prompt": "x", "steps": 3},
+        "cpu", files / "uploads" / ("r" * 16) / "file.png",
+        files / "uploads" / ("d" * 16) / "file.mp4", files / "out.mp4",
+    )  # fmt: skip
+    loaded = []
+    monkeypatch.setattr(
+        "dreamactor.backbones.load.load_backbone", lambda *a: loaded.append(a) or Copycat()
+    )
+    animate = worker.Pipelines()
+    notes = Notes(last=4)  # of two segments, in the second
+    with pytest.raises(worker.StoppedError):
+        animate(config, notes)
+    assert {path.name for path in files.iterdir() if "out" in path.name} == set()
+    notes = Notes()
+    animate(config, notes)
+    assert (notes.steps, notes.made) == (6, 6)
+    assert notes.frames == [(64, 42, 3)] * 24
+    assert {"load weights", "describe", "denoise", "decode latents", "write"} <= set(notes.stages)
+    assert probe(files / "out.mp4").frames == 24
+    assert len(loaded) == 1  # the model stays
 
 
 def test_exact_workers_that_die_or_hang_are_replaced(files, monkeypatch):

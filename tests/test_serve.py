@@ -25,6 +25,7 @@ from PIL import Image
 pytest.importorskip("fastapi", reason="no web framework: pip install 'dreamactor[studio]'")
 from serving import Client, Fake, served, write_inputs
 
+from dreamactor import cli
 from dreamactor.errors import ConfigError
 from dreamactor.studio.crew import only_server
 from dreamactor.studio.guard import Access
@@ -266,6 +267,26 @@ def test_refuses_to_be_open_to_all(tmp_path):
     with pytest.raises(ConfigError, match="want 16 or more"):
         Access(("*",), "short")
     assert access(Place(tmp_path, names=("me.example",)), None).hosts[-1] == "me.example"
+
+
+def test_refuses_settings_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("DREAMACTOR_TOKEN", raising=False)
+    (tmp_path / "file").write_text("x")
+    for words, why in [
+        (["limit.queue=0"], "queue=0: want 1 or more"),
+        (["limit.qeue=3"], "nearest is queue"),
+        (["wieghts=x"], "nearest is weights"),
+        (["--host", "0.0.0.0"], "without a token"),
+        (["--device", "tpu"], "want cpu, cuda or cuda:N"),
+        (["--port", "99999"], "cannot be listened on"),
+    ]:
+        for command in ("serve", "studio"):
+            call = ["dreamactor", command, "--folder", str(tmp_path / "f"), *words]
+            monkeypatch.setattr(sys, "argv", call)
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+            said = capsys.readouterr().err
+            assert (ended.value.code, said.count("\n"), why in said) == (2, 1, True), said
 
 
 def test_refuses_a_second_server_in_a_folder(tmp_path):
@@ -602,3 +623,7 @@ def test_exact_200_clients_at_once_are_served_or_told_to_wait(program, inputs):
     assert grown < 40
     queue = program.client.get("/health")
     assert queue["queued"] + queue["running"] <= 32
+    assert program.client.upload("driving", bytes(100 << 20))[0] == 422
+    grown = program.status("VmHWM") - before
+    log.info("and after an upload of 100 MiB: %.1f MiB more at most", grown)
+    assert grown < 40

@@ -42,7 +42,7 @@ def only_server(root: Path) -> Iterator[None]:
     Raises:
         ConfigError: Another server is at it.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    root.mkdir(0o700, parents=True, exist_ok=True)  # pictures of people are in it
     with (root / LOCK).open("w") as server, (root / WORKERS).open("w") as workers:
         if not _locked(server.fileno(), 0):
             raise ConfigError(f"{root}: another server is at it; want another --folder")
@@ -83,7 +83,7 @@ class Crew:
 
     def start(self) -> None:
         """Put back what an earlier server left, and begin."""
-        self._queue.release()
+        self._queue.release(blame=False)
         for name in self.devices:
             self._begin(name)
         self._thread.start()
@@ -105,7 +105,7 @@ class Crew:
             if process.is_alive():
                 process.kill()
                 process.join()
-            self._queue.release(name)
+            self._queue.release(name, blame=False)
 
     def _begin(self, name: str) -> None:
         # spawned: a forked child would share the server's sockets and threads

@@ -7,7 +7,8 @@
 A worker claims a job and gets a key; whatever it says later counts only while that key is the
 job's. A job goes back into the queue only when its worker is known to be gone (the kernel says so,
 see `crew.py`), so nothing is at work twice; a worker that comes back from the dead finds that its
-key is worth nothing. A job that has cost `TRIES` workers fails, so that it cannot take all of them.
+key is worth nothing. A job that has killed `TRIES` workers fails, so that it cannot take all of
+them; a server that was stopped or killed is not its fault.
 
 Every change is one transaction on the disk (WAL, synchronous=FULL) before anybody is told of it.
 """
@@ -255,22 +256,30 @@ class Queue:
             )
         return done.rowcount == 1
 
-    def release(self, worker: str | None = None) -> int:
+    def release(self, worker: str | None = None, blame: bool = True) -> int:
         """Put the jobs of a worker that is gone back into the queue; how many it had.
 
         Args:
             worker: Its name; None = all, when no worker is there.
+            blame: Whether the job may have killed it, so that this counts as a try.
         """
-        lost = f"its worker died {TRIES} times at it"
+        spent = TRIES if blame else 1 << 30
         with self._writing() as db:
             done = db.execute(
                 "UPDATE jobs SET key = NULL, beat = 0, stage = NULL, eta = NULL, "
-                "state = CASE WHEN stop THEN 'cancelled' WHEN tries >= ? THEN 'failed' "
+                "state = CASE WHEN stop THEN 'cancelled' WHEN tries >= :spent THEN 'failed' "
                 "ELSE 'queued' END, "
-                "error = CASE WHEN NOT stop AND tries >= ? THEN ? END, "
-                "ended = CASE WHEN stop OR tries >= ? THEN ? END "
-                "WHERE state = 'running' AND (? IS NULL OR worker = ?)",
-                (TRIES, TRIES, lost, TRIES, time.time(), worker, worker),
+                "error = CASE WHEN NOT stop AND tries >= :spent THEN :lost END, "
+                "ended = CASE WHEN stop OR tries >= :spent THEN :now END, "
+                "tries = tries - :free "
+                "WHERE state = 'running' AND (:worker IS NULL OR worker = :worker)",
+                {
+                    "spent": spent,
+                    "lost": f"its worker died {TRIES} times at it",
+                    "now": time.time(),
+                    "free": 0 if blame else 1,
+                    "worker": worker,
+                },
             )
         return done.rowcount
 
