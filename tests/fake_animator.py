@@ -57,7 +57,8 @@ class Fake:
 def tell(reference, driving, start, end, describer):
     """A stand-in for `words.tell`."""
     if describer == "offline":
-        return {"motion": "m", "appearance": "a", "prompt": f"a thing moves from {start:g}"}
+        texts = {"motion": "m", "appearance": "a", "prompt": f"a thing moves from {start:g}"}
+        return {**texts, "sources": dict.fromkeys(texts, "offline")}
     raise MediaError("no describer here")
 
 

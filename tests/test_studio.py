@@ -157,6 +157,7 @@ def test_exact_from_two_files_to_a_result_and_back_from_the_history(open_page, i
     page.click("describe")
     page.wait(lambda: page.value("prompt"))
     assert page.value("prompt") == "a thing moves from 0.5"
+    assert page.text("prompt-help") == "Written offline. Change it as you like."
     page.at("prompt").send_keys(" and on")
     page.run("arguments[0].click()", page.browser.find_element("css selector", "[value='8']"))
     page.at("seed").clear()

@@ -26,7 +26,8 @@ LOCK = "server.lock"
 POLL = 0.5
 """Seconds between looks at the workers."""
 SILENCE = 60.0
-"""Seconds without a sign of life after which a worker that has a job is killed."""
+"""Seconds without a sign of life after which a worker that has a job is killed; also the longest
+that a cancelled job goes on, since its worker gives none from then on."""
 PATIENCE = 15.0
 """Seconds for workers to end, of an earlier server and of this one."""
 REST = (1.0, 30.0)
@@ -132,6 +133,7 @@ class Crew:
             elif self._silent(name, beats.get(name)):
                 log.warning("worker %s says nothing for %.0f s: killed", name, SILENCE)
                 process.kill()
+                process.join()
 
     def _replace(self, name: str, process: BaseProcess) -> None:
         """Free the job of a worker that died, and after a while begin another."""

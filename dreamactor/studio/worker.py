@@ -154,7 +154,7 @@ class Follow(Watch):
         while not self._over.wait(PULSE):
             self.order = self._queue.order(self._job)
             if self.order != "go on":
-                return
+                return  # who does not come to a step now is killed for its silence, see `crew.py`
             if self._latest is not None and time.monotonic() - showed > PREVIEW_SECONDS:
                 picture, self._latest, showed = self._latest, None, time.monotonic()
                 try:
@@ -202,6 +202,7 @@ def work(root: Path, name: str, device: str, setup: Setup, animator: Animator) -
                 time.sleep(IDLE)
             else:
                 do(queue, job, device, setup, animator)
+    os._exit(0)  # all is on the disk, and to tidy up the memory of a model takes seconds
 
 
 def do(queue: Queue, job: Job, device: str, setup: Setup, animator: Animator) -> None:
