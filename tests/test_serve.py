@@ -27,6 +27,7 @@ from serving import Client, Fake, served, write_inputs
 
 from dreamactor import cli
 from dreamactor.errors import ConfigError
+from dreamactor.studio import guard
 from dreamactor.studio.crew import only_server
 from dreamactor.studio.guard import Access
 from dreamactor.studio.server import Place, access
@@ -443,7 +444,8 @@ def test_exact_of_polyglots_the_pixels_alone_are_served(client, inputs):
     assert not list((client.root / "uploads").rglob("raw"))
 
 
-def test_refuses_more_bytes_than_allowed_and_no_later(root):
+def test_refuses_more_bytes_than_allowed_and_no_later(root, monkeypatch):
+    monkeypatch.setattr(guard, "LINGER", 0.5)
     with served(root, picture_mb=1, patience=2) as client:
         port, piece = client.port, bytes(1 << 16)
         said, _, _ = raw(
