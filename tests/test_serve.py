@@ -30,6 +30,7 @@ from dreamactor.errors import ConfigError
 from dreamactor.studio import guard
 from dreamactor.studio.crew import only_server
 from dreamactor.studio.guard import Access
+from dreamactor.studio.queue import Queue
 from dreamactor.studio.server import Place, access
 from dreamactor.video import probe
 
@@ -561,7 +562,12 @@ def test_exact_a_killed_server_goes_on_and_does_every_job_once(program, inputs):
     assert sorted(program.lines("end")) == sorted(jobs)  # each once, though twice killed
     begun = program.lines("begin")
     assert len(begun) > len(jobs)  # what was under way began again
+    last = program.client.submit(order)
+    program.client.wait(last, "running")
     assert program.kill(signal.SIGTERM) == 0
+    queue = Queue(program.folder / "queue.sqlite")
+    assert (queue.job(last).state, queue.job(last).tries) == ("queued", 0)  # for the next server
+    queue.close()
     assert {x for x in lies_in(program.folder) if not NAMES.fullmatch(x)} == set()
 
 

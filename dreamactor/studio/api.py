@@ -31,17 +31,14 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from dreamactor import __version__
-from dreamactor.backbones.load import Variant
-from dreamactor.diffusion.job import Fit
 from dreamactor.errors import AnswerError, ConfigError, DreamActorError
-from dreamactor.interpolate import Interpolation
 from dreamactor.studio.crew import Crew
 from dreamactor.studio.guard import COOKIE, Access, Guard
 from dreamactor.studio.intake import Busy, Intake, Kind
+from dreamactor.studio.orders import ID, Order, Part, Token
 from dreamactor.studio.queue import ENDS, Full, Job, Queue, Upload
 from dreamactor.studio.settings import Limits, Setup
 from dreamactor.studio.words import Words
@@ -55,43 +52,7 @@ LOOK_SECONDS = 0.25
 PING_SECONDS = 15.0
 """Between signs of life on a stream of events."""
 RETRY = {"Retry-After": "5"}
-Id = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
-InId = Annotated[str, InPath(pattern="^[0-9a-f]{16}$")]
-
-
-class Part(BaseModel):
-    """A reference and a part of a driving clip."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-    reference: Id = Field(description="Id of an upload of this kind.")
-    driving: Id = Field(description="Id of an upload of this kind.")
-    start: float = Field(0.0, ge=0, description="Seconds of the clip that are left out before.")
-    end: float | None = Field(None, gt=0, description="Where it is cut, seconds; null = its end.")
-
-
-class Order(Part):
-    """What a job does; see the table of options in the README."""
-
-    consent: bool = Field(
-        description="true: you have the right to animate this person or work. Kept with the job."
-    )
-    variant: Variant = "rgb"
-    prompt: str | None = Field(None, max_length=1000, description="null = described, empty = none.")
-    negative: str = Field("", max_length=1000)
-    steps: int | None = Field(None, ge=1, description="null = as many as the weights want.")
-    guidance: float | None = None
-    seed: int = Field(0, ge=0, lt=1 << 53)  # what JavaScript can say
-    fit: Fit = "letterbox"
-    fps: float | None = None
-    interpolate: Interpolation = "flow"
-    audio: bool = True
-
-
-class Token(BaseModel):
-    """The server's."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-    token: str = Field(max_length=1000)
+Id = Annotated[str, InPath(pattern=ID)]
 
 
 @dataclass
@@ -325,12 +286,12 @@ def _uploads(app: FastAPI, server: Server) -> None:
         return (await server.intake.take(kind, request.stream())).plain()
 
     @app.get("/uploads/{name}")
-    def uploaded(name: InId) -> dict[str, Any]:
+    def uploaded(name: Id) -> dict[str, Any]:
         """What is known of an upload."""
         return server.upload(name).plain()
 
     @app.get("/uploads/{name}/file")
-    def pixels(name: InId) -> FileResponse:
+    def pixels(name: Id) -> FileResponse:
         """Its pixels, as this server has written them anew."""
         kind = server.upload(name).kind
         media = "image/png" if kind == "reference" else "video/mp4"
@@ -377,12 +338,12 @@ def _jobs(app: FastAPI, server: Server) -> None:
         return [server.shown(job) for job in queue.jobs(count, before)]
 
     @app.get("/jobs/{name}")
-    def job(name: InId) -> dict[str, Any]:
+    def job(name: Id) -> dict[str, Any]:
         """Where a job is, and all its settings."""
         return server.shown(server.job(name))
 
     @app.get("/jobs/{name}/events")
-    async def events(name: InId) -> StreamingResponse:
+    async def events(name: Id) -> StreamingResponse:
         """Server-sent events: the job whenever it changes, until it has ended."""
         server.job(name)
         if server.listeners >= limits.listeners:
@@ -390,7 +351,7 @@ def _jobs(app: FastAPI, server: Server) -> None:
         return StreamingResponse(_events(server, name), media_type="text/event-stream")
 
     @app.post("/jobs/{name}/cancel")
-    def cancel(name: InId) -> dict[str, Any]:
+    def cancel(name: Id) -> dict[str, Any]:
         """End a job: at once where it waits, at its next step where it runs."""
         server.job(name)
         found = queue.cancel(name)
@@ -398,7 +359,7 @@ def _jobs(app: FastAPI, server: Server) -> None:
         return server.shown(found)
 
     @app.delete("/jobs/{name}", status_code=204)
-    def remove(name: InId) -> Response:
+    def remove(name: Id) -> Response:
         """Take a job that has ended, with its result, out of the history."""
         if server.job(name).state not in ENDS or not queue.remove(name):
             raise HTTPException(409, f"job {name} has not ended; cancel it first")
@@ -408,24 +369,24 @@ def _jobs(app: FastAPI, server: Server) -> None:
 
 def _results(app: FastAPI, server: Server) -> None:
     @app.get("/jobs/{name}/result")
-    def result(name: InId, download: bool = False) -> FileResponse:
+    def result(name: Id, download: bool = False) -> FileResponse:
         """The clip."""
         saved_as = f"dreamactor_{name}.mp4" if download else None
         return server.file(name, "result.mp4", "video/mp4", saved_as)
 
     @app.get("/jobs/{name}/record")
-    def record(name: InId, download: bool = False) -> FileResponse:
+    def record(name: Id, download: bool = False) -> FileResponse:
         """Its record: that it is synthetic, from what it was made and with which settings."""
         saved_as = f"dreamactor_{name}.json" if download else None
         return server.file(name, "result.json", "application/json", saved_as)
 
     @app.get("/jobs/{name}/preview")
-    def preview(name: InId) -> FileResponse:
+    def preview(name: Id) -> FileResponse:
         """The frame that was made last, while it runs."""
         return server.file(name, "preview.jpg", "image/jpeg")
 
     @app.get("/jobs/{name}/driving")
-    def driving(name: InId) -> FileResponse:
+    def driving(name: Id) -> FileResponse:
         """The part of the clip that drives."""
         with suppress(HTTPException):
             return server.file(name, "driving.mp4", "video/mp4")
