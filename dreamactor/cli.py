@@ -6,6 +6,7 @@ import json
 import logging
 import signal
 import sys
+import webbrowser
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from dreamactor.errors import DreamActorError
+from dreamactor.errors import ConfigError, DreamActorError
 
 if TYPE_CHECKING:
     from dreamactor.backbones.load import Variant
@@ -37,6 +38,15 @@ MINI = Path(__file__).parent / "data" / "mini.castpack"  # ships with the packag
 Dry = Annotated[bool, typer.Option("--dry-run", help="Predict memory and hours; train nothing.")]
 RunOut = Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")]
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings that differ: key=value ...")]
+ServeFolder = Annotated[Path, typer.Option(help="Of queue and results; the same command goes on.")]
+ServeHost = Annotated[str, typer.Option(help="Address to listen on.")]
+ServePort = Annotated[int, typer.Option(help="0 = any that is free.")]
+ServeName = Annotated[
+    list[str] | None, typer.Option(help="Another name that it is reached by, as of a proxy.")
+]
+ServeDevice = Annotated[
+    list[str] | None, typer.Option(help="cpu, cuda or cuda:N; one worker for each.")
+]
 
 
 @app.command()
@@ -215,6 +225,78 @@ def reproduce(
         print("\n".join(plan(asked)))
         return
     print(reproduce(asked, say=lambda line: print(line, flush=True)))
+
+
+@app.command()
+def serve(
+    folder: ServeFolder,
+    settings: Settings = None,
+    host: ServeHost = "127.0.0.1",
+    port: ServePort = 8700,
+    name: ServeName = None,
+    device: ServeDevice = None,
+) -> None:
+    """Animate over HTTP: a durable queue, one worker for each device, an API.
+
+    The variable DREAMACTOR_TOKEN, if set, is the token that every request has to show.
+    """
+    _serve(folder, settings, host, port, name, device)
+
+
+@app.command()
+def studio(
+    folder: ServeFolder,
+    settings: Settings = None,
+    host: ServeHost = "127.0.0.1",
+    port: ServePort = 8700,
+    name: ServeName = None,
+    device: ServeDevice = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Data set of `bootstrap pairs`, to review in a tab.")
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+) -> None:
+    """The same as serve, with a page in front of it: upload, trim, animate, compare, history."""
+    _serve(folder, settings, host, port, name, device, page=True, data=data, browser=browser)
+
+
+def _serve(
+    folder: Path,
+    settings: list[str] | None,
+    host: str,
+    port: int,
+    names: list[str] | None,
+    devices: list[str] | None,
+    page: bool = False,
+    data: Path | None = None,
+    browser: bool = False,
+) -> None:
+    signal.signal(signal.SIGTERM, _interrupt)
+    if sys.platform == "win32":
+        raise ConfigError("serve and studio want Linux or macOS; on Windows they run inside WSL")
+    from dreamactor.config import from_words
+    from dreamactor.studio.settings import Setup
+
+    setup = from_words(Setup, settings or [])
+    try:
+        from dreamactor.studio import server
+    except ImportError as error:
+        raise ConfigError(f"this needs {error.name}: pip install 'dreamactor[studio]'") from error
+    from dreamactor.bootstrap.manifest import DataSet
+    from dreamactor.studio.page import review_tab, studio, study_tab
+
+    place = server.Place(folder, host, port, tuple(names or ()), tuple(devices or ("cpu",)))
+    reviewed = None if data is None else DataSet(data)
+    extend = [studio([review_tab(reviewed), study_tab()])] if page else []
+    server.serve(
+        place,
+        setup,
+        lambda line: print(line, flush=True),
+        extend,
+        ready=webbrowser.open if browser else lambda address: None,
+    )
+    if reviewed is not None:
+        reviewed.write_manifest()
 
 
 @train.command("nano-vae")

@@ -27,6 +27,7 @@ EXTRAS = {
     "bench": ("matplotlib",),
     "train": ("accelerate", "tensorboard"),
     "review": ("fastapi", "uvicorn"),
+    "studio": ("fastapi", "uvicorn"),
     "ray": ("ray",),
     "mediapipe": ("mediapipe",),
     "rtmlib": ("rtmlib", "onnxruntime"),

@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -46,8 +46,14 @@ class Stages:
         {'denoise': 1.2}
     """
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[str], object] = lambda name: None) -> None:
+        """Begin to count.
+
+        Args:
+            told: Gets the name of every stage that begins.
+        """
         self.seconds: dict[str, float] = {}
+        self._told = told
         self._start = time.perf_counter()
         self._inner = 0.0
 
@@ -59,6 +65,7 @@ class Stages:
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Add what the block takes to stage `name`."""
+        self._told(name)
         start, outer = time.perf_counter(), self._inner
         self._inner = 0.0
         try:

@@ -18,13 +18,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from dreamactor.errors import ConfigError
 from dreamactor.image import atomic
+
+if TYPE_CHECKING:
+    import torch
 
 
 def seed_of(seed: int, stream: str, item: int) -> int:
@@ -35,6 +37,8 @@ def seed_of(seed: int, stream: str, item: int) -> int:
 
 def generator(seed: int, stream: str, item: int) -> torch.Generator:
     """A CPU generator for one item, so that a draw depends on nothing but its key."""
+    import torch  # seconds; what else is here does without
+
     return torch.Generator().manual_seed(seed_of(seed, stream, item))
 
 

@@ -121,6 +121,7 @@ class ClipWriter:
         size: tuple[int, int],
         *,
         audio_from: str | Path | None = None,
+        audio_start: float = 0.0,
         overwrite: bool = False,
         crf: int | None = None,
     ) -> None:
@@ -132,6 +133,7 @@ class ClipWriter:
             size: (height, width) of the frames.
             audio_from: Clip whose sound is taken, from its first frame on, up to the length of
                 this one. One without sound gives none; a gif never has any.
+            audio_start: Seconds of `audio_from` before the sound that is taken.
             overwrite: Whether a file that is there is replaced.
             crf: Quality of H.264 (default 16) or VP9 (24), less is better.
 
@@ -155,7 +157,9 @@ class ClipWriter:
         self._audio_from = None if audio_from is None else Path(audio_from)
         heard = self._audio_from is not None and self.suffix != ".gif"
         driving = probe(self._audio_from) if heard and self._audio_from else None
-        self._sound_start = driving.start if driving and driving.has_audio else None
+        self._sound_start = None
+        if driving and driving.has_audio:
+            self._sound_start = driving.start + audio_start
         self._life: AbstractContextManager[None] | None = None
         self._reformatter = VideoReformatter()
         self._palette: Graph | None = None

@@ -12,7 +12,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from filming import drawing, film, frames_of, grey, times_of
+from filming import drawing, film, frames_of, grey, times_of, tone
 
 from dreamactor.errors import ConfigError, DreamActorError, MediaError, ShapeError
 from dreamactor.video import CLIP_SUFFIXES, ClipWriter, iter_frames, probe, resample, write_clip
@@ -361,3 +361,28 @@ def test_writing_refuses_frames_of_another_kind(tmp_path):
     ):
         pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("audio", ["aac", "pcm_s16le"])  # copied, and encoded anew
+def test_exact_sound_begins_where_it_is_told(tmp_path, monkeypatch, audio):
+    def late(seconds, rate=48000):
+        """Silence, and a tone from half a second on."""
+        frame = tone(seconds, rate)
+        samples = frame.to_ndarray()
+        samples[:, :rate] = 0  # two channels side by side
+        quiet = av.AudioFrame.from_ndarray(samples, "s16", "stereo")
+        quiet.sample_rate, quiet.pts, quiet.time_base = rate, 0, frame.time_base
+        return quiet
+
+    monkeypatch.setattr("filming.tone", late)
+    clip = film(tmp_path / "clip.mkv", 25, audio=audio)
+    for start, loud in ((0.0, False), (0.6, True)):
+        out = tmp_path / f"{start}.mp4"
+        with ClipWriter(out, 25, (48, 64), audio_from=clip, audio_start=start) as writer:
+            for frame in frames_of(clip)[:10]:
+                writer.write(frame)
+        with av.open(str(out)) as part:
+            sound = np.concatenate([f.to_ndarray() for f in part.decode(audio=0)], axis=1)
+        assert sound.shape[1] == pytest.approx(0.4 * 48000, abs=2100)
+        level = np.sqrt((sound[:, 4800:14400] ** 2).mean())  # away from the edges
+        assert (level > 0.1) == loud, level

@@ -7,7 +7,8 @@
     GET    /api/agreement                      Cohen's kappa of every two reviewers
     GET    /media/{item}/{what}                source, identity or result
 
-Nothing but the data set's own files can be reached. Other sites cannot write, since a browser asks
+The page names all of these relative to itself, so that it may be mounted below another one. Nothing
+but the data set's own files can be reached. Other sites cannot write, since a browser asks
 before it sends PUT or DELETE there, nor read under another name (`Host` is checked).
 """
 

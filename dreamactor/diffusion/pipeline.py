@@ -13,7 +13,7 @@ pixels of one half, h x w latent cells of one half.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -42,6 +42,7 @@ from dreamactor.diffusion.seams import Seams
 from dreamactor.diffusion.segments import Guard, Segment, as_anchor
 from dreamactor.diffusion.skeletons import skeleton
 from dreamactor.diffusion.task import Task, rate_of, resolve
+from dreamactor.diffusion.watch import UNWATCHED, Watch
 from dreamactor.errors import ConfigError
 from dreamactor.image import Rgb
 from dreamactor.interpolate import Interpolation, at_rate
@@ -140,7 +141,10 @@ def animate(*, backbone: str | Backbone = "nano", **settings: Unpack[Settings]) 
 
 
 def run(
-    job: Job, backbone: Backbone | None = None, estimator: PoseEstimator | None = None
+    job: Job,
+    backbone: Backbone | None = None,
+    estimator: PoseEstimator | None = None,
+    watch: Watch = UNWATCHED,
 ) -> Result:
     """Do a checked job.
 
@@ -148,11 +152,12 @@ def run(
         job: From `prepare`.
         backbone: Loaded already; None loads the one that the job names.
         estimator: Likewise, of the pose variant.
+        watch: Is told how far it is, and may end it.
 
     Returns:
         As `animate`, which see for errors.
     """
-    stages, track, found_by = Stages(), None, None
+    stages, track, found_by = Stages(watch.stage), None, None
     with stages("load weights"):
         model = _loaded(job, backbone)
     if job.config.variant == "pose":
@@ -166,7 +171,8 @@ def run(
     more = () if job.config.sidecar is None else (job.config.sidecar,)
     with both_or_neither(job.config.out, job.config.record, *more) as (clip, record, *beside):
         with _quiet_torch(job.config.threads):
-            frames, placement = _written(task, model, clip, stages, _marker(task, basis))
+            marker = _marker(task, basis)
+            frames, placement = _written(task, model, clip, stages, marker, watch)
         with stages("sign"):
             _sign(task, clip, beside[0] if beside else None, basis)
         facts = _facts(task, clip, frames, stages, basis)
@@ -302,7 +308,12 @@ def _sign(task: Task, clip: Path, beside: Path | None, basis: dict[str, Any]) ->
 
 
 def _written(
-    task: Task, backbone: Backbone, path: Path, stages: Stages, marker: watermark.Marker | None
+    task: Task,
+    backbone: Backbone,
+    path: Path,
+    stages: Stages,
+    marker: watermark.Marker | None,
+    watch: Watch,
 ) -> tuple[int, dict[str, Any] | None]:
     """Generate, mark and write the clip; the number of frames, and where the driver was brought."""
     job, config = task.job, task.job.config
@@ -311,9 +322,15 @@ def _written(
     )
     total = task.steps * len(task.segments)
     found: list[Placement | None] = []
+    watch.plan(total)
     with tqdm(total=total, unit="step", disable=None, leave=False) as bar, writer:
-        native = islice(generate(task, backbone, stages, bar.update, found.append), task.lead, None)
-        cut = map(task.box.cut, native)
+
+        def tick() -> None:
+            bar.update()
+            watch.step()
+
+        native = islice(generate(task, backbone, stages, tick, found.append), task.lead, None)
+        cut = _seen(map(task.box.cut, native), watch)
         rate = rate_of(backbone.native)
         frames = at_rate(cut, rate, job.fps, job.count, config.interpolate)
         for frame in stages.each("interpolate", frames):
@@ -324,6 +341,12 @@ def _written(
                 writer.write(frame)
     placement = None if found[0] is None else found[0].plain()[0]
     return writer.frames, placement
+
+
+def _seen(pictures: Iterable[Rgb], watch: Watch) -> Iterator[Rgb]:
+    for picture in pictures:
+        watch.frame(picture)
+        yield picture
 
 
 def preview(job: Job, backbone: Backbone | None = None) -> dict[str, Any]:

@@ -1,0 +1,164 @@
+"""What a server is started with: the models behind it, and its limits.
+
+dreamactor serve --folder FOLDER weights=FOLDER limit.queue=8
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from dreamactor.backbones.catalogue import CATALOGUE, Dtype, Offload
+from dreamactor.backbones.load import Variant
+from dreamactor.config import Section, check_least, from_words
+from dreamactor.diffusion.job import AnimateConfig
+from dreamactor.errors import ConfigError
+from dreamactor.mllm import Describer
+
+MIB = 1 << 20
+NANO = Path(__file__).parents[1] / "data" / "nano"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much anybody may ask of the server."""
+
+    queue: int = 32
+    """Jobs that wait or run; more are refused with 429."""
+    picture_mb: int = 32
+    """Size of an uploaded picture, MiB."""
+    clip_mb: int = 256
+    """Size of an uploaded clip, MiB."""
+    seconds: float = 60.0
+    """Length of an uploaded clip."""
+    megapixels: int = 50
+    """Of an uploaded picture, by its head."""
+    frame_megapixels: int = 9
+    """Of an uploaded clip's frames, by its head; 4096 x 2160 pass."""
+    side: int = 1280
+    """Pixels of the longer side that is kept of a picture or clip."""
+    steps: int = 50
+    """Sampling steps of a job."""
+    uploads: int = 256
+    """Uploads at once; more are refused with 503."""
+    decoders: int = 2
+    """Files that are decoded at once."""
+    decode_seconds: float = 120.0
+    """Of one file, in the child process."""
+    decode_mb: int = 1024
+    """Memory of that process, MiB, on top of what it begins with."""
+    patience: float = 10.0
+    """Seconds for the head of a request, and before the slowest rate counts."""
+    slowest: int = 16
+    """KiB a second that the body of a request must keep up."""
+    listeners: int = 256
+    """Streams of events at once; more are refused with 503."""
+    connections: int = 1000
+    """At once; more are closed with 503."""
+    free_mb: int = 1024
+    """MiB of disk below which nothing more is taken in."""
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ConfigError: One is too small.
+        """
+        check_least(self, dict.fromkeys(vars(self), 1) | {"seconds": 0.1, "patience": 0.1})
+
+    def bytes_of(self, kind: str) -> int:
+        """Most bytes of an upload."""
+        return MIB * (self.picture_mb if kind == "reference" else self.clip_mb)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The models behind a server: one for each variant."""
+
+    backbone: str = "nano"
+    weights: Path | None = None
+    adapter: Path | None = None
+    pose_weights: Path | None = None
+    """For the pose variant, where there are such."""
+    pose_adapter: Path | None = None
+    dtype: Dtype = "auto"
+    offload: Offload = "none"
+    size: str | None = None
+    frames: int | None = None
+    describer: Describer = "auto"
+    threads: int = 4
+    limit: Section = field(default_factory=Section)
+    """Fields of `Limits` that differ, as limit.queue=8."""
+
+    def __post_init__(self) -> None:
+        """Check the limits, and take paths from where they are named.
+
+        Raises:
+            ConfigError: A limit that cannot be.
+        """
+        from_words(Limits, self.limit.words)
+        for name in ("weights", "adapter", "pose_weights", "pose_adapter"):
+            path = getattr(self, name)
+            if path is not None and path.exists():  # else the hub id of a large model
+                object.__setattr__(self, name, path.absolute())
+
+    @property
+    def limits(self) -> Limits:
+        """How much anybody may ask."""
+        return from_words(Limits, self.limit.words)
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Those that there are weights for."""
+        pose = self.pose_weights is not None or self.pose_adapter is not None
+        return get_args(Variant) if pose else ("rgb",)
+
+    @property
+    def steps(self) -> int | None:
+        """Sampling steps where nobody says a number; None = the weights know."""
+        if CATALOGUE[self.backbone].hub:
+            return CATALOGUE[self.backbone].native.get("steps")
+        path = (self.weights or NANO) / "manifest.json"
+        return int(json.loads(path.read_text())["native"]["steps"]) if path.is_file() else None
+
+    def config(
+        self, asked: Mapping[str, Any], device: str, reference: Path, driving: Path, out: Path
+    ) -> AnimateConfig:
+        """What `animate` is asked for.
+
+        Args:
+            asked: Of a job.
+            device: Where it will run.
+            reference: Picture.
+            driving: Clip.
+            out: Clip to write.
+
+        Raises:
+            ConfigError: A value that cannot work, or a variant without weights.
+        """
+        variant = asked["variant"]
+        if variant not in self.variants:
+            raise ConfigError(
+                f"variant={variant}: this server has weights for {' and '.join(self.variants)}"
+            )
+        pose = variant == "pose"
+        return AnimateConfig(
+            **asked,
+            reference=reference,
+            driving=driving,
+            out=out,
+            overwrite=True,
+            device=device,
+            backbone=self.backbone,
+            weights=(self.pose_weights or self.weights) if pose else self.weights,
+            adapter=self.pose_adapter if pose else self.adapter,
+            dtype=self.dtype,
+            offload=self.offload,
+            size=self.size,
+            frames=self.frames,
+            describer=self.describer,
+            threads=self.threads,
+        )

@@ -1,0 +1,372 @@
+"""The studio's page in a browser: from files to a result and back, by mouse and by keys."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import standin
+
+pytest.importorskip("fastapi", reason="no web framework: pip install 'dreamactor[studio]'")
+from serving import Fake, served, write_inputs
+from standin import Tint
+from test_serve import head, raw
+
+from dreamactor.bootstrap.manifest import DataSet
+from dreamactor.bootstrap.pairs import make_pairs
+from dreamactor.bootstrap.sources import Folders
+from dreamactor.studio.page import review_tab, studio, study_tab
+
+DESK, PHONE = (1280, 900), (390, 844)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A headless Chromium."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    driver = shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no browser here: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    profile = tmp_path_factory.mktemp("profile")
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
+        options.add_argument(word)
+    options.add_argument(f"--user-data-dir={profile}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    found = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield found
+    found.quit()
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return write_inputs(tmp_path_factory.mktemp("inputs"), sound="aac")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A data set to review."""
+    folder = tmp_path_factory.mktemp("review")
+    sources, references = standin.write_inputs(folder, clips=1)
+    return make_pairs(folder / "out", Folders(sources, references, 1), Tint()).data.root
+
+
+@pytest.fixture
+def open_page(tmp_path, monkeypatch, browser, inputs):
+    """Opens the page of a server; gives a `Page`."""
+    stack = []
+
+    def open_(animator, size=DESK, tabs=None, **options):
+        root = tmp_path / "served"
+        root.mkdir()
+        monkeypatch.chdir(root)
+        tabs = tabs or [review_tab(None), study_tab()]
+        stack.append(served(root, animator, extend=[studio(tabs)], **options))
+        page = Page(browser, stack[-1].__enter__(), tmp_path, inputs)
+        page.resize(*size)
+        page.open()
+        return page
+
+    yield open_
+    for context in stack:
+        context.__exit__(None, None, None)
+
+
+class Page:
+    """What a person does on the page and sees of it."""
+
+    def __init__(self, browser, client, folder, inputs):
+        self.browser, self.client, self.inputs = browser, client, inputs
+        self.shots = Path(os.environ.get("DREAMACTOR_SHOTS", folder / "shots"))
+        self.shots.mkdir(exist_ok=True)
+
+    def resize(self, width, height):
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    def open(self, path=""):
+        self.browser.get("about:blank")
+        self.browser.get_log("browser")
+        self.browser.get(f"http://127.0.0.1:{self.client.port}/{path}")
+        if not self.client.token:
+            self.wait(lambda: self.text("server"))
+
+    def at(self, name):
+        return self.browser.find_element("id", name)
+
+    def text(self, name):
+        return self.at(name).text
+
+    def run(self, script, *values):
+        return self.browser.execute_script("return " + script, *values)
+
+    def value(self, name):
+        return self.at(name).get_property("value")
+
+    def wait(self, condition, seconds=60):
+        end = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.05)
+        return found
+
+    def shoot(self, name):
+        self.run("scrollTo(0, 0)")
+        self.browser.save_screenshot(str(self.shots / f"{name}.png"))
+
+    def choose(self, kind, path):
+        self.at(f"file-{kind}").send_keys(str(path))
+        self.wait(lambda: " x " in self.text(f"say-{kind}"))
+
+    def fill(self):
+        self.choose("reference", self.inputs[0])
+        self.choose("driving", self.inputs[1])
+        self.at("consent").click()
+
+    def click(self, name):
+        self.at(name).click()
+
+    def finish(self):
+        self.wait(lambda: self.text("job-state") in ("done", "failed", "cancelled"))
+        return self.text("job-state")
+
+    def faults(self):
+        """What the console says is wrong, without refusals that were provoked."""
+        said = [x["message"] for x in self.browser.get_log("browser") if x["level"] == "SEVERE"]
+        return [x for x in said if not any(f"status of {c}" in x for c in (401, 404, 422, 429))]
+
+
+def test_exact_from_two_files_to_a_result_and_back_from_the_history(open_page, inputs):
+    page = open_page(Fake(seconds=2.5))
+    assert page.text("empty").startswith("Nothing here yet")
+    assert not page.at("trim").is_displayed()
+    page.shoot("empty")
+    page.click("submit")
+    assert page.text("form-say") == "Choose a reference picture first."
+    assert page.run("document.activeElement.id") == "file-reference"
+    page.choose("reference", inputs[0])
+    page.choose("driving", inputs[1])
+    assert page.text("say-driving") == "64 x 48, 2.00 s"
+    page.at("start").send_keys("\ue014" * 6)  # arrow right: half a second of 12 frames a second
+    page.at("end").send_keys("\ue012" * 3)
+    assert page.text("part") == "0.50 to 1.75 s (1.25 s)"
+    page.click("describe")
+    page.wait(lambda: page.value("prompt"))
+    assert page.value("prompt") == "a thing moves from 0.5"
+    assert page.text("prompt-help") == "Written offline. Change it as you like."
+    page.at("prompt").send_keys(" and on")
+    page.run("arguments[0].click()", page.browser.find_element("css selector", "[value='8']"))
+    page.at("seed").clear()
+    page.at("seed").send_keys("42")
+    page.click("submit")
+    assert "right to animate" in page.text("form-say")
+    assert page.client.get("/jobs") == []
+    page.click("consent")
+    page.shoot("ready")
+    page.click("submit")
+    page.wait(lambda: "of 5, about" in page.text("job-say"))
+    page.wait(lambda: page.run("document.getElementById('pane-preview').naturalWidth"))
+    page.shoot("running")
+    assert page.finish() == "done"
+    ready = "[...document.querySelectorAll('.panes video')].every(v => v.readyState >= 2)"
+    page.wait(lambda: page.run(ready))
+    page.wait(lambda: page.run("document.getElementById('pane-result').currentTime") > 0.2)
+    lengths = page.run("[...document.querySelectorAll('.panes video')].map(v => v.duration)")
+    assert lengths == pytest.approx([1.25, 1.25], abs=0.05)
+    page.click("play")
+    times = page.run("[...document.querySelectorAll('.panes video')].map(v => v.currentTime)")
+    assert times[0] == pytest.approx(times[1], abs=0.06)
+    page.shoot("done")
+
+    (job,) = page.client.get("/jobs")
+    wanted = {"seed": 42, "steps": 8, "start": 0.5, "end": 1.75, "consent": True}
+    assert {name: job["asked"][name] for name in wanted} == wanted
+    assert job["asked"]["prompt"] == "a thing moves from 0.5 and on"
+    for name, what in (("get-clip", "result"), ("get-record", "record")):
+        link = page.at(name).get_attribute("href")
+        assert link.endswith(f"/jobs/{job['id']}/{what}?download=true")
+
+    page.click("tab-history")
+    page.wait(lambda: "took" in page.text("history-list"))
+    page.browser.find_element("css selector", "#history-list summary").click()
+    assert "consent\ntrue" in page.text("history-list")
+    page.shoot("history")
+    page.open()  # another day
+    page.click("tab-history")
+    again = "//ul[@id='history-list']//button[text()='Use again']"
+    page.wait(lambda: page.browser.find_elements("xpath", again))
+    page.browser.find_element("xpath", again).click()
+    page.wait(lambda: page.value("seed") == "42")
+    assert page.text("part") == "0.50 to 1.75 s (1.25 s)"
+    assert page.value("prompt") == "a thing moves from 0.5 and on"
+    assert page.run("document.querySelector('input[name=steps]:checked').value") == "8"
+    assert not page.at("consent").is_selected()  # said anew each time
+    assert page.faults() == []
+
+
+def test_exact_nothing_comes_from_elsewhere(open_page):
+    page = open_page(Fake())
+    page.fill()
+    page.click("submit")
+    assert page.finish() == "done"
+    own = f"http://127.0.0.1:{page.client.port}/"
+    asked = page.run("performance.getEntriesByType('resource').map(x => x.name)")
+    assert len(asked) > 5
+    assert all(address.startswith(own) for address in asked)
+    status, headers, html = page.client.ask("GET", "/")
+    assert status == 200
+    assert "script-src 'self'" in headers["content-security-policy"]
+    assert b"<style" not in html
+    assert b" style=" not in html
+
+
+def test_exact_everything_fits_a_phone(open_page):
+    page = open_page(Fake(seconds=1.0), PHONE)
+    wide = "document.documentElement.scrollWidth"
+    page.shoot("phone_empty")
+    page.fill()
+    page.run("document.querySelector('#form details').open = true")
+    assert page.run(wide) == PHONE[0]
+    page.click("submit")
+    page.wait(lambda: page.text("job-say"))
+    assert page.run(wide) == PHONE[0]
+    assert page.finish() == "done"
+    page.wait(lambda: page.run("document.getElementById('pane-result').readyState >= 2"))
+    page.browser.save_screenshot(str(page.shots / "phone_done.png"))
+    small = """[...document.querySelectorAll('button, .button, select, textarea, input[type=text]')]
+        .filter(x => x.offsetParent && !x.closest('.skip, label'))
+        .map(x => [x.id || x.textContent, x.offsetHeight]).filter(x => x[1] < 36)"""
+    for name in ("history", "review", "study", "animate"):
+        page.click(f"tab-{name}")
+        assert page.run(wide) == PHONE[0], name
+        assert page.run(small) == [], name
+        page.shoot(f"phone_{name}")
+
+
+def test_exact_a_job_by_keyboard_alone(open_page):
+    page = open_page(Fake())
+    page.choose("reference", page.inputs[0])
+    page.choose("driving", page.inputs[1])
+    actions = pytest.importorskip("selenium.webdriver").ActionChains
+
+    def press(key):
+        actions(page.browser).send_keys(key).perform()
+
+    focused = "document.activeElement"
+    ring = f"""[{focused}, {focused}.nextElementSibling, {focused}.closest('label')].some(
+        x => x && getComputedStyle(x).outlineStyle !== 'none')"""
+    page.run(f"{focused}.blur()")
+    seen, tab = [], "\ue004"
+    for _ in range(60):
+        press(tab)
+        name = page.run(f"{focused}.id || {focused}.name || {focused}.tagName")
+        if name == "start":  # the ring is around its thumb, of which scripts are told nothing
+            page.shoot("focus")
+        assert page.run(ring) or name in ("start", "end"), f"no focus can be seen on {name}"
+        if name == "consent":
+            press(" ")
+        seen.append(name)
+        if name == "submit":
+            break
+    assert {"file-reference", "file-driving", "start", "end", "prompt", "describe", "variant"} <= {
+        *seen
+    }
+    assert {"steps", "seed", "dice", "SUMMARY", "consent"} <= {*seen}
+    press("\ue007")  # Enter
+    assert page.finish() == "done"
+    page.at("tab-animate").send_keys("\ue014")
+    assert page.run("document.activeElement.id") == "tab-history"
+    assert page.at("history").is_displayed()
+    press("\ue010")  # End
+    assert page.text("study").startswith("Study is not open here.")
+    press("\ue014")  # and around
+    assert page.at("animate").is_displayed()
+
+
+def test_exact_faults_are_said_where_they_belong(open_page, tmp_path):
+    page = open_page(Fake(seconds=20, steps=200), queue=2)
+    (tmp_path / "text.png").write_text("no picture")
+    page.at("file-reference").send_keys(str(tmp_path / "text.png"))
+    page.wait(lambda: "Not a picture" in page.text("say-reference"))
+    assert "bad" in page.at("say-reference").get_attribute("class")
+    page.shoot("refused")
+    page.fill()
+    page.at("prompt").send_keys("refuse")
+    page.click("submit")
+    assert page.finish() == "failed"
+    assert page.text("job-error") == "The driving clip: nobody in it."
+    page.shoot("failed")
+    page.at("prompt").clear()
+    for waiting in (0, 1):
+        page.click("submit")
+        page.wait(lambda n=waiting: len(page.client.get("/jobs")) == 2 + n)
+    page.wait(lambda: page.text("job-say") == "1 before it")
+    page.click("submit")
+    page.wait(lambda: "the limit is 2" in page.text("form-say"))
+    page.wait(lambda: "Job 2" in page.text("queue"))
+    page.shoot("queue")
+    page.click("cancel")
+    assert page.finish() == "cancelled"
+    page.browser.find_element("css selector", "#queue-list button").click()
+    page.wait(lambda: page.text("job-title") == "Job 2")
+    page.click("cancel")
+    assert page.finish() == "cancelled"
+    assert page.faults() == []
+
+
+def test_exact_a_file_can_be_dropped(open_page):
+    page = open_page(Fake())
+    content = list(page.inputs[0].read_bytes())
+    page.run(
+        """(bytes => {
+          const all = new DataTransfer();
+          all.items.add(new File([new Uint8Array(bytes)], '../../who.png', { type: 'image/png' }));
+          document.querySelector('.drop[data-kind=reference]').dispatchEvent(
+            new DragEvent('drop', { dataTransfer: all, bubbles: true, cancelable: true }));
+        })(arguments[0])""",
+        content,
+    )
+    page.wait(lambda: page.text("say-reference") == "40 x 60")
+
+
+def test_exact_the_token_is_asked_for_once(open_page):
+    token = "correct-horse-battery"
+    page = open_page(Fake(), token=token)
+    page.wait(lambda: page.at("login").is_displayed())
+    page.at("token").send_keys("wrong\n")
+    page.wait(lambda: "not the server's token" in page.text("login-say"))
+    page.shoot("token")
+    page.at("token").clear()
+    page.at("token").send_keys(token + "\n")
+    page.wait(lambda: page.text("server"))
+    page.fill()
+    page.click("submit")
+    assert page.finish() == "done"
+    page.wait(lambda: page.run("document.getElementById('pane-result').readyState >= 2"))
+    page.client.token = None
+    page.open()  # the cookie is there still
+    page.browser.delete_all_cookies()
+
+
+def test_exact_the_review_is_a_tab(open_page, data):
+    page = open_page(Fake(), tabs=[review_tab(DataSet(data), None), study_tab()])
+    page.click("tab-review")
+    page.browser.switch_to.frame(page.browser.find_element("css selector", "#review iframe"))
+    page.wait(lambda: page.browser.find_elements("id", "name"))
+    page.at("name").send_keys("anna\n")
+    page.wait(lambda: page.text("count") == "item 1, 0 of 1 reviewed")
+    page.wait(lambda: page.run("document.getElementById('identity').naturalWidth") == 64)
+    page.browser.find_element("css selector", "button[data-key=a]").click()
+    page.wait(lambda: page.at("end").is_displayed())
+    page.browser.switch_to.default_content()
+    page.shoot("review")
+    (item,) = DataSet(data).items()
+    assert [d.accepts for d in DataSet(data).decisions(item)] == [True]
+    assert page.client.ask("GET", "/review")[0] in (200, 307)
+    said = raw(page.client.port, head("GET", "/review/media/..%2f..%2fx/source", page.client.port))
+    assert said[0].startswith(b"HTTP/1.1 4")
+    assert json.dumps(page.client.get("/tabs")).count("null") == 1
