@@ -17,6 +17,7 @@ Legend: T frames of H x W pixels, S subjects, N joints.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamactor.errors import ConfigError, MediaError
-from dreamactor.image import Rgb, read_image
+from dreamactor.image import Rgb, atomic, read_image
 from dreamactor.runs import write_text
 from dreamactor.video import ClipInfo, iter_frames, probe
 
@@ -264,6 +265,14 @@ def save_suite(suite: Suite) -> None:
     write_text(suite.root / "suite.json", json.dumps(head, indent=1, ensure_ascii=False) + "\n")
 
 
+def digest_of(root: Path) -> str:
+    """sha256 over the lines of media.jsonl and cases.jsonl, and so over every file they name."""
+    digest = hashlib.sha256()
+    for name in ("media.jsonl", "cases.jsonl"):
+        digest.update((root / name).read_bytes())
+    return digest.hexdigest()
+
+
 def read_clip(path: Path) -> tuple[NDArray[np.uint8], ClipInfo]:
     """All frames of a clip (T, H, W, 3), and its facts."""
     info = probe(path)
@@ -271,14 +280,14 @@ def read_clip(path: Path) -> tuple[NDArray[np.uint8], ClipInfo]:
 
 
 def write_arrays(path: Path, truth: Truth) -> None:
-    """Write arrays.npz; flows are rounded to 1/64 pixel, so that they pack well."""
+    """Write arrays.npz, whole or not at all; flows are rounded to 1/64 pixel and pack well so."""
     joints = {}
     for subject, (names, pixels, visible) in truth.joints.items():
         joints[f"names_{subject}"] = np.array(names)
         joints[f"joints_{subject}"] = pixels.astype(np.float32)
         joints[f"visible_{subject}"] = visible.astype(np.bool_)
     flow = np.clip(np.round(truth.flow * STEPS), -32768, 32767).astype(np.int16)
-    with path.open("wb") as file:
+    with atomic(path) as hidden, hidden.open("wb") as file:
         np.savez_compressed(file, mask=truth.mask, flow=flow, **joints)
 
 

@@ -55,8 +55,8 @@ _HUMAN = (
     Slot(("daily", "travel")),
 )
 _TOON = (
-    Slot(("work", "daily")),
     Slot(("fight", "daily"), region="upper"),
+    Slot(("work", "daily")),
     Slot(("travel", "travel"), camera="follow"),
     Slot(("fight", "work"), camera="orbit"),
     Slot(("daily", "fight"), region="face"),
@@ -64,16 +64,16 @@ _TOON = (
     Slot(("work", "work"), region="upper", seconds=5),
 )
 _HALF = (
+    Slot(("fight", "work"), camera="orbit"),
     Slot(("work", "fight")),
     Slot(("daily", "travel")),
-    Slot(("fight", "work"), camera="orbit"),
     Slot(("travel", "travel"), camera="follow"),
     Slot(("still", "daily")),
     Slot(("work", "daily"), seconds=5),
 )
 _ANIMAL = (
-    Slot(("travel", "fight"), domain="animal"),
     Slot(("travel", "travel"), camera="follow", domain="animal"),
+    Slot(("travel", "fight"), domain="animal"),
     Slot(("fight", "travel"), camera="orbit", domain="animal"),
     Slot(("still", "fight"), region="upper", domain="animal"),
     Slot(("travel", "still"), seconds=5, domain="animal"),
@@ -132,7 +132,7 @@ def slot_of(scenario: Scenario, number: int) -> Slot:
     return PLAN[scenario][number % len(PLAN[scenario])]
 
 
-def age_of_member(number: int, member: int) -> Age:
+def age_of_member(scenario: Scenario, number: int, member: int) -> Age:
     """Age of somebody of a set of people: one in six a child, one in twelve elderly."""
-    turn = (number * 5 + member * 7) % 12
-    return "child" if turn in (2, 9) else "elderly" if turn == 4 else "young"
+    turn = (3 * list(SHARES).index(scenario) + 5 * number + 7 * member) % 12
+    return "child" if turn in (2, 7) else "elderly" if turn == 0 else "young"

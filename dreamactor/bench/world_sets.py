@@ -36,6 +36,8 @@ JITTER = 8.0
 """Degrees that the views of a set's two clips may lie from their middle."""
 CROSSED = 0.33
 """Least part of the picture's side of somebody who walks through it."""
+LOW = "anti_cavalry"
+"""Part of the names of motions that are done kneeling."""
 PATHS: dict[str, Path] = {"follow": "followed", "cross": "crosses"}
 
 T = TypeVar("T")
@@ -63,7 +65,9 @@ class DrawnSet:
     references: tuple[Reference, ...]
 
 
-def draw_set(troupe: Troupe, seed: int, scenario: Scenario, number: int, size: int) -> DrawnSet:
+def draw_set(
+    troupe: Troupe, seed: int, scenario: Scenario, number: int, size: int, length: float = 1.0
+) -> DrawnSet:
     """Set `number` of a scenario.
 
     Args:
@@ -72,18 +76,20 @@ def draw_set(troupe: Troupe, seed: int, scenario: Scenario, number: int, size: i
         scenario: Which.
         number: Which of its sets.
         size: Pixels of a side.
+        length: Factor on the plan's seconds.
     """
-    return _Draw(troupe, seed, scenario, number, size).done()
+    return _Draw(troupe, seed, scenario, number, size, length).done()
 
 
 class _Draw:
     """One set being drawn: what comes later keeps clear of whom came before."""
 
     def __init__(
-        self, troupe: Troupe, seed: int, scenario: Scenario, number: int, size: int
+        self, troupe: Troupe, seed: int, scenario: Scenario, number: int, size: int, length: float
     ) -> None:
         self.troupe, self.seed, self.size = troupe, seed, size
         self.scenario, self.number, self.slot = scenario, number, slot_of(scenario, number)
+        self.frames = max(2, round(self.slot.seconds * length * FPS))
         self.kin = self._largest_family(self.slot.domain)
         rng = self._rng("view", 0)
         self.azimuth, self.elevation = self._view(rng), float(rng.uniform(-2, 12))
@@ -134,11 +140,12 @@ class _Draw:
 
     def _azimuths(self, rng: np.random.Generator) -> Array:
         """(T,) degrees of a clip."""
-        slot, frames = self.slot, round(self.slot.seconds * FPS)
+        slot, frames = self.slot, self.frames
         start = self.azimuth + rng.uniform(-JITTER, JITTER)
         sweep = 0.0
         if slot.camera == "orbit":
-            sweep = rng.choice([-1, 1]) * rng.uniform(*(ORBIT if slot.subjects == 1 else ORBIT_SEVERAL))
+            span = ORBIT if slot.subjects == 1 else ORBIT_SEVERAL
+            sweep = float(rng.choice([-1, 1]) * rng.uniform(*span))
         return np.linspace(start, start + sweep, frames, dtype=np.float32)
 
     def _dress(self, driving: bool) -> Dress:
@@ -161,16 +168,15 @@ class _Draw:
         self, rng: np.random.Generator, kin: str, first: int, driving: bool,
         avoid: Sequence[Sequence[set[str]]], domain: Domain | None = None,
     ) -> Group:  # fmt: skip
-        """People or animals side by side; `avoid` says of each whom to keep clear of, see `look`."""
+        """Those of a picture; `avoid` says of each whom to keep clear of, see `Troupe.look`."""
         sides = list[Side]()
         outdoors, domain = self._outdoors(rng, driving), domain or self.slot.domain
         for k, barred in enumerate(avoid):
-            age = age_of_member(self.number, first + k) if domain == "human" else None
+            member = first + k
+            age = age_of_member(self.scenario, self.number, member) if domain == "human" else None
             beside = {side.look.group for side in sides}
             look = self.troupe.look(rng, domain, kin, age, [b | beside for b in barred])
-            wish = Wish(
-                self._region(driving), self._dress(driving), age, outdoors, len(avoid) > 1
-            )
+            wish = Wish(self._region(driving), self._dress(driving), age, outdoors, len(avoid) > 1)
             sides.append(self.troupe.side(rng, look, wish))
         return Group(tuple(sides))
 
@@ -182,6 +188,7 @@ class _Draw:
         wanted = slot.activities[clip]
         for k in range(slot.subjects if self.scenario == "many2many" else 1):
             avoid = done | {act.motion.group for act in acts}
+            avoid |= self._too_low() if self._region(True) != "full" else set()
             activity = slot.activities[(clip + k) % 2]
             acts.append(self.troupe.act(rng, self.kin, activity, avoid))
         azimuth = self._azimuths(rng)
@@ -193,6 +200,11 @@ class _Draw:
         stage = Stage(self.troupe.cast, group, (shot,), self.elevation, self.size)
         sound = stage.is_whole() and self._fills(stage, 0)
         return stage if sound else None
+
+    def _too_low(self) -> set[str]:
+        """Groups of motions in which knees come as high as hips: an upper body shows them."""
+        groups = self.troupe.sampler.motions[self.kin]
+        return {name for name in groups if LOW in name}
 
     def _reference(self, place: int, rng: np.random.Generator) -> Reference | None:
         others = {s.look.group for r in self.references for s in r.stage.group.sides}
@@ -215,9 +227,7 @@ class _Draw:
         found = Reference(stage, clips)
         return found if self._is_sound(found) else None
 
-    def _animal(
-        self, place: int, others: set[str], rng: np.random.Generator
-    ) -> Reference | None:
+    def _animal(self, place: int, others: set[str], rng: np.random.Generator) -> Reference | None:
         """A reference that a person drives: what it should do nobody knows, so it has no truth."""
         families = self.troupe.families("animal")
         kin = {group: name for name, groups in families.items() for group in groups}
@@ -228,11 +238,12 @@ class _Draw:
         view = np.array([draw_azimuth(rng, "animal")], np.float32)
         shot = Shot((self.troupe.act(rng, kin[chosen]),), view)
         stage = Stage(self.troupe.cast, group, (shot,), self.elevation, self.size)
-        return Reference(stage, ()) if stage.is_whole() and fills(stage, 0) else None
+        sound = stage.is_whole() and stage.stands(0) and fills(stage, 0)
+        return Reference(stage, ()) if sound else None
 
     def _is_sound(self, reference: Reference) -> bool:
         stage = reference.stage
-        if not stage.is_whole():
+        if not (stage.is_whole() and stage.stands(0)):
             return False
         count = len(stage.group)
         for place, clip in enumerate(reference.clips, 1):

@@ -15,12 +15,13 @@ Legend: S members, T frames, J bones, N points.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
 from dreamactor.errors import ConfigError
-from dreamactor.world.body import pose_clip, soles
+from dreamactor.world.body import lowest, pose_clip, soles
 from dreamactor.world.camera import bounds, frame_camera, framed_points, posed_bounds
 from dreamactor.world.cast import Array, Cast, Motion
 from dreamactor.world.pairs import FPS, agree, is_whole, pose_side
@@ -33,6 +34,8 @@ GAP = 0.06
 """Least room between neighbours in any frame, in parts of the taller one's height."""
 SEAM = 0.2
 """Seconds at the end of a motion that are blended into its beginning when it is repeated."""
+AFLOAT = 0.04
+"""Height of the lowest foot, in parts of the body's, from which somebody is in the air."""
 STRIDES = 32
 """Moments of a round at which feet are looked at."""
 
@@ -103,8 +106,10 @@ class Stage:
                     f"{len(shot.acts)} acts for {len(group)} subjects: want 1, or one each"
                 )
         self.cast, self.group, self.shots, self.size = cast, group, shots, size
-        self.poses = [[_still_or_moving(cast, s, shot, k) for k, s in enumerate(group.sides)]
-                      for shot in shots]  # [shot][member] (T, J, 4, 4) over the origin, facing +z
+        self.poses = [
+            [_still_or_moving(cast, s, shot, k) for k, s in enumerate(group.sides)]
+            for shot in shots
+        ]  # [shot][member] (T, J, 4, 4) over the origin, facing +z
         self.scales = _like_sizes(cast, group)
         self.travel = [self._travel(shot) for shot in shots]  # [shot] (T, 3) metres
         turned = [
@@ -146,7 +151,7 @@ class Stage:
                 low, high = min(low, float(across.min())), max(high, float(across.max()))
                 tall = max(tall, float(np.ptp(points[..., 1])))
             reach.append((low, high, tall))
-        for (_, right, tall), (left, _, other) in zip(reach, reach[1:], strict=False):
+        for (_, right, tall), (left, _, other) in pairwise(reach):
             apart = right - left + GAP * max(tall, other)
             offsets.append(offsets[-1] + apart / float(np.cos(swing)))
         middle = (offsets[0] + offsets[-1]) / 2
@@ -208,6 +213,16 @@ class Stage:
             for k, side in enumerate(self.group.sides)
         )
 
+    def stands(self, index: int) -> bool:
+        """Whether all members who have feet touch the ground throughout a shot."""
+        for side, pose in zip(self.group.sides, self.poses[index], strict=True):
+            skeleton = self.cast.skeletons[side.look.skeleton]
+            height = float(lowest(self.cast, side.look, pose).max())
+            tall = float(np.ptp(bounds(self.cast, side.look).points[:, 1]))
+            if skeleton.body_plan != "bird" and soles(skeleton) and height > AFLOAT * tall:
+                return False
+        return True
+
 
 def heads_agree(
     one: Stage, shot: int, other: Stage, again: int, members: tuple[tuple[int, int], ...]
@@ -235,9 +250,7 @@ def repeated(motion: Motion) -> Motion:
     rotations = slerp(
         motion.rotations, np.broadcast_to(motion.rotations[:1], motion.rotations.shape), share
     )
-    return replace(
-        motion, positions=positions.astype(np.float32), rotations=rotations, loops=True
-    )
+    return replace(motion, positions=positions.astype(np.float32), rotations=rotations, loops=True)
 
 
 def stride(cast: Cast, side: Side, motion: Motion) -> float:

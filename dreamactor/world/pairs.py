@@ -162,9 +162,7 @@ class PairSampler:
         self.kin = {name: family(skeleton) for name, skeleton in cast.skeletons.items()}
         self.motions: dict[str, dict[str, list[Motion]]] = {}  # family -> group -> motions
         for name in {self.kin[m.skeleton] for m in motions}:
-            self.motions[name] = _by_group(
-                [m for m in motions if self.kin[m.skeleton] == name]
-            )
+            self.motions[name] = _by_group([m for m in motions if self.kin[m.skeleton] == name])
         if not any(self.looks.values()) or not motions:
             raise AssetError(f"the cast has no {split} characters and motions; use the full pack")
 
@@ -184,7 +182,7 @@ class PairSampler:
             reference_motion=pose,
             reference_time=float(rng.uniform(0, len(pose.positions) / pose.fps)),
             reference_turn=float(rng.uniform(-REFERENCE_TURN, REFERENCE_TURN)),
-            caption=_caption(spec.driver, spec.motion),
+            caption=caption_of(spec.driver, spec.motion),
         )
         a, b = self._twin(spec), self._twin(swapped)
         return Twins((spec, swapped), (a[0], b[0]), (a[1], b[1]), (a[2], b[2]))
@@ -230,7 +228,7 @@ class PairSampler:
             elevation=float(rng.uniform(-2, 16)),
             travels=bool(rng.random() < 0.25),
             flip=bool(self.split == "train" and rng.random() < 0.5),
-            caption=_caption(sides[1], motion),
+            caption=caption_of(sides[1], motion),
         )
 
     def _identities(self, rng: np.random.Generator, domain: str) -> tuple[Look, Look]:
@@ -418,7 +416,8 @@ def _views(spec: PairSpec, side: Side) -> Array:
     return spec.azimuth
 
 
-def _caption(side: Side, motion: Motion) -> str:
+def caption_of(side: Side, motion: Motion) -> str:
+    """Who does what, where."""
     return f"{describe(side)} {motion.caption}, {where(side)}"
 
 

@@ -48,7 +48,7 @@ LEAST_MOVED = 0.05
 """Movement of the joints over a clip, in parts of the body's size, of what is not still."""
 FILLED = 0.55
 """Least part of its wanted size that a lone figure may have in any frame."""
-SMALLEST = 0.22
+SMALLEST = 0.25
 """Least side of the box of one of several, in parts of the picture's."""
 TURN = 20.0
 """Degrees at most between a reference's view and that of the clips that drive it."""
@@ -178,6 +178,8 @@ class Troupe:
             side = replace(side, size=min(side.size, 0.88), centre=(0.0, side.centre[1]))
         drop = drop & {part.role for part in look.parts}
         style = replace(side.style, kind=wish.dress)
+        if look.domain == "animal" and wish.dress == "textured":
+            style = replace(style, recolour=0.0)  # a green camel is no camel
         return replace(side, proportions=proportions, style=style, drop=frozenset(drop))
 
 
@@ -189,7 +191,7 @@ def fills(stage: Stage, index: int) -> bool:
     return bool(extents.min() > FILLED * stage.group.sides[0].size)
 
 
-def caption_of(group: Group, shot: Shot) -> str:
+def shot_caption(group: Group, shot: Shot) -> str:
     """Who does what, where."""
     who = [describe(side) for side in group.sides]
     does = [shot.act(k).motion.caption for k in range(len(who))]
@@ -201,6 +203,15 @@ def caption_of(group: Group, shot: Shot) -> str:
         return f"side by side, {listed}: each {does[0]}, {place}"
     acting = [f"{name} {verb}" for name, verb in zip(who, does, strict=True)]
     return "side by side, " + ", ".join(acting[:-1]) + " and " + acting[-1] + f", {place}"
+
+
+def group_caption(group: Group) -> str:
+    """Who is shown, where; not what they do."""
+    who = [describe(side) for side in group.sides]
+    place = where(group.sides[0])
+    if len(who) == 1:
+        return f"{who[0]}, {place}"
+    return f"side by side, {', '.join(who[:-1])} and {who[-1]}, {place}"
 
 
 @dataclass(frozen=True)
@@ -228,6 +239,11 @@ class PluralSampler:
 
     def __init__(self, sampler: PairSampler) -> None:
         self.sampler, self.troupe = sampler, Troupe(sampler)
+
+    def is_due(self, seed: int, index: int, share: float) -> bool:
+        """Whether twins `index` of a pool with this share of plural ones are plural."""
+        rng = numpy_generator(seed, f"plural share/{self.sampler.split}", index)
+        return bool(rng.random() < share)
 
     def twins(self, seed: int, index: int) -> PluralTwins:
         """Draw twins `index`."""
@@ -282,8 +298,10 @@ class PluralSampler:
     def _film(self, kind: Kind, stages: tuple[Stage, Stage], flip: bool) -> PluralTwins:
         flip = flip and self.sampler.split == "train"
         taken = [self._shoot(stage, flip) for stage in stages]
-        captions = (caption_of(stages[0].group, stages[0].shots[1]),
-                    caption_of(stages[1].group, stages[1].shots[1]))
+        captions = (
+            shot_caption(stages[0].group, stages[0].shots[1]),
+            shot_caption(stages[1].group, stages[1].shots[1]),
+        )
         return PluralTwins(
             kind,
             stages,
@@ -302,8 +320,9 @@ class PluralSampler:
         rgb = np.concatenate([d.rgb for d in drawn])
         mask = np.concatenate([d.mask for d in drawn])
         joints = tuple(_joined(*parts) for parts in zip(*(d.joints for d in drawn), strict=True))
-        surface = np.concatenate([self._surface(stage, s, d.mask) for s, d in
-                                  zip(scenes, drawn, strict=True)])
+        surface = np.concatenate(
+            [self._surface(stage, s, d.mask) for s, d in zip(scenes, drawn, strict=True)]
+        )
         clip = np.concatenate([rgb, np.uint8(255) * (mask > 0)[..., None]], axis=-1)
         if flip:
             clip, surface = clip[:, :, ::-1], surface[:, :, ::-1] * MIRROR
