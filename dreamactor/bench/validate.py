@@ -74,7 +74,7 @@ def _look(path: Path, picture: bool) -> _Seen:
     """Decode all of a file."""
     if picture:
         image = read_image(path)
-        return _Seen(image.shape[:2], 1, Fraction(0), _small(image)[None])
+        return _Seen((image.shape[0], image.shape[1]), 1, Fraction(0), _small(image)[None])
     info = probe(path)
     frames = [_small(frame) for _, frame in iter_frames(path)]
     if not frames:

@@ -16,6 +16,7 @@ from dreamactor.bench.manifest import Scenario
 from dreamactor.bench.world_plan import CASES, Domain, Slot, age_of_member, slot_of
 from dreamactor.errors import AssetError
 from dreamactor.runs import numpy_generator
+from dreamactor.world.axes import activity_of
 from dreamactor.world.camera import Framing
 from dreamactor.world.cast import Array
 from dreamactor.world.crowd import Act, Group, Path, Shot, Stage, heads_agree
@@ -24,6 +25,9 @@ from dreamactor.world.staging import Side, draw_azimuth
 from dreamactor.world.troupe import TURN, Dress, Troupe, Wish, fills
 
 ATTEMPTS = 200
+EASED = 0.7
+"""Part of the least size of a figure that is asked for after half of the attempts: a motion that
+crouches fills no picture that holds its standing reference too."""
 ORBIT = (20.0, 50.0)
 """Degrees that an orbiting camera goes round a figure in two seconds."""
 ORBIT_SEVERAL = (6.0, 12.0)
@@ -93,6 +97,7 @@ class _Draw:
         self.kin = self._largest_family(self.slot.domain)
         rng = self._rng("view", 0)
         self.azimuth, self.elevation = self._view(rng), float(rng.uniform(-2, 12))
+        self.ease = 1.0
         self.drivers: list[Stage] = []
         self.references: list[Reference] = []
 
@@ -113,6 +118,7 @@ class _Draw:
     def _sound(self, part: str, draw: Callable[[np.random.Generator], T | None]) -> T:
         """Draw until it is sound."""
         for attempt in range(ATTEMPTS):
+            self.ease = EASED if attempt >= ATTEMPTS // 2 else 1.0
             found = draw(self._rng(part, attempt))
             if found is not None:
                 return found
@@ -158,19 +164,22 @@ class _Draw:
         animal = self.scenario == "human2animal" and not driving
         return "full" if animal else self.slot.region
 
-    def _outdoors(self, rng: np.random.Generator, driving: bool) -> bool | None:
+    def _outdoors(
+        self, rng: np.random.Generator, driving: bool, acts: Sequence[Act]
+    ) -> bool | None:
         """Who walks on the spot does it before a backdrop; the ground shows a walk that is one."""
         if self.slot.camera in PATHS:
             return True if driving else bool(rng.random() < 0.6)
-        return False if "travel" in self.slot.activities else None
+        done = {*self.slot.activities, *(activity_of(act.motion) for act in acts)}
+        return False if "travel" in done else None
 
     def _group(
         self, rng: np.random.Generator, kin: str, first: int, driving: bool,
-        avoid: Sequence[Sequence[set[str]]], domain: Domain | None = None,
+        avoid: Sequence[Sequence[set[str]]], acts: Sequence[Act], domain: Domain | None = None,
     ) -> Group:  # fmt: skip
         """Those of a picture; `avoid` says of each whom to keep clear of, see `Troupe.look`."""
         sides = list[Side]()
-        outdoors, domain = self._outdoors(rng, driving), domain or self.slot.domain
+        outdoors, domain = self._outdoors(rng, driving, acts), domain or self.slot.domain
         for k, barred in enumerate(avoid):
             member = first + k
             age = age_of_member(self.scenario, self.number, member) if domain == "human" else None
@@ -195,7 +204,7 @@ class _Draw:
         if wanted != "still" and not all(self.troupe.moves(act, len(azimuth)) for act in acts):
             return None
         before = {side.look.group for stage in self.drivers for side in stage.group.sides}
-        group = self._group(rng, self.kin, clip, True, [[before, set()]] * len(acts))
+        group = self._group(rng, self.kin, clip, True, [[before, set()]] * len(acts), acts)
         shot = Shot(tuple(acts), azimuth, PATHS.get(slot.camera, "stays"))
         stage = Stage(self.troupe.cast, group, (shot,), self.elevation, self.size)
         sound = stage.is_whole() and self._fills(stage, 0)
@@ -217,10 +226,11 @@ class _Draw:
             own = {sides[min(k, len(sides) - 1)].look.group for sides in drivers}
             all_ = {side.look.group for sides in drivers for side in sides}
             avoid.append([all_ | others, all_, own, set()])
-        group = self._group(rng, self.kin, 2 + place, False, avoid)
         performed = tuple(self.drivers[clip].shots[0] for clip in clips)
-        avoid_acts = {act.motion.group for shot in performed for act in shot.acts}
-        poses = tuple(self.troupe.act(rng, self.kin, None, avoid_acts) for _ in group.sides)
+        acts = [act for shot in performed for act in shot.acts]
+        group = self._group(rng, self.kin, 2 + place, False, avoid, acts)
+        others = {act.motion.group for act in acts}
+        poses = tuple(self.troupe.act(rng, self.kin, None, others) for _ in group.sides)
         view = self.azimuth + rng.uniform(-TURN, TURN) / 2
         shots = (Shot(poses, np.array([view], np.float32)), *performed)
         stage = Stage(self.troupe.cast, group, shots, self.elevation, self.size)
@@ -234,7 +244,7 @@ class _Draw:
         left = sorted(kin.keys() - others) or sorted(kin)
         chosen = left[int(rng.integers(len(left)))]
         same = set(families[kin[chosen]]) - {chosen}
-        group = self._group(rng, kin[chosen], 2 + place, False, [[same]], "animal")
+        group = self._group(rng, kin[chosen], 2 + place, False, [[same]], (), "animal")
         view = np.array([draw_azimuth(rng, "animal")], np.float32)
         shot = Shot((self.troupe.act(rng, kin[chosen]),), view)
         stage = Stage(self.troupe.cast, group, (shot,), self.elevation, self.size)
@@ -258,5 +268,5 @@ class _Draw:
 
     def _fills(self, stage: Stage, place: int) -> bool:
         if self.slot.camera == "cross":
-            return bool(stage.extents(place).min() > CROSSED)
-        return fills(stage, place)
+            return bool(stage.extents(place).min() > CROSSED * self.ease)
+        return fills(stage, place, self.ease)

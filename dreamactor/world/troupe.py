@@ -183,12 +183,12 @@ class Troupe:
         return replace(side, proportions=proportions, style=style, drop=frozenset(drop))
 
 
-def fills(stage: Stage, index: int) -> bool:
-    """Whether everybody is large enough in every frame of a shot."""
+def fills(stage: Stage, index: int, ease: float = 1.0) -> bool:
+    """Whether everybody is large enough in every frame of a shot; `ease` lowers the bar."""
     extents = stage.extents(index)
     if len(stage.group) > 1:
-        return bool(extents.min() > SMALLEST)
-    return bool(extents.min() > FILLED * stage.group.sides[0].size)
+        return bool(extents.min() > SMALLEST * ease)
+    return bool(extents.min() > FILLED * stage.group.sides[0].size * ease)
 
 
 def shot_caption(group: Group, shot: Shot) -> str:
