@@ -560,12 +560,29 @@ def world_pool(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     frames: Annotated[int, typer.Option(help="Frames of a clip: 16, or 4 to start with.")] = 16,
+    plural: Annotated[
+        float, typer.Option(help="Share with several subjects, or half a body for a whole one.")
+    ] = 0.0,
 ) -> None:
     """Render pairs to disk for training."""
     from dreamactor.training.pool import PoolConfig, fill
 
-    config = PoolConfig(cast, split, seed, frames=frames)
+    config = PoolConfig(cast, split, seed, frames=frames, plural=plural)
     print(fill(out, config, range(shards), processes, minutes, gpus, room))
+
+
+@world.command("export")
+def world_export(
+    cast: Annotated[Path, typer.Option(help="Cast pack.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; the same command goes on.")],
+    settings: Settings = None,
+) -> None:
+    """Write clips of the world as plain folders, to train and judge other models on."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.config import from_words
+    from dreamactor.world.export import ExportConfig, export_world
+
+    export_world(cast, out, from_words(ExportConfig, settings or []))
 
 
 @bench.command("nano")
@@ -723,6 +740,41 @@ def bench_calibrate(
 
     config = from_words(CalibrateConfig, settings or [])
     print(calibrate(suite, out, config, dry_run=dry_run, say=print))
+
+
+@bench.command("world")
+def bench_world(
+    cast: Annotated[Path, typer.Option(help="Cast pack with a test split.")],
+    out: Annotated[Path, typer.Option(help="Folder of the suite; the same command goes on.")],
+    settings: Settings = None,
+) -> None:
+    """Draw AW Bench World: clips, references and truths of the held-out cast, as a suite."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.bench.world_suite import WorldSuiteConfig, build_suite
+    from dreamactor.config import from_words
+
+    digest = build_suite(cast, out, from_words(WorldSuiteConfig, settings or []))
+    print(f"{out}: sha256 of the manifest {digest}")
+
+
+@bench.command("validate")
+def bench_validate(
+    suite: Annotated[Path, typer.Argument(help="Folder of a suite.")],
+) -> None:
+    """Look at every file of a suite; print each fault, and what the suite covers."""
+    from dreamactor.bench.coverage import coverage
+    from dreamactor.bench.manifest import digest_of, load_suite
+    from dreamactor.bench.validate import faults_of
+    from dreamactor.errors import ConfigError
+
+    found = load_suite(suite)
+    faults = list(faults_of(found))
+    for fault in faults:
+        print(fault)
+    print(coverage(found))
+    if faults:
+        raise ConfigError(f"{suite}: {len(faults)} faults, listed above")
+    print(f"{suite}: no fault; sha256 of the manifest {digest_of(suite)}")
 
 
 @bench.command("report")

@@ -103,10 +103,10 @@ class ClipWriter:
     """Streams frames into a clip that appears whole or not at all.
 
     The suffix picks the container: mp4, mov, mkv hold H.264, webm VP9, gif a palette per
-    frame. Pictures are 4:2:0, BT.709, limited range, and tagged so; an odd height or width
-    grows by one, repeating the last row or column. The same frames give the same bytes with
-    the same build of FFmpeg. Until the end all goes to a hidden file beside `path`, which any
-    exception removes; see `image.atomic`.
+    frame. Pictures are BT.709, limited range, and tagged so, and 4:2:0 unless asked otherwise;
+    an odd height or width grows by one, repeating the last row or column. The same frames give
+    the same bytes with the same build of FFmpeg. Until the end all goes to a hidden file beside
+    `path`, which any exception removes; see `image.atomic`.
 
     Example:
         >>> with ClipWriter("out.mp4", 25, (480, 640), audio_from="driving.mp4") as clip:
@@ -124,6 +124,7 @@ class ClipWriter:
         audio_start: float = 0.0,
         overwrite: bool = False,
         crf: int | None = None,
+        full_chroma: bool = False,
     ) -> None:
         """Check everything that can be checked before any work; nothing is written yet.
 
@@ -136,6 +137,7 @@ class ClipWriter:
             audio_start: Seconds of `audio_from` before the sound that is taken.
             overwrite: Whether a file that is there is replaced.
             crf: Quality of H.264 (default 16) or VP9 (24), less is better.
+            full_chroma: Keep the colour of every pixel (4:4:4) in H.264; some players cannot.
 
         Raises:
             ConfigError: The suffix, rate or crf cannot be.
@@ -152,6 +154,9 @@ class ClipWriter:
         if crf is not None and not 0 <= crf <= 51:
             raise ConfigError(f"crf={crf}: want 0 to 51")
         self.size, self.crf = size, crf
+        self.pix_fmt = "yuv444p" if full_chroma else "yuv420p"
+        if full_chroma and self.suffix in (".gif", ".webm"):
+            raise ConfigError(f"{self.path}: full chroma is for mp4, mov and mkv")
         self.frames = 0
         """Frames written so far."""
         self._audio_from = None if audio_from is None else Path(audio_from)
@@ -251,7 +256,8 @@ class ClipWriter:
             rate=self.fps,
             options={**(VP9 if webm else X264), "crf": str(crf)},
         )
-        track.height, track.width, track.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
+        track.height, track.width = height + height % 2, width + width % 2
+        track.pix_fmt = self.pix_fmt
         context = track.codec_context
         context.time_base = 1 / self.fps
         context.color_range = LIMITED_RANGE
@@ -280,7 +286,7 @@ class ClipWriter:
             even = np.pad(frame, [*odd, (0, 0)], mode="edge") if any(map(sum, odd)) else frame
             picture = self._reformatter.reformat(
                 VideoFrame.from_ndarray(np.ascontiguousarray(even), "rgb24"),
-                format="yuv420p",
+                format=self.pix_fmt,
                 dst_colorspace=BT709,
                 dst_color_range=LIMITED_RANGE,
                 interpolation=SWS,
@@ -323,6 +329,7 @@ def write_clip(
     audio_from: str | Path | None = None,
     overwrite: bool = False,
     crf: int | None = None,
+    full_chroma: bool = False,
 ) -> int:
     """Write frames as a clip of the first one's size; see `ClipWriter`.
 
@@ -338,7 +345,10 @@ def write_clip(
     if frame is None:
         raise MediaError(f"{path}: no frames to write; want at least 1")
     size = (frame.shape[0], frame.shape[1])
-    writer = ClipWriter(path, fps, size, audio_from=audio_from, overwrite=overwrite, crf=crf)
+    writer = ClipWriter(
+        path, fps, size, audio_from=audio_from, overwrite=overwrite, crf=crf,
+        full_chroma=full_chroma,
+    )  # fmt: skip
     with writer:
         while frame is not None:
             writer.write(frame)

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamactor.errors import ConfigError, MediaError
-from dreamactor.image import Rgb, read_image
+from dreamactor.image import Rgb, atomic, read_image
 from dreamactor.runs import write_text
 from dreamactor.video import ClipInfo, iter_frames, probe
 
@@ -177,11 +177,8 @@ class Suite:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of its lines, in the order of their names: of all files, and what is asked."""
-        lines = [json.dumps(_lean(self.media[name]), sort_keys=True) for name in sorted(self.media)]
-        cases = sorted(self.cases, key=lambda case: case.name)
-        lines += [json.dumps(_lean(case), sort_keys=True) for case in cases]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        """As of `digest_of`."""
+        return digest_of(self.root)
 
     @cached_property
     def by_name(self) -> Mapping[str, SuiteCase]:
@@ -273,6 +270,14 @@ def save_suite(suite: Suite) -> None:
     write_text(suite.root / "suite.json", json.dumps(head, indent=1, ensure_ascii=False) + "\n")
 
 
+def digest_of(root: Path) -> str:
+    """sha256 over the lines of media.jsonl and cases.jsonl, and so over every file they name."""
+    digest = hashlib.sha256()
+    for name in ("media.jsonl", "cases.jsonl"):
+        digest.update((root / name).read_bytes())
+    return digest.hexdigest()
+
+
 def read_clip(path: Path) -> tuple[NDArray[np.uint8], ClipInfo]:
     """All frames of a clip (T, H, W, 3), and its facts."""
     info = probe(path)
@@ -280,14 +285,14 @@ def read_clip(path: Path) -> tuple[NDArray[np.uint8], ClipInfo]:
 
 
 def write_arrays(path: Path, truth: Truth) -> None:
-    """Write arrays.npz; flows are rounded to 1/64 pixel, so that they pack well."""
+    """Write arrays.npz, whole or not at all; flows are rounded to 1/64 pixel and pack well so."""
     joints = {}
     for subject, (names, pixels, visible) in truth.joints.items():
         joints[f"names_{subject}"] = np.array(names)
         joints[f"joints_{subject}"] = pixels.astype(np.float32)
         joints[f"visible_{subject}"] = visible.astype(np.bool_)
     flow = np.clip(np.round(truth.flow * STEPS), -32768, 32767).astype(np.int16)
-    with path.open("wb") as file:
+    with atomic(path) as hidden, hidden.open("wb") as file:
         np.savez_compressed(file, mask=truth.mask, flow=flow, **joints)
 
 

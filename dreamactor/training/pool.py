@@ -58,8 +58,13 @@ class PoolConfig:
     """Pixels of a side."""
     frames: int = TARGET_FRAMES
     """T, a multiple of 4."""
+    plural: float = 0.0
+    """Share of twins of groups: one drives many, many drive many, an upper body a whole one. The
+    others are those of a pool without. Joints of several people are left out (NaN)."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.plural <= 1:
+            raise ConfigError(f"plural={self.plural}: want a share, 0 to 1")
         if self.frames not in range(4, TARGET_FRAMES + 1, 4):
             raise ConfigError(f"frames={self.frames}: want 4, 8, 12 or {TARGET_FRAMES}")
 
@@ -249,7 +254,8 @@ def fill(
     """
     folder.mkdir(parents=True, exist_ok=True)
     known = folder / "pool.json"
-    text = json.dumps({name: getattr(config, name) for name in ("split", "seed", "size", "frames")})
+    asked = {name: getattr(config, name) for name in ("split", "seed", "size", "frames")}
+    text = json.dumps(asked | ({"plural": config.plural} if config.plural else {}))
     if known.is_file() and known.read_text() != text:
         raise ConfigError(f"{folder}: holds a pool of {known.read_text()}, not {text}")
     known.write_text(text)
@@ -304,10 +310,12 @@ def _work(
 ) -> None:
     from dreamactor.world.cast import load_cast
     from dreamactor.world.pairs import CELL, PairSampler
+    from dreamactor.world.troupe import PluralSampler
 
     end_with_parent()  # the next run of the command would render the same shards
     cast = load_cast(config.cast)
     sampler = PairSampler(cast, config.split, config.size, device, config.frames)
+    plural = PluralSampler(sampler) if config.plural else None
     for index in shards:
         while time.time() < stop and len(ready_shards(folder)) >= room:
             time.sleep(0.5)
@@ -322,10 +330,21 @@ def _work(
         surface = np.empty((*shape[:3], cells, cells, 3), np.float16)
         captions = []
         for k in range(SHARD):
-            twins = sampler.twins(config.seed, index * SHARD + k)
+            item = index * SHARD + k
+            found: list[Joints | None]
+            if plural is not None and plural.is_due(config.seed, item, config.plural):
+                groups = plural.twins(config.seed, item)
+                found = [each[0] if len(each) == 1 else None for each in groups.joints]
+                clips, surfaces, said = groups.clips, groups.surfaces, list(groups.captions)
+            else:
+                twins = sampler.twins(config.seed, item)
+                found = list(twins.joints)
+                clips, surfaces = twins.clips, twins.surfaces
+                said = [spec.caption for spec in twins.specs]
             for side in range(2):
-                pixels[k, side] = twins.clips[side]
-                joints[k, side] = joint_array(twins.joints[side], config.size)
-                surface[k, side] = twins.surfaces[side]
-            captions.append([spec.caption for spec in twins.specs])
+                pixels[k, side] = clips[side]
+                alone = found[side]
+                joints[k, side] = np.nan if alone is None else joint_array(alone, config.size)
+                surface[k, side] = surfaces[side]
+            captions.append(said)
         write_shard(folder, Shard(index, pixels, joints, surface, captions))

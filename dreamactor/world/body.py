@@ -266,7 +266,7 @@ def retarget(track: Track, source: Skeleton, target: Skeleton, align: bool = Tru
     out = Track(rotations, positions)
     if target.body_plan == "quadruped":
         out = _level(track, source, out, target, plan.longer)
-    theirs, ours = _soles(source), _soles(target)
+    theirs, ours = soles(source), soles(target)
     if theirs and ours:
         gap = _clearance(track, source, theirs, target, ours, plan.longer)
         out.positions[..., 1] += (gap - out.positions[:, ours, 1].min(axis=1))[:, None]
@@ -402,7 +402,7 @@ def _fore_and_hind(skeleton: Skeleton) -> tuple[list[int], list[int]]:
 
 
 @remembered
-def _soles(skeleton: Skeleton) -> list[int]:
+def soles(skeleton: Skeleton) -> list[int]:
     """Bones that may touch the ground when the body stands."""
     fore, hind = _fore_and_hind(skeleton)
     return fore + hind if skeleton.body_plan == "quadruped" else hind
@@ -464,14 +464,14 @@ def pose_clip(
     original = sample_motion(motion, times, end)
     track = retarget(original, source, target)
     pose = shape(target, track, proportions or Proportions())
-    soles = _soles(source)
-    if soles and not same_body(source, target):
+    feet = soles(source)
+    if feet and not same_body(source, target):
         # Bones of two skeletons lie at different heights in the foot; the skin tells the truth.
-        soles_at = original.positions[:, soles, 1].min(axis=1)
+        soles_at = original.positions[:, feet, 1].min(axis=1)
         rise = np.maximum(soles_at - np.percentile(soles_at, 20), 0)
         wanted = rise * growth(source, target)
         pose[..., 1, 3] += (wanted - lowest(cast, look, pose))[:, None]
-    elif soles and proportions is not None:
+    elif feet and proportions is not None:
         change = lowest(cast, look, matrices(track)).min() - lowest(cast, look, pose).min()
         pose[..., 1, 3] += change
     if not stay:

@@ -152,20 +152,18 @@ class PairSampler:
     ) -> None:
         self.cast, self.split, self.size, self.frames = cast, split, size, frames
         self.renderer = Renderer(cast, device)
-        self._looks = {
+        self.looks = {  # domain -> group -> looks
             domain: _by_group(
                 [k for k in cast.looks.values() if k.split == split and k.domain == domain]
             )
             for domain in ("human", "animal")
         }
         motions = [m for m in cast.motions.values() if m.split == split]
-        self._family = {name: family(skeleton) for name, skeleton in cast.skeletons.items()}
-        self._motions: dict[str, dict[str, list[Motion]]] = {}
-        for name in {self._family[m.skeleton] for m in motions}:
-            self._motions[name] = _by_group(
-                [m for m in motions if self._family[m.skeleton] == name]
-            )
-        if not any(self._looks.values()) or not motions:
+        self.kin = {name: family(skeleton) for name, skeleton in cast.skeletons.items()}
+        self.motions: dict[str, dict[str, list[Motion]]] = {}  # family -> group -> motions
+        for name in {self.kin[m.skeleton] for m in motions}:
+            self.motions[name] = _by_group([m for m in motions if self.kin[m.skeleton] == name])
+        if not any(self.looks.values()) or not motions:
             raise AssetError(f"the cast has no {split} characters and motions; use the full pack")
 
     def pair(self, seed: int, index: int, truth: bool = False) -> Pair:
@@ -184,7 +182,7 @@ class PairSampler:
             reference_motion=pose,
             reference_time=float(rng.uniform(0, len(pose.positions) / pose.fps)),
             reference_turn=float(rng.uniform(-REFERENCE_TURN, REFERENCE_TURN)),
-            caption=_caption(spec.driver, spec.motion),
+            caption=caption_of(spec.driver, spec.motion),
         )
         a, b = self._twin(spec), self._twin(swapped)
         return Twins((spec, swapped), (a[0], b[0]), (a[1], b[1]), (a[2], b[2]))
@@ -202,7 +200,7 @@ class PairSampler:
 
     def _draw_spec(self, rng: np.random.Generator) -> PairSpec:
         domain: Literal["human", "animal"] = "animal" if rng.random() < ANIMALS else "human"
-        if not self._looks[domain]:
+        if not self.looks[domain]:
             domain = "human" if domain == "animal" else "animal"
         target, driver = self._identities(rng, domain)
         motion = self._motion(rng, driver)
@@ -230,14 +228,14 @@ class PairSampler:
             elevation=float(rng.uniform(-2, 16)),
             travels=bool(rng.random() < 0.25),
             flip=bool(self.split == "train" and rng.random() < 0.5),
-            caption=_caption(sides[1], motion),
+            caption=caption_of(sides[1], motion),
         )
 
     def _identities(self, rng: np.random.Generator, domain: str) -> tuple[Look, Look]:
         """Target and driver: two groups of one family wherever there are two."""
-        groups = self._looks[domain]
-        kin = {name: self._family[looks[0].skeleton] for name, looks in groups.items()}
-        names = [name for name in sorted(groups) if kin[name] in self._motions]
+        groups = self.looks[domain]
+        kin = {name: self.kin[looks[0].skeleton] for name, looks in groups.items()}
+        names = [name for name in sorted(groups) if kin[name] in self.motions]
         circles = Counter(kin[name] for name in names)
         weights = np.array([1.0 if circles[kin[name]] > 1 else LONERS for name in names])
         chosen = names[int(rng.choice(len(names), p=weights / weights.sum()))]
@@ -250,7 +248,7 @@ class PairSampler:
         self, rng: np.random.Generator, look: Look, redraw_rare: float | None = None
     ) -> Motion:
         """A motion made for this look if the split has one (mostly), else of its family."""
-        groups, made = self._motions[self._family[look.skeleton]], set(look.motions)
+        groups, made = self.motions[self.kin[look.skeleton]], set(look.motions)
         own = {n: ms for n in sorted(groups) if (ms := [m for m in groups[n] if m.name in made])}
         use = own if own and rng.random() < 0.7 else groups
         motion = _pick(rng, use[_pick(rng, sorted(use))])
@@ -263,12 +261,8 @@ class PairSampler:
 
     def _moves(self, spec: PairSpec) -> bool:
         """Whether one sees the figure move: the joints' mean path is as long as `STILL` says."""
-        skeleton = self.cast.skeletons[spec.motion.skeleton]
-        track = sample_motion(spec.motion, _times(spec)[1:])
-        joints = track.positions[:, sorted(skeleton.joints.values())]  # (T, N, 3)
-        moved = np.linalg.norm(np.ptp(joints, axis=0), axis=-1).mean()
         least = STILL * self.frames / TARGET_FRAMES
-        return bool(moved > least * np.ptp(joints, axis=1).max())
+        return movement(self.cast, spec.motion, _times(spec)[1:]) > least
 
     def _sound(self, spec: PairSpec) -> bool:
         """Whether the bodies stay whole, agree in their heading, and fill their pictures."""
@@ -281,26 +275,11 @@ class PairSampler:
                 return False
         driver, target = self._poses(spec)
         shown = [(spec.driver, driver), (spec.target, target)]
-        if not all(self._whole(side.look, pose) for side, pose in shown):
+        if not all(is_whole(self.cast, side.look, pose) for side, pose in shown):
             return False
-        trunks = [self._trunk(side.look, pose[1:]) for side, pose in shown]
-        if trunks[0] is not None and trunks[1] is not None:
-            agreement = (trunks[0] * trunks[1]).sum(axis=-1).min()
-            if agreement < np.cos(np.radians(LIKE_HEADINGS)):
-                return False
+        if not agree(self.cast, *((side.look, pose[1:]) for side, pose in shown)):
+            return False
         return all(self._fills(spec, side, pose) for side, pose in shown)
-
-    def _whole(self, look: Look, pose: Array) -> bool:
-        size = np.ptp(posed_bounds(self.cast, look, pose), axis=1).max()
-        return bool(size < 2.5 * np.ptp(bounds(self.cast, look).points, axis=0).max())
-
-    def _trunk(self, look: Look, pose: Array) -> Array | None:
-        """(T, 3) unit vectors from hips to neck, where the skeleton knows them."""
-        joints = joint_positions(self.cast.skeletons[look.skeleton], pose)
-        if "pelvis" not in joints or "neck" not in joints:
-            return None
-        along = joints["neck"] - joints["pelvis"]
-        return np.asarray(along / np.linalg.norm(along, axis=-1, keepdims=True), np.float32)
 
     def _fills(self, spec: PairSpec, side: Side, pose: Array) -> bool:
         """Whether the figure is large enough in every frame."""
@@ -345,7 +324,7 @@ class PairSampler:
         clip[..., 3] = np.uint8(255) * (drawn.mask[:, :, ::step] > 0)
         joints, flow = drawn.joints[0], drawn.flow
         if spec.flip:
-            joints = _mirrored(joints, self.size)
+            joints = mirrored(joints, self.size)
             if flow is not None:
                 flow = np.asarray(flow[:, :, ::-1] * np.array([-1, 1]), np.float32)
         return clip, joints, flow
@@ -361,11 +340,7 @@ class PairSampler:
         return driver, target
 
     def _pose(self, side: Side, motion: Motion, times: Array, stay: bool = True) -> Array:
-        pose = pose_clip(self.cast, side.look, motion, times, side.proportions, stay=stay)
-        depth = -float(lowest(self.cast, side.look, pose).min())
-        if depth > SUNK * np.ptp(bounds(self.cast, side.look).points[:, 1]):
-            pose[..., 1, 3] += depth  # riders sit at the height of their saddle's origin
-        return pose
+        return pose_side(self.cast, side, motion, times, stay)
 
     def _reference_pose(self, spec: PairSpec, first: Array) -> Array:
         """(J, 4, 4) the target identity in another pose, where its first frame stands."""
@@ -393,6 +368,47 @@ class PairSampler:
         return Scene((actor,), camera, side.light, side.background, self.size, self.size)
 
 
+def movement(cast: Cast, motion: Motion, times: Array) -> float:
+    """Mean path of the joints within times (T,) of a motion, in parts of the body's size."""
+    skeleton = cast.skeletons[motion.skeleton]
+    track = sample_motion(motion, times)
+    joints = track.positions[:, sorted(skeleton.joints.values())]  # (T, N, 3)
+    moved = np.linalg.norm(np.ptp(joints, axis=0), axis=-1).mean()
+    return float(moved / np.ptp(joints, axis=1).max())
+
+
+def is_whole(cast: Cast, look: Look, pose: Array) -> bool:
+    """Whether a body in a pose (T, J, 4, 4) is not stretched."""
+    size = np.ptp(posed_bounds(cast, look, pose), axis=1).max()
+    return bool(size < 2.5 * np.ptp(bounds(cast, look).points, axis=0).max())
+
+
+def agree(cast: Cast, one: tuple[Look, Array], other: tuple[Look, Array]) -> bool:
+    """Whether the trunks of two posed looks point alike, where their skeletons know them."""
+    trunks = [_trunk(cast.skeletons[look.skeleton], pose) for look, pose in (one, other)]
+    if trunks[0] is None or trunks[1] is None:
+        return True
+    return bool((trunks[0] * trunks[1]).sum(axis=-1).min() >= np.cos(np.radians(LIKE_HEADINGS)))
+
+
+def _trunk(skeleton: Skeleton, pose: Array) -> Array | None:
+    """(T, 3) unit vectors from hips to neck, where the skeleton knows them."""
+    joints = joint_positions(skeleton, pose)
+    if "pelvis" not in joints or "neck" not in joints:
+        return None
+    along = joints["neck"] - joints["pelvis"]
+    return np.asarray(along / np.linalg.norm(along, axis=-1, keepdims=True), np.float32)
+
+
+def pose_side(cast: Cast, side: Side, motion: Motion, times: Array, stay: bool = True) -> Array:
+    """Pose (T, J, 4, 4) of a staged identity; see `pose_clip`. Nobody is under the ground."""
+    pose = pose_clip(cast, side.look, motion, times, side.proportions, stay=stay)
+    depth = -float(lowest(cast, side.look, pose).min())
+    if depth > SUNK * np.ptp(bounds(cast, side.look).points[:, 1]):
+        pose[..., 1, 3] += depth  # riders sit at the height of their saddle's origin
+    return pose
+
+
 def _views(spec: PairSpec, side: Side) -> Array:
     """(T + 1,) azimuths; the reference is seen as the target's first frame is, and turned there."""
     if side is spec.target:
@@ -400,7 +416,8 @@ def _views(spec: PairSpec, side: Side) -> Array:
     return spec.azimuth
 
 
-def _caption(side: Side, motion: Motion) -> str:
+def caption_of(side: Side, motion: Motion) -> str:
+    """Who does what, where."""
     return f"{describe(side)} {motion.caption}, {where(side)}"
 
 
@@ -418,7 +435,7 @@ def family(skeleton: Skeleton) -> str:
     return "/".join(skeleton.bones)
 
 
-def _mirrored(joints: Joints, width: int) -> Joints:
+def mirrored(joints: Joints, width: int) -> Joints:
     """Joints of the mirrored picture: what was a left hand is a right one."""
     swap = {"_l": "_r", "_r": "_l"}
     names = tuple(name[:-2] + swap.get(name[-2:], name[-2:]) for name in joints.names)

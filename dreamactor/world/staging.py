@@ -165,14 +165,31 @@ def _light(rng: np.random.Generator) -> Light:
 
 def _background(rng: np.random.Generator, terrains: tuple[str, ...]) -> Background:
     colours = _palette(rng)
-    if rng.random() < TERRAIN and terrains:
-        sky = ((0.75, 0.82, 0.9), (0.45, 0.62, 0.85))
-        return Background(
-            "terrain",
-            colours if rng.random() < 0.3 else sky,
-            texture=terrains[int(rng.integers(len(terrains)))],
-            tile=float(rng.uniform(5, 12)),
-        )
+    outdoors = bool(rng.random() < TERRAIN and terrains)
+    return _outdoors(rng, colours, terrains) if outdoors else _indoors(rng, colours)
+
+
+def draw_background(
+    rng: np.random.Generator, terrains: tuple[str, ...], outdoors: bool
+) -> Background:
+    """Ground and sky, where there are terrains, or a flat backdrop."""
+    colours = _palette(rng)
+    return _outdoors(rng, colours, terrains) if outdoors and terrains else _indoors(rng, colours)
+
+
+def _outdoors(
+    rng: np.random.Generator, colours: tuple[Colour, ...], terrains: tuple[str, ...]
+) -> Background:
+    sky = ((0.75, 0.82, 0.9), (0.45, 0.62, 0.85))
+    return Background(
+        "terrain",
+        colours if rng.random() < 0.3 else sky,
+        texture=terrains[int(rng.integers(len(terrains)))],
+        tile=float(rng.uniform(5, 12)),
+    )
+
+
+def _indoors(rng: np.random.Generator, colours: tuple[Colour, ...]) -> Background:
     kinds = list(_FLAT)
     kind = kinds[int(rng.choice(len(kinds), p=list(_FLAT.values())))]
     seed, scale = int(rng.integers(1 << 30)), float(rng.uniform(0.7, 2))
