@@ -47,8 +47,8 @@ def quick(monkeypatch):
         pytest.skip("stlpips_pytorch is not installed")
 
 
-@pytest.fixture
-def browser(tmp_path):
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
     """A headless Chromium."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -57,10 +57,11 @@ def browser(tmp_path):
         pytest.skip("no browser here: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,760"):
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
         options.add_argument(word)
+    options.add_argument("--window-size=1200,760")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
     found = webdriver.Chrome(options, webdriver.ChromeService(driver))
     yield found
     found.quit()
