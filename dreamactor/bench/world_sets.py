@@ -207,7 +207,7 @@ class _Draw:
         group = self._group(rng, self.kin, clip, True, [[before, set()]] * len(acts), acts)
         shot = Shot(tuple(acts), azimuth, PATHS.get(slot.camera, "stays"))
         stage = Stage(self.troupe.cast, group, (shot,), self.elevation, self.size)
-        sound = stage.is_whole() and self._fills(stage, 0)
+        sound = stage.is_whole() and self._fills(stage, 0) and self._crops(stage, True)
         return stage if sound else None
 
     def _too_low(self) -> set[str]:
@@ -253,7 +253,7 @@ class _Draw:
 
     def _is_sound(self, reference: Reference) -> bool:
         stage = reference.stage
-        if not (stage.is_whole() and stage.stands(0)):
+        if not (stage.is_whole() and stage.stands(0) and self._crops(stage, False)):
             return False
         count = len(stage.group)
         for place, clip in enumerate(reference.clips, 1):
@@ -265,6 +265,12 @@ class _Draw:
             if not self._fills(stage, place):
                 return False
         return self._fills(stage, 0)
+
+    def _crops(self, stage: Stage, driving: bool) -> bool:
+        """Whether an upper body is one: who crouches and rises again shows feet in between."""
+        if self._region(driving) != "upper" or self.slot.domain != "human":
+            return True
+        return bool((stage.heights(0, "ankle") > 1).all())
 
     def _fills(self, stage: Stage, place: int) -> bool:
         if self.slot.camera == "cross":

@@ -60,7 +60,7 @@ SPLIT = "test"
 LICENCE = "CC-BY-SA-3.0"
 VERSION = "1"
 CRF = 10
-"""Of H.264: truths are stored at 45 dB and more, driving clips at 38 (4:2:0)."""
+"""Of H.264: truths (4:4:4) come back at 45 dB in the mean, driving clips (4:2:0) at about 39."""
 
 
 @dataclass(frozen=True)
@@ -239,14 +239,14 @@ class SetMaker:
         cases: list[SuiteCase] = []
         for k, (clip, place) in enumerate(pairs):
             name = f"{scenario}/{len(CASES) * number + k:04d}"
-            row = truth_row(drawn, clip, place, name, config.arrays)
-            if row is not None:
-                squares += self._truth(row, drawn, clip, place)
-                truths.append(row)
+            truth = truth_row(drawn, clip, place, name, config.arrays)
+            if truth is not None:
+                squares += self._truth(truth, drawn, clip, place)
+                truths.append(truth)
             cases.append(
                 SuiteCase(
                     name, scenario, pictures[place].name, clips[clip].name,
-                    None if row is None else row.name, prompt_of(drawn, clip, place),
+                    None if truth is None else truth.name, prompt_of(drawn, clip, place),
                 )
             )  # fmt: skip
         media = [self._signed(row) for row in (*clips.values(), *pictures.values(), *truths)]

@@ -205,6 +205,16 @@ class Stage:
             out.append(np.ptp(pixels, axis=1).max(axis=-1))
         return np.stack(out, axis=1)
 
+    def heights(self, index: int, joint: str) -> Array:
+        """(T, n) how far down the picture joints of that name are, all sides: 0 top, 1 bottom."""
+        scene, out = self.scene(index), []
+        for actor in scene.actors:
+            named = self.cast.skeletons[actor.look.skeleton].joints
+            bones = [bone for name, bone in named.items() if name.startswith(joint)]
+            pixels, _ = scene.camera.project(actor.pose[:, bones][..., :3, 3], 1, 1)
+            out.append(pixels[..., 1])
+        return np.concatenate(out, axis=1)
+
     def is_whole(self) -> bool:
         """Whether no body is stretched in any shot."""
         return all(
