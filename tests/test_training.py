@@ -451,7 +451,11 @@ def test_another_config_refuses_to_resume(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("quick")
 def test_both_stages_train_from_a_pool(pool: Path, tmp_path: Path) -> None:
     """The whole chain at tiny size: autoencoder, then transformer, weights that load."""
-    settings = VAETrainConfig(pool, minutes=0.02, batch=2, crop=32, clips=64, least=64, coarse=0.0)
+    # Muon's matrix products take seconds a step at full width on a CPU; its own tests are above
+    adamw = {"optimiser": "adamw"}
+    settings = VAETrainConfig(
+        pool, minutes=0.02, batch=2, crop=32, clips=64, least=64, coarse=0.0, **adamw
+    )
     vae = train_nano_vae(settings, tmp_path / "vae")
     state, header = load_weights(vae)
     assert header["model"] == "nano-vae"
@@ -469,6 +473,7 @@ def test_both_stages_train_from_a_pool(pool: Path, tmp_path: Path) -> None:
         single_share=0.6,
         pictures=1,
         pictures_from=0.1,
+        **adamw,
     )
     transformer = train_nano(train, tmp_path / "nano")
     assert load_weights(transformer)[1]["model"] == "nano"
