@@ -113,18 +113,18 @@ def blur(clip: Clip, sigma: float) -> Clip:
 
 def noise(clip: Clip, sigma: float, rng: np.random.Generator) -> Clip:
     """Every value moved by itself, normally distributed, `sigma` levels."""
-    return _bytes(clip + rng.normal(0, sigma, clip.shape))
+    return as_bytes(clip + rng.normal(0, sigma, clip.shape))
 
 
 def flicker(clip: Clip, size: float, rng: np.random.Generator) -> Clip:
     """Every frame's brightness moved by at most `size` of itself."""
-    return _bytes(clip * (1 + rng.uniform(-size, size, (len(clip), 1, 1, 1))))
+    return as_bytes(clip * (1 + rng.uniform(-size, size, (len(clip), 1, 1, 1))))
 
 
 def tint(clip: Clip, share: float) -> Clip:
     """Colours that go over to `TINT`, from nothing in the first frame to `share` in the last."""
     ramp = np.linspace(0, 1, len(clip))[:, None, None, None]
-    return _bytes(clip + share * ramp * (np.array(TINT) - clip.astype(float)))
+    return as_bytes(clip + share * ramp * (np.array(TINT) - clip.astype(float)))
 
 
 def swap(clip: Clip, other: Clip, share: float) -> Clip:
@@ -156,5 +156,6 @@ def impostor(clip: Clip, mask: NDArray[Any], other: Clip, theirs: NDArray[Any]) 
     return np.where(near[..., None], other, clip)
 
 
-def _bytes(clip: NDArray[Any]) -> Clip:
+def as_bytes(clip: NDArray[Any]) -> Clip:
+    """Rounded, and kept within 0 to 255."""
     return np.asarray(np.rint(clip).clip(0, 255), np.uint8)

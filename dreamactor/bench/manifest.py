@@ -20,7 +20,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -168,7 +168,7 @@ class Suite:
                 if found is None:
                     raise ConfigError(
                         f"{self.root}: case {case.name}: no media named {wanted!r}"
-                        + _nearest(wanted, self.media)
+                        + nearest(wanted, self.media)
                     )
                 if found.kind != kind:
                     raise ConfigError(
@@ -192,7 +192,7 @@ class Suite:
             ConfigError: There is none of that name.
         """
         if name not in self.by_name:
-            raise ConfigError(f"no case named {name!r}" + _nearest(name, self.by_name))
+            raise ConfigError(f"no case named {name!r}" + nearest(name, self.by_name))
         return self.by_name[name]
 
     def path(self, name: str) -> Path:
@@ -350,7 +350,7 @@ def _from(cls: type[T], line: Mapping[str, Any], place: str) -> T:
     kinds = get_type_hints(cls)
     unknown = sorted(line.keys() - kinds.keys())
     if unknown:
-        raise ConfigError(f"{place}: unknown {unknown[0]!r}" + _nearest(unknown[0], kinds))
+        raise ConfigError(f"{place}: unknown {unknown[0]!r}" + nearest(unknown[0], kinds))
     for key, value in line.items():
         if not _is(value, kinds[key]):
             raise ConfigError(f"{place}: {key}={value!r}: want {_words(kinds[key])}")
@@ -405,6 +405,7 @@ def _check_file(name: str, file: str) -> None:
         raise ConfigError(f"{name}: file {file!r}: want a path within the suite's folder")
 
 
-def _nearest(word: str, words: Any) -> str:
+def nearest(word: str, words: Iterable[str]) -> str:
+    """The end of an error: which known word a wrong one is nearest to, if any is known."""
     found = difflib.get_close_matches(word, list(words), 1, 0)
     return f", nearest is {found[0]!r}" if found else ""

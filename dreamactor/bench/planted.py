@@ -10,7 +10,6 @@ Legend: T frames of H x W pixels; clips (T, H, W, 3) uint8.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import cv2
 import numpy as np
@@ -99,7 +98,7 @@ def plant(
     yield "identity", 3, source
     ramp = np.linspace(0, 1, count)[:, None, None, None]
     yield "tint", 0.3, damages.tint(truth, 0.3)
-    yield "fade", 1, _bytes(truth + ramp * (source.astype(float) - truth))
+    yield "fade", 1, damages.as_bytes(truth + ramp * (source.astype(float) - truth))
     yield "flow warp", 1, flow_warp(case.reference, source)
 
 
@@ -134,7 +133,7 @@ def recoloured(clip: Clip, where: NDArray[np.bool_], size: float) -> Clip:
     """
     lab = np.stack([cv2.cvtColor(np.ascontiguousarray(f), cv2.COLOR_RGB2LAB) for f in clip])
     moved = lab.astype(np.float32) + size * np.array([0, 60, -80], np.float32)
-    lab[where] = _bytes(moved)[where]
+    lab[where] = damages.as_bytes(moved)[where]
     return np.stack([cv2.cvtColor(f, cv2.COLOR_LAB2RGB) for f in lab])
 
 
@@ -154,8 +153,4 @@ def swapped(clip: Clip, other: Clip, share: float) -> Clip:
 def _smeared(clip: Clip, width: int) -> Clip:
     half = width // 2
     padded = np.pad(clip, ((half, half), (0, 0), (0, 0), (0, 0)), mode="edge").astype(np.float32)
-    return _bytes(np.stack([padded[t : t + width].mean(0) for t in range(len(clip))]))
-
-
-def _bytes(x: NDArray[Any]) -> Clip:
-    return np.asarray(np.clip(np.rint(x), 0, 255), np.uint8)
+    return damages.as_bytes(np.stack([padded[t : t + width].mean(0) for t in range(len(clip))]))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dreamactor.bench.manifest import Suite, SuiteCase
+from dreamactor.bench.manifest import Suite, SuiteCase, nearest
 from dreamactor.errors import ConfigError
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".webp")
@@ -32,9 +31,7 @@ def find_clips(suite: Suite, root: Path, systems: Sequence[str] = ()) -> dict[st
     there = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     for name in systems:
         if name not in there:
-            near = difflib.get_close_matches(name, there, 1, 0)
-            hint = f", nearest is {near[0]!r}" if near else ""
-            raise ConfigError(f"{root}: no system named {name!r}{hint}")
+            raise ConfigError(f"{root}: no system named {name!r}" + nearest(name, there))
     wanted = {case.result_name: case.name for case in suite.cases}
     found: dict[str, dict[str, Path]] = {}
     for system in systems or there:
