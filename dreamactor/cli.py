@@ -556,6 +556,7 @@ def world_pool(
     processes: Annotated[int, typer.Option(help="Renderers at work.")] = 2,
     minutes: Annotated[float, typer.Option(help="Time budget.")] = 10.0,
     gpus: Annotated[int, typer.Option(help="EGL devices to spread over.")] = 1,
+    first_gpu: Annotated[int, typer.Option(help="The first of them.")] = 0,
     room: Annotated[int, typer.Option(help="Shards that may lie there at once.")] = 1_000_000,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
@@ -568,7 +569,7 @@ def world_pool(
     from dreamactor.training.pool import PoolConfig, fill
 
     config = PoolConfig(cast, split, seed, frames=frames, plural=plural)
-    print(fill(out, config, range(shards), processes, minutes, gpus, room))
+    print(fill(out, config, range(shards), processes, minutes, gpus, room, first_gpu))
 
 
 @world.command("export")

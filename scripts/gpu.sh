@@ -17,6 +17,13 @@
 #                                             train the pose estimator in the foreground
 #   scripts/gpu.sh bench HOME OUT key=value...
 #                                             export what is trained and measure it on held-out pairs
+#   scripts/gpu.sh modes HOME OUT MINUTES key=value...
+#                                             one run of the transformer in each mode of attention,
+#                                             one a GPU; `render-modes HOME MINUTES` renders for them
+#                                             before. MINUTES pauses it: the same settings go on
+#   scripts/gpu.sh modes-bench HOME OUT key=value...
+#                                             export and measure each of them, one a GPU, on pairs
+#                                             that were held back
 #   scripts/gpu.sh compare HOME OUT MINUTES NAME:key=value,key=value ...
 #                                             one short half-size run each, one a GPU at a time;
 #                                             batch= is of one GPU here
@@ -25,12 +32,15 @@
 # SECONDS_LIMIT (570) at the latest; if it fails, it goes on without torch.compile. Whatever happened,
 # weights in pieces of 16 MB, the log, the curve and the last samples are copied to OUT. The same
 # settings resume; pause_minutes may differ.
+# All GPUs are used; GPUS=3 FIRST_GPU=1 leaves the first to something else.
 # Set up everything before `render`: it replaces the code. Two pools are rendered, of whole and of
 # short clips; where there is room they lie in memory.
 set -euo pipefail
 verb=$1 home=$2
 limit=${SECONDS_LIMIT:-570}
-gpus=$(nvidia-smi -L | wc -l)
+gpus=${GPUS:-$(nvidia-smi -L | wc -l)} first=${FIRST_GPU:-0}
+export CUDA_VISIBLE_DEVICES
+CUDA_VISIBLE_DEVICES=$(seq -s, "$first" $((first + gpus - 1)))
 cores=$(getconf _NPROCESSORS_ONLN)
 export PYTHONPATH=$home/src:$home/site PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
 export OMP_NUM_THREADS=4 TOKENIZERS_PARALLELISM=false TORCHINDUCTOR_COMPILE_THREADS=8
@@ -63,7 +73,8 @@ pool() {
   pgrep -f "out $pools/$1 " > /dev/null && return
   OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 setsid nohup nice -n 19 \
     python3 -m dreamactor.cli world pool --cast "$home/full.castpack" \
-    --out "$pools/$1" --shards 1000000 --processes "$2" --minutes "$3" --gpus "$gpus" "${@:4}" \
+    --out "$pools/$1" --shards 1000000 --processes "$2" --minutes "$3" \
+    --gpus "$gpus" --first-gpu "$first" "${@:4}" \
     >> "$home/$1.log" 2>&1 < /dev/null &
   echo $! > "$home/$1.pid"
 }
@@ -73,6 +84,13 @@ renderers() {
   pool short $((cores * 3 / 4)) "$1" --frames 4 --room $((240 * gpus)) --seed 1
   pool pool $((cores / 2)) "$1" --room $((110 * gpus))
 }
+
+# of_mode MODE MINUTES: what one mode is trained on, the same for all
+of_mode() {
+  pool "short-$1" $((cores / 4)) "$2" --frames 4 --room 240 --seed 1
+  pool "pool-$1" $((cores / 6)) "$2" --room 110
+}
+modes=(full one-way one-way-aligned)
 
 # train STAGE FILE OUT settings...: one stage, its results copied out whatever happens
 train() {
@@ -103,8 +121,10 @@ train() {
 case $verb in
   setup)
     mkdir -p "$home/src"
-    if [ -d .whl ]; then python3 -m pip install -q --no-index --no-deps --no-compile --upgrade \
-      --target "$home/site" .whl/*.whl; fi
+    wheels=$(ls .whl/*.whl .carry/*/whl/*.whl 2> /dev/null || true)
+    # shellcheck disable=SC2086  # names are words
+    if [ -n "$wheels" ]; then python3 -m pip install -q --no-index --no-deps --no-compile --upgrade \
+      --target "$home/site" $wheels; fi
     if [ -d .gl ]; then for f in .gl/*.deb; do dpkg -x "$f" /; done; ldconfig; fi
     rm -rf "$home/src/dreamactor"; cp -r dreamactor "$home/src/"
     for part in .carry/*/; do cp -r "$part"/. "$home/"; done
@@ -149,6 +169,49 @@ case $verb in
       perceptual="$home/alex.safetensors" processes=$((cores - 1)) "${@:4}" || true
     tar -czf "$3/bench.tar.gz" -C "$home" bench
     sed -n 1,60p "$home/bench/report.md" ;;
+  render-modes)
+    for mode in "${modes[@]}"; do of_mode "$mode" "$3"; done ;;
+  modes)
+    pids=()
+    for mode in "${modes[@]}"; do
+      of_mode "$mode" 20
+      CUDA_VISIBLE_DEVICES=$((first + ${#pids[@]})) timeout -k 5 "$((limit - SECONDS))" \
+        python3 -m dreamactor.cli train nano --out "$home/mode/$mode" attention="$mode" \
+        pool="$pools/pool-$mode" short="$pools/short-$mode" vae="$(vae)" text="$home/text" \
+        start="$home/start/transformer.safetensors" perceptual="$home/vgg.safetensors" \
+        consume=true pause_minutes="$4" "${@:5}" >> "$home/mode-$mode.log" 2>&1 &
+      pids+=($!)
+    done
+    wait "${pids[@]}" || true
+    for mode in "${modes[@]}"; do
+      echo "== $mode"
+      grep -v "^step" "$home/mode-$mode.log" | tail -4 || true
+      grep missed_1 "$home/mode/$mode/metrics.jsonl" | tail -4 || true
+      tail -1 "$home/mode/$mode/metrics.jsonl" || true
+      cp "$home/mode/$mode/metrics.jsonl" "$3/mode_$mode.jsonl" || true
+      cp "$(ls "$home/mode/$mode"/samples/*.png | tail -1)" "$3/mode_$mode.png" || true
+    done ;;
+  modes-bench)
+    pids=()
+    for mode in "${modes[@]}"; do
+      (
+        python3 -m dreamactor.cli train export --vae "$(drawn)" \
+          --transformer "$home/mode/$mode/transformer.safetensors" --out "$home/weights-$mode"
+        CUDA_VISIBLE_DEVICES=$((first + ${#pids[@]})) timeout -k 5 "$((limit - SECONDS))" \
+          python3 -m dreamactor.cli bench nano --cast "$home/full.castpack" \
+          --out "$home/bench-$mode" weights="$home/weights-$mode" device=cuda \
+          perceptual="$home/alex.safetensors" processes=$((cores / 4)) "${@:4}"
+      ) > "$home/bench-$mode.log" 2>&1 &
+      pids+=($!)
+    done
+    wait "${pids[@]}" || true
+    mkdir -p "$3/bench"
+    for mode in "${modes[@]}"; do
+      tail -3 "$home/bench-$mode.log"
+      cp "$home/bench-$mode/report.md" "$3/bench/$mode.md" || true
+      sed -n 1,24p "$home/bench-$mode/report.md" || true
+    done
+    tar -czf "$3/bench/all.tar.gz" -C "$home" $(cd "$home" && ls -d bench-*/) ;;
   compare)
     renderers 20
     pids=()

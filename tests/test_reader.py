@@ -10,6 +10,9 @@ import torch
 from diffusers.models.transformers import transformer_wan
 from torch.testing import assert_close
 
+from dreamactor.backbones import incontext
+from dreamactor.backbones.catalogue import Mode
+from dreamactor.backbones.incontext import join, set_mode
 from dreamactor.backbones.nano import NanoConfig
 from dreamactor.conditioning.skeleton import JOINTS
 from dreamactor.training.reader import GUIDED, SPOTS, Reader
@@ -54,6 +57,38 @@ def test_queries_and_keys_are_those_of_the_block(monkeypatch: pytest.MonkeyPatch
         assert_close(look.key, key)
         left = query.unflatten(2, (5, 2, 4))[:, :, 1:, :, :2]
         assert_close(look.query, left.flatten(3, 4))
+
+
+@pytest.mark.parametrize("mode", ["one-way", "one-way-aligned"])
+def test_target_and_context_are_read_as_one_canvas(
+    mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """same: keys are those that attention makes of context and target, each at its place."""
+    torch.manual_seed(0)
+    seen: list[torch.Tensor] = []
+    keys: Callable[..., Any] = incontext._keys
+
+    def watch(*given: Any) -> Any:
+        found = keys(*given)
+        seen.append(found[0])
+        return found
+
+    monkeypatch.setattr(incontext, "_keys", watch)
+    transformer = NanoConfig(12, 2, 16, 32, 4).build()
+    torch.nn.init.normal_(transformer.proj_out.weight)
+    set_mode(transformer, mode)
+    x, sigma, text = _given()
+    expected = transformer(x, sigma, text)[0]
+    seen.clear()
+    read = Reader(transformer, WIDTH)(x, sigma, text)
+    assert_close(read.latents, expected)
+    for block, look in ((4, read.driver), (7, read.reference)):
+        context, target = seen[2 * block : 2 * block + 2]
+        assert_close(look.key, join(target, context, (5, 2, 4)).transpose(1, 2))
+        assert look.query.shape == (1, GUIDED, 4, 2 * 2, 16)
+    assert read.joints.shape == (1, 5, 2, 4, 4 * len(JOINTS))
+    moved = torch.autograd.grad(read.driver.query.sum(), transformer.blocks[0].ffn.net[2].weight)
+    assert moved[0].abs().sum() > 0
 
 
 @pytest.mark.filterwarnings("default")  # Dynamo looks at .grad of what it traces

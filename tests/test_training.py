@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +16,14 @@ from safetensors import safe_open
 from torch.testing import assert_close
 
 from dreamactor.backbones.base import Native
-from dreamactor.backbones.nano import Nano, NanoConfig, load_nano, transformer_input
+from dreamactor.backbones.incontext import mode_of
+from dreamactor.backbones.nano import (
+    Nano,
+    NanoConfig,
+    load_nano,
+    load_transformer,
+    transformer_input,
+)
 from dreamactor.backbones.nano_vae import BLOCK, NanoVAE, NanoVAEConfig, blocks, unblocks
 from dreamactor.backbones.weights import load_weights
 from dreamactor.conditioning.canvas import build_canvas
@@ -486,6 +494,11 @@ def test_both_stages_train_from_a_pool(pool: Path, tmp_path: Path) -> None:
     assert size < 48e6
     native = load_nano(tmp_path / "out").native
     assert (native.frames, native.steps, native.shift) == (17, 6, 5.0)
+    with pytest.raises(ConfigError, match="never noised; want motion=clean"):
+        replace(train, attention="one-way", motion="noised")
+    further = replace(train, start=transformer, attention="one-way-aligned", minutes=0.01)
+    other = train_nano(replace(further, half_share=1.0, single_share=1.0), tmp_path / "aligned")
+    assert mode_of(load_transformer(other)[0]) == "one-way-aligned"
 
 
 def test_a_feed_reads_each_shard_of_its_share_once(pool: Path) -> None:

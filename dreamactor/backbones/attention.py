@@ -9,6 +9,8 @@ import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, backend: str | None = None) -> Tensor:
     """Softmax attention, by the backend that diffusers was told to use.
@@ -43,7 +45,10 @@ def attend_lse(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tenso
     ops = torch.ops.aten
     if query.device.type == "cpu":
         out, lse = ops._scaled_dot_product_flash_attention_for_cpu(*sides)
-    elif query.device.type == "cuda" and query.dtype in (torch.float16, torch.bfloat16):
+    elif _by_cudnn(query):
+        out, lse = ops._scaled_dot_product_cudnn_attention(*sides, None, True)[:2]
+        lse = lse.reshape(out.shape[:3])
+    elif query.device.type == "cuda" and query.dtype in HALF:
         out, lse = ops._scaled_dot_product_flash_attention(*sides)[:2]
     elif query.device.type == "cuda":
         out, lse = ops._scaled_dot_product_efficient_attention(*sides, None, True)[:2]
@@ -51,6 +56,18 @@ def attend_lse(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tenso
         out, lse = _plain(*sides)
     # the third pads its rows to a multiple of 32
     return out.transpose(1, 2), lse[:, :, : query.shape[1]].transpose(1, 2)
+
+
+def _by_cudnn(query: Tensor) -> bool:
+    """Whether cuDNN's kernel is there, which is the quickest from Hopper on."""
+    return (
+        query.device.type == "cuda"
+        and query.dtype in HALF
+        and query.shape[-1] <= 128
+        and query.shape[-1] % 8 == 0
+        and torch.backends.cuda.cudnn_sdp_enabled()
+        and torch.cuda.get_device_capability(query.device) >= (9, 0)
+    )
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -215,7 +215,16 @@ def load_vae(path: Path, digest: str | None = None) -> NanoVAE:
 def load_transformer(
     path: Path, digest: str | None = None, task: Task | None = None
 ) -> tuple[WanTransformer3DModel, NanoConfig]:
-    """The transformer of a weight file, and its shape; of any task, or the one that is named."""
+    """The transformer of a weight file in the mode of attention that it names, and its shape.
+
+    Args:
+        path: The file.
+        digest: Its sha256, if that is known.
+        task: What it must have learnt; None takes any.
+
+    Raises:
+        WeightsError: It is missing, damaged, or of another model, task or mode.
+    """
     state, header = load_weights(path, digest)
     check_header(path, header, "nano")
     if task is not None:
@@ -223,6 +232,7 @@ def load_transformer(
     shape = NanoConfig(**header["config"])
     transformer = shape.build()
     transformer.load_state_dict(state)
+    incontext.set_mode(transformer, incontext.check_mode(path, header))
     return transformer, shape
 
 
@@ -264,7 +274,6 @@ def load_nano(
         check_lead(variant, lead)
     except ConfigError as error:
         raise WeightsError(f"{path}: {error}") from error
-    incontext.set_mode(transformer, incontext.check_mode(path, header))
     native = Native(**manifest["native"])
     placed = bool(header.get("placed", False))
     if placed and not vae.config.placed:

@@ -23,6 +23,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from dreamactor.backbones.catalogue import Mode
+from dreamactor.backbones.incontext import set_mode
 from dreamactor.backbones.layers import STRIDE_T
 from dreamactor.backbones.nano import (
     PREDICTS,
@@ -38,6 +40,7 @@ from dreamactor.conditioning.canvas import VERSION
 from dreamactor.conditioning.framing import to_picture
 from dreamactor.conditioning.text import TextEncoder
 from dreamactor.diffusion.flow import MotionHalf, flow_loss, generated, halves, sample_sigma
+from dreamactor.errors import ConfigError
 from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.examples import Draws, example
@@ -144,10 +147,20 @@ class NanoTrainConfig(TransformerTrainConfig):
 
     motion: Literal["clean", "noised"] = "clean"
     """How noise and loss treat the motion half (`diffusion.flow`)."""
+    attention: Mode = "full"
+    """Who sees whom on the canvas (`backbones.incontext`); weights of any mode may be started
+    from. A one-way mode wants motion=clean: its context is given."""
     continued: float = 0.5
     """Share of samples that show four generated frames besides the reference."""
     continued_noise: float = 0.15
     """Most noise on those frames, since at inference they are not perfect."""
+
+    def __post_init__(self) -> None:
+        if self.attention != "full" and self.motion != "clean":
+            raise ConfigError(
+                f"attention={self.attention} motion={self.motion}: the context of a one-way mode "
+                "is never noised; want motion=clean"
+            )
 
 
 @dataclass(frozen=True)
@@ -160,6 +173,7 @@ class NanoBaseConfig(TransformerTrainConfig):
     """Clips kept as latents on each GPU, in about the same memory."""
 
     motion: ClassVar[MotionHalf] = "none"
+    attention: ClassVar[Mode] = "full"
     continued: ClassVar[float] = 0.0
     continued_noise: ClassVar[float] = 0.0
 
@@ -221,6 +235,7 @@ class _Run:
         else:
             only: Task | None = "video" if self.task == "video" else None  # pairs may follow clips
             model, self.shape = widened(*load_transformer(config.start, task=only), channels)
+        set_mode(model, config.attention)
         self.model = model.to(worker.device)
         width = self.shape.heads * self.shape.head_dim
         reader = Reader(self.model, width, halves(config.motion)).to(worker.device)
@@ -377,6 +392,7 @@ class _Run:
             "steps": step,
             "motion": self.config.motion,
             "predicts": PREDICTS,
+            "attention": self.config.attention,
             "placed": self.vae.config.placed and self.task == "animate",
         }
         state = {

@@ -236,6 +236,7 @@ def fill(
     minutes: float,
     gpus: int = 1,
     room: int = 1_000_000,
+    first_gpu: int = 0,
 ) -> int:
     """Render shards until they are all there or the time is up; a repeated call goes on.
 
@@ -248,6 +249,7 @@ def fill(
         gpus: EGL devices to spread the processes over.
         room: Shards that may lie in the folder at once; renderers wait until a trainer that
             consumes them makes room.
+        first_gpu: The first of those devices.
 
     Returns:
         The number of finished shards in the folder.
@@ -263,7 +265,8 @@ def fill(
     stop = time.time() + 60 * minutes
     jobs = [
         context.Process(
-            target=_work, args=(folder, config, shards[k::processes], stop, k % gpus, room)
+            target=_work,
+            args=(folder, config, shards[k::processes], stop, first_gpu + k % gpus, room),
         )
         for k in range(processes)
     ]

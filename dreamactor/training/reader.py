@@ -5,6 +5,9 @@ place of another network's features. The readers are thrown away once training i
 
 Legend: B pairs or clips, F latent frames, rows x columns tokens of one half, n halves (2; 1 for a
 clip by itself), N = F rows n columns, S frames of a latent frame (4), J = 17 joints.
+
+In the one-way modes a block runs twice, over the context and then over the target
+(`backbones.incontext`); what is read of both is put together on the canvas.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dreamactor.backbones.incontext import Sight, join
 from dreamactor.backbones.layers import STRIDE_T
 from dreamactor.conditioning.skeleton import JOINTS
 from dreamactor.training.guide import Look
@@ -43,6 +47,17 @@ class Read(NamedTuple):
     """Of the block that should look at the reference."""
 
 
+class _Given(NamedTuple):
+    """What a block was called with."""
+
+    tokens: Tensor
+    """(B, N, width) of the canvas, or of its context or target."""
+    time: Tensor
+    """(B, 6, width) embedded timestep."""
+    rotary: tuple[Tensor, Tensor]
+    """Cosines and sines of their positions."""
+
+
 class Reader(nn.Module):
     """A transformer with readers before three of its blocks.
 
@@ -58,15 +73,18 @@ class Reader(nn.Module):
         self.halves = halves
         self.spots = nn.Linear(width, SPOTS)
         self.joints = nn.Linear(width, STRIDE_T * len(JOINTS))
-        self._given: dict[float, tuple[Tensor, Tensor, tuple[Tensor, Tensor]]] = {}
+        self._given: dict[float, list[_Given]] = {}
+        self._reading = False  # else the transformer runs for somebody else
         for depth in (DRIVEN, FETCHED, POSED):
             self._block(depth).register_forward_pre_hook(self._tap(depth))
 
     def forward(self, x: Tensor, timestep: Tensor, text: Tensor) -> Read:
         """Predict latents from the network's input (B, 2C + 4, F, h, n w)."""
+        self._reading = True
         latents: Tensor = self.transformer(
             hidden_states=x, timestep=timestep, encoder_hidden_states=text, return_dict=False
         )[0]
+        self._reading = False
         shape = _tokens_of(x)
         driver, reference = (self._look(depth, shape) for depth in (DRIVEN, FETCHED))
         posed = self._tokens(POSED, shape)
@@ -79,13 +97,13 @@ class Reader(nn.Module):
 
     def _tokens(self, depth: float, shape: tuple[int, int, int]) -> Tensor:
         """(B, F, rows, n columns, width) what a block is given, normalised."""
-        tokens = self._given[depth][0].float()
+        tokens = _laid([given.tokens for given in self._given[depth]], shape).float()
         return F.layer_norm(tokens, tokens.shape[-1:]).unflatten(1, shape)
 
     def _look(self, depth: float, shape: tuple[int, int, int]) -> Look:
         """What the first heads of a block compare."""
-        tokens, time, rotary = self._given[depth]
-        query, key = compared(self._block(depth), tokens, time, rotary)
+        sides = [compared(self._block(depth), *given) for given in self._given[depth]]
+        query, key = (_laid(list(parts), shape) for parts in zip(*sides, strict=True))
         heads = query.shape[2]
         query, key = (side[:, :, : min(GUIDED, heads)].transpose(1, 2) for side in (query, key))
         left = query.unflatten(2, shape)[:, :, 1:, :, : shape[2] // self.halves]
@@ -94,8 +112,11 @@ class Reader(nn.Module):
     def _tap(self, depth: float) -> Callable[[nn.Module, Any], None]:
         @torch.compiler.disable  # type: ignore[untyped-decorator]
         def keep(block: nn.Module, given: tuple[Any, ...]) -> None:
-            tokens, _, time, rotary = given
-            self._given[depth] = (tokens, time, rotary)
+            if not self._reading:
+                return
+            tokens, _, time, sight = given
+            rotary = sight.rotary if isinstance(sight, Sight) else sight
+            self._given.setdefault(depth, []).append(_Given(tokens, time, rotary))
 
         return cast(Callable[[nn.Module, Any], None], keep)
 
@@ -103,6 +124,14 @@ class Reader(nn.Module):
 def _tokens_of(x: Tensor) -> tuple[int, int, int]:
     """(F, rows, n columns) of the network's input, in 2 x 2 patches."""
     return x.shape[2], x.shape[3] // 2, x.shape[4] // 2
+
+
+def _laid(parts: list[Tensor], shape: tuple[int, int, int]) -> Tensor:
+    """(B, N, ...) of the canvas: as it is, or of the context and the target."""
+    if len(parts) == 1:
+        return parts[0]
+    context, target = parts
+    return join(target, context, shape)
 
 
 def _below(blocks: nn.ModuleList, depth: float) -> int:
