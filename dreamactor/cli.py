@@ -672,6 +672,22 @@ def bench_speed(
     print(bench_speed(out, from_words(SpeedConfig, settings or [])))
 
 
+@bench.command("training")
+def bench_training(
+    out: Annotated[Path, typer.Option(help="Folder of the rows; other settings add to it.")],
+    settings: Settings = None,
+) -> None:
+    """Seconds, memory and losses of a training step with random weights, on one GPU or several."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from dreamactor.backbones.folder import quiet
+    from dreamactor.config import from_words
+
+    with quiet():
+        from dreamactor.training.measure import TrainingBenchConfig, bench_training
+
+    print(bench_training(out, from_words(TrainingBenchConfig, settings or [])))
+
+
 @bench.command("long")
 def bench_long(
     cast: Annotated[Path, typer.Option(help="Cast pack with a test split.")],

@@ -85,6 +85,68 @@ def animate_2(network: Network, size: Size, passes: int) -> int:
     return passes * (once + network.layers * block) - skipped * block
 
 
+def training(network: Network, size: Size, mode: Mode, rank: int, checkpoint: bool) -> int:
+    """A step over one example: forward, again for what was not kept, and backward.
+
+    The transformer is frozen and has an adapter on its feed-forward layers. Nothing goes back to
+    what no trained number comes before: embeddings, text, and the first block's attention. Where
+    scores of attention go back they are computed anew: five products for the forward pass's two.
+
+    Args:
+        network: Shape.
+        size: Of a half.
+        mode: Of attention.
+        rank: Of the adapter.
+        checkpoint: Whether the blocks' activations are computed twice.
+    """
+    frames, one = size.latents[0], size.frame_tokens
+    aligned, whole = mode == "one-way-aligned", mode == "full"
+    target, context = (frames - 1) * one, 0 if whole else (frames + 1) * one
+    target = 2 * frames * one if whole else target
+    keys = target + (2 * one if aligned else context)
+    width, count = network.width, network.layers
+    adapter = _beside(network, rank, target) + _beside(network, rank, context)
+    block = _block(network, target, keys) + adapter
+    block += 0 if whole else _block(network, context, context)
+    passes = 2 if checkpoint else 1
+    found = _embedding(network, 2 * frames * one) + _head(network, target)
+    found += (1 if whole else 2) * _conditions(network) + passes * count * block
+    found += _head(network, target) + count * _fed_back(network, rank, target)
+    found += (count - 1) * _attention_back(network, target, keys)
+    found -= _spared(network, rank, target)
+    if not whole:  # the last block's context is seen, and goes nowhere itself
+        found += (count - 1) * _fed_back(network, rank, context)
+        found += max(0, count - 2) * _attention_back(network, context, context)
+        found += (count > 1) * 2 * _dense(context, width, width)
+        found -= (count > 1) * _spared(network, rank, context)
+    return found
+
+
+def _beside(network: Network, rank: int, tokens: int) -> int:
+    """The adapter of a block, forward."""
+    width, ffn = network.width, network.ffn
+    return _dense(tokens, width, rank, ffn) + _dense(tokens, ffn, rank, width)
+
+
+def _fed_back(network: Network, rank: int, tokens: int) -> int:
+    """A block's feed-forward layers, to their inputs, and the adapter's to its weights too."""
+    frozen = _dense(tokens, network.width, network.ffn, network.width)
+    return frozen + 2 * _beside(network, rank, tokens)
+
+
+def _spared(network: Network, rank: int, tokens: int) -> int:
+    """What the first block need not pass back to its feed-forward layer's input."""
+    return _dense(tokens, network.width, network.ffn) + _dense(tokens, network.width, rank)
+
+
+def _attention_back(network: Network, tokens: int, keys: int) -> int:
+    """Both attentions of a block; text and picture themselves get nothing."""
+    read = network.text[0] + (network.image[0] if network.image else 0)
+    return 6 * _dense(tokens, network.width, network.width) + (
+        10 * tokens * (keys + read) * network.width
+    )
+
+
 def _dense(tokens: int, *widths: int) -> int:
     """Matrix products from width to width."""
     return 2 * tokens * sum(a * b for a, b in pairwise(widths))

@@ -16,7 +16,6 @@ import math
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from dreamactor.backbones.base import Cond
@@ -34,13 +33,12 @@ from dreamactor.backbones.lora import adapter_state, save_adapter
 from dreamactor.backbones.nano import load_vae
 from dreamactor.backbones.weights import save_weights
 from dreamactor.conditioning.framing import to_picture
-from dreamactor.diffusion.flow import flow_loss
 from dreamactor.errors import DreamActorError
 from dreamactor.image import write_png
 from dreamactor.provenance import sha256
 from dreamactor.runs import RunFolder
 from dreamactor.training.cache import Cache
-from dreamactor.training.examples import lay_out
+from dreamactor.training.learner import Learner
 from dreamactor.training.looks import held_numbers
 from dreamactor.training.loop import Budget, identity, learning_rate
 from dreamactor.training.preview import Preview
@@ -70,7 +68,7 @@ class _Run:
         precision = "bf16" if on_gpu and config.precision == "bf16" else "no"
         self.accelerator = Accelerator(cpu=not on_gpu, mixed_precision=precision)
         self.device, self.leads = self.accelerator.device, self.accelerator.is_main_process
-        self.mine, self.at_once = share_of(config, self.accelerator.num_processes)
+        share_of(config, self.accelerator.num_processes)  # a fault is told before weights are read
         self.cache = Cache(config.cache)
         trainee = load_trainee(config.backbone, config.base, config.expert)
         check_fit(config, variant, self.cache, trainee)
@@ -90,20 +88,10 @@ class _Run:
 
     def _wrap(self) -> None:
         """Hand the network over to accelerate."""
-        config, transformer = self.config, self.trainee.transformer
-        if config.checkpoint:
-            transformer.enable_gradient_checkpointing()
-        trained = [p for p in transformer.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(trained, config.rate, weight_decay=config.weight_decay)
-        if config.compile:
-            transformer.compile_repeated_blocks(dynamic=False)
-        self.model, self.stepper = self.accelerator.prepare(transformer, optimiser)
-        self.optimiser: torch.optim.Optimizer = self.stepper.optimizer
-        inner = self.accelerator.unwrap_model(self.model)
-        self.params: dict[str, nn.Parameter] = {
-            name: p for name, p in inner.named_parameters() if p.requires_grad
-        }
-        self.average = {name: p.detach().clone() for name, p in self.params.items()}
+        config = self.config
+        self.learner = Learner(self.trainee, config, self.accelerator)
+        self.model, self.optimiser = self.learner.model, self.learner.optimiser
+        self.params, self.average = self.learner.params, self.learner.average
         self.preview: Preview | None = None
         if not CATALOGUE[config.backbone].hub:  # the autoencoder of a large one stays where it is
             vae = load_vae(config.vae).to(self.device).eval().requires_grad_(False)
@@ -152,55 +140,20 @@ class _Run:
         self.accelerator.end_training()
         return self.file
 
-    def _samples(self, step: int) -> list[int]:
-        """Numbers of this process's samples of a step."""
-        first = step * self.config.batch + self.accelerator.process_index * self.mine
-        return list(range(first, first + self.mine))
-
     def _read(self, step: int) -> dict[str, Tensor]:
-        held, first = self.config.held, self._samples(step)[0]
-        chosen = order(self.config.seed, len(self.cache) - held, first, self.mine)
+        held, samples = self.config.held, self.learner.samples(step)
+        chosen = order(self.config.seed, len(self.cache) - held, samples[0], len(samples))
         return self.cache.batch([held + k for k in chosen])
 
     def _update(self, batch: dict[str, Tensor]) -> Tensor:
         """One step; its loss on this process."""
-        config, samples = self.config, self._samples(self.step)
+        config = self.config
         self.rate = config.rate * learning_rate(
             self._fraction(), self.step, config.warmup, config.decay_from
         )
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate
-        self.stepper.zero_grad()
-        total = torch.zeros((), device=self.device)
-        for start in range(0, self.mine, self.at_once):
-            part = slice(start, start + self.at_once)
-            last = part.stop == self.mine
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                some = {name: value[part].to(self.device) for name, value in batch.items()}
-                loss = self._loss(some, samples[part]) * self.at_once / self.mine
-                self.accelerator.backward(loss)
-            total += loss.detach()
-        self.norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
-        self.stepper.step()
-        self._follow()
+        loss = self.learner.update(batch, self.step, self.rate)
         self.step += 1
-        return total
-
-    def _loss(self, batch: dict[str, Tensor], samples: list[int]) -> Tensor:
-        """Of some examples, on average."""
-        config = self.config
-        drawn = draw(config, batch["target"], samples, self.trainee.levels)
-        made = lay_out(batch, drawn, config.motion)
-        predicted = self.trainee.predict(self.model, made.x, drawn.sigma, made.cond)
-        weight = (1 + config.subject_weight * batch["subject"]) * (1 - 0.9 * made.shown)
-        return flow_loss(predicted, made.latents, drawn.sigma, weight, config.motion).mean()
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the averages towards the weights; faster in the beginning."""
-        decay = min(self.config.average, (1 + self.step) / (10 + self.step))
-        for name, param in self.params.items():
-            self.average[name].lerp_(param.detach(), 1 - decay)
+        return loss
 
     def _fraction(self) -> float:
         """How much of the run is over."""
@@ -214,7 +167,7 @@ class _Run:
     # ---- what is written ------------------------------------------------------------------
 
     def _log(self, loss: Tensor) -> None:
-        mean, norm = float(self.accelerator.reduce(loss, "mean")), float(whole(self.norm))
+        mean, norm = float(self.accelerator.reduce(loss, "mean")), float(whole(self.learner.norm))
         if not math.isfinite(mean):
             raise DreamActorError(
                 f"{self.folder.path}: the loss is {mean} at step {self.step}; "
@@ -232,7 +185,7 @@ class _Run:
     def _look(self) -> None:
         """Write the averaged weights, and what they make of the held examples."""
         own = {name: p.detach().clone() for name, p in self.params.items()}
-        self._wear(self.average)
+        self.learner.wear(self.average)
         # every other one first: neighbours are often twins, and the next one's driver is swapped in
         batch = self.cache.batch(sorted(range(self.config.held), key=lambda k: (k % 2, k)))
         batch = {name: value.to(self.device) for name, value in batch.items()}
@@ -248,7 +201,7 @@ class _Run:
                 found = self.preview.numbers(batch, drawn)
                 sheet = to_picture(self.preview.sheet(batch, drawn))
         self.model.train()
-        self._wear(own)
+        self.learner.wear(own)
         weights = {name: whole(value) for name, value in self.average.items()}
         if self.board is None:
             return
@@ -260,11 +213,6 @@ class _Run:
             write_png(self.folder.path / "samples" / f"{self.step:06d}.png", sheet)
             self.board.add_image("held", sheet, self.step, dataformats="HWC")
         self._write(weights)
-
-    @torch.no_grad()
-    def _wear(self, weights: dict[str, Tensor]) -> None:
-        for name, param in self.params.items():
-            param.copy_(weights[name])
 
     @property
     def file(self) -> Path:
