@@ -195,7 +195,7 @@ case $verb in
     pids=()
     for mode in "${modes[@]}"; do
       (
-        python3 -m dreamactor.cli train export --vae "$(drawn)" \
+        python3 -m dreamactor.cli train export --vae "$(vae)" \
           --transformer "$home/mode/$mode/transformer.safetensors" --out "$home/weights-$mode"
         CUDA_VISIBLE_DEVICES=$((first + ${#pids[@]})) timeout -k 5 "$((limit - SECONDS))" \
           python3 -m dreamactor.cli bench nano --cast "$home/full.castpack" \
