@@ -25,7 +25,8 @@ from tqdm import tqdm
 from dreamactor import __version__
 from dreamactor.bench import damages, planted
 from dreamactor.bench.calibration_report import Verdict, draw, find_verdicts, report
-from dreamactor.bench.judge import AskConfig, chosen_cases
+from dreamactor.bench.coverage import choose_cases
+from dreamactor.bench.judge import AskConfig
 from dreamactor.bench.judging import Scene, Task, check_settings, run
 from dreamactor.bench.manifest import Suite, SuiteCase, load_suite, read_clip
 from dreamactor.bench.results import Clips
@@ -156,7 +157,7 @@ def calibrate(
         ConfigError: Suite, settings or judge cannot be.
     """
     known = load_suite(suite)
-    cases = chosen_cases(known, config.cases, config.seed, truth=True)
+    cases = [case.name for case in choose_cases(known, config.cases, truth=True)]
     judge = config.open_judge(client, dry_run)
     kinds = [kind for kind in KINDS if kind.dimension in config.asked_for()]
     clips = _paths(known, out / "clips", cases, kinds)
