@@ -5,7 +5,6 @@ program it is a server with itself behind it, for tests that kill one.
 """
 
 import os
-import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamactor import cli
+from dreamactor.cli.options import end_on_sigterm
 from dreamactor.errors import MediaError
 from dreamactor.image import read_image
 from dreamactor.provenance import both_or_neither, write_record
@@ -63,7 +62,7 @@ def tell(reference, driving, start, end, describer):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, cli._interrupt)
+    end_on_sigterm()
     from dreamactor.studio.server import Place, serve
     from dreamactor.studio.settings import Setup
 

@@ -12,7 +12,7 @@ import pytest
 from dreamactor.backbones.keypoints import KeypointNet, KeypointsConfig, header_of
 from dreamactor.backbones.weights import save_weights
 from dreamactor.bench.poses import LIMBS, PoseBenchConfig, bench_pose, score
-from dreamactor.cli import MINI
+from dreamactor.cli.world import MINI
 from dreamactor.conditioning.skeleton import JOINTS, PoseTrack
 from dreamactor.errors import AssetError, ConfigError
 from dreamactor.world.cast import load_cast

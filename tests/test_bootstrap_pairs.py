@@ -276,7 +276,7 @@ def test_same_by_ray(folders, tmp_path):
 
 @pytest.fixture(scope="module")
 def sampler():
-    found = PairSampler(load_cast(cli.MINI), "test", size=64, frames=4)
+    found = PairSampler(load_cast(cli.world.MINI), "test", size=64, frames=4)
     try:
         found.renderer.context  # noqa: B018 - opens it
     except AssetError as fault:

@@ -39,7 +39,7 @@ def run(monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def draws() -> None:
     try:
-        Renderer(load_cast(cli.MINI)).context  # noqa: B018 - opens it
+        Renderer(load_cast(cli.world.MINI)).context  # noqa: B018 - opens it
     except AssetError as fault:
         pytest.skip(str(fault))
 
@@ -93,7 +93,7 @@ def _interrupt(*_: object, **__: object) -> None:
 def test_same_pictures_in_the_files_as_the_sampler_draws(run, tmp_path: Path):
     code, said, _ = run("sample", "--out", tmp_path, "--count", 2, "--seed", 3)
     assert code == 0
-    pair = PairSampler(load_cast(cli.MINI), "test").pair(3, 1)
+    pair = PairSampler(load_cast(cli.world.MINI), "test").pair(3, 1)
     assert f"{tmp_path / '1'}: {pair.caption}" in said.splitlines()
     assert (read_image(tmp_path / "1/reference.png") == pair.reference[..., :3]).all()
     for name, clip in (("driving", pair.driving), ("target", pair.target)):

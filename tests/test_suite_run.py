@@ -20,7 +20,7 @@ from dreamactor.bench.contestants import (
 )
 from dreamactor.bench.suite_measure import measure_clip
 from dreamactor.bench.suite_records import collect
-from dreamactor.bench.suite_run import RunConfig, Running, chosen, run_suite
+from dreamactor.bench.suite_run import RunConfig, Running, run_suite
 from dreamactor.diffusion.animator import Animator
 from dreamactor.errors import ConfigError, MediaError
 from dreamactor.video import write_clip
@@ -145,11 +145,6 @@ def test_same_by_a_worker_process(suite, tmp_path):
     )
     assert len(records) == 2
     assert not list((tmp_path / "run" / "claims").iterdir())
-
-
-def test_exact_first_cases_of_every_scenario(suite):
-    assert [case.name for case in chosen(suite, 1)] == ["human2human/0"]
-    assert len(chosen(suite, 2)) == len(chosen(suite, 0)) == 2
 
 
 def test_exact_a_torn_clip_is_made_again(suite, tmp_path):

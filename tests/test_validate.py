@@ -11,7 +11,7 @@ import pytest
 from suites import BLUE, FPS, FRAMES, RED, moving, tiny_suite
 
 from dreamactor import cli
-from dreamactor.bench.coverage import coverage
+from dreamactor.bench.coverage import choose_cases, coverage
 from dreamactor.bench.manifest import (
     SuiteCase,
     Truth,
@@ -20,6 +20,7 @@ from dreamactor.bench.manifest import (
     write_arrays,
 )
 from dreamactor.bench.validate import faults_of
+from dreamactor.errors import ConfigError
 from dreamactor.provenance import sha256
 from dreamactor.video import write_clip
 
@@ -117,6 +118,28 @@ def test_exact_coverage_counts(suite):
     assert "| all | 3 | 1 | 1 | 2 |" in table
     assert "| species: fox | 0 | 1 | 0 | 2 |" in table
     assert "| activity: travel | 1 | 0 | 3 | 0 |" in table
+
+
+def test_exact_cases_are_chosen_from_all_scenarios_in_turn(suite):
+    humans = [
+        SuiteCase(f"human2human/{k}", "human2human", "red", "blue", "red-truth") for k in range(4)
+    ]
+    foxes = [SuiteCase(f"human2animal/{k}", "human2animal", "fox", "blue") for k in range(2)]
+    suite = replace(suite, cases=[*humans, *foxes])
+
+    def chosen(count, truth=False):
+        return [case.name.replace("human2", "") for case in choose_cases(suite, count, truth)]
+
+    assert chosen(1) == ["human/0"]
+    assert chosen(3) == ["human/0", "human/1", "animal/0"]
+    assert chosen(5) == ["human/0", "human/1", "human/2", "animal/0", "animal/1"]
+    assert len(chosen(0)) == len(chosen(6)) == 6
+    assert chosen(2, truth=True) == ["human/0", "human/1"]
+    for count, truth, there in ((7, False, "6 cases"), (5, True, "4 cases with a truth")):
+        with pytest.raises(ConfigError, match=f"cases={count}: tiny has {there}$"):
+            choose_cases(suite, count, truth)
+    with pytest.raises(ConfigError, match="cases=0: tiny has 0 cases with a truth"):
+        choose_cases(replace(suite, cases=foxes), 0, truth=True)
 
 
 def test_exact_command_prints_all_faults_and_fails(suite, monkeypatch, capsys):

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dreamactor import __version__
-from dreamactor.bench import damages, planted
+from dreamactor.bench import damages
 from dreamactor.bench.calibration_report import Verdict, draw, find_verdicts, report
-from dreamactor.bench.judge import AskConfig, chosen_cases
+from dreamactor.bench.coverage import choose_cases
+from dreamactor.bench.judge import AskConfig
 from dreamactor.bench.judging import Scene, Task, check_settings, run
 from dreamactor.bench.manifest import Suite, SuiteCase, load_suite, read_clip
 from dreamactor.bench.results import Clips
@@ -85,11 +86,11 @@ def _blur(bare: Bare, x: float) -> Clip:
 
 
 def _stutter(bare: Bare, x: float) -> Clip:
-    return planted.stuttering(bare.truth, 1 + bare.frames(x))
+    return damages.stutter(bare.truth, 1 + bare.frames(x))
 
 
 def _recolour(bare: Bare, x: float) -> Clip:
-    return planted.recoloured(bare.truth, bare.subject, x)
+    return damages.recolour(bare.truth, bare.subject, x)
 
 
 KINDS = (
@@ -98,7 +99,7 @@ KINDS = (
          lambda b, x: damages.noise(b.truth, x, b.rng)),
     Kind("stutter", "motion_smoothness", "s", (0.1, 0.2, 0.4, 0.8), _stutter),
     Kind("shake", "motion_smoothness", "s", (0.1, 0.2, 0.4, 0.8),
-         lambda b, x: planted.shaken(b.truth, b.frames(x), b.rng)),
+         lambda b, x: damages.shake(b.truth, b.frames(x), b.rng)),
     Kind("flicker", "temporal_consistency", "of brightness", (0.03, 0.06, 0.12, 0.24),
          lambda b, x: damages.flicker(b.truth, x, b.rng)),
     Kind("drift", "temporal_consistency", "of the way to red", (0.1, 0.2, 0.4, 0.8),
@@ -106,11 +107,11 @@ KINDS = (
     Kind("recolour", "appearance_consistency", "of the way to violet", (0.15, 0.3, 0.6, 1.0),
          _recolour),
     Kind("swap", "appearance_consistency", "of the frames", (0.25, 0.5, 0.75, 1.0),
-         lambda b, x: planted.swapped(b.truth, b.driving, x)),
+         lambda b, x: damages.replace(b.truth, b.driving, x)),
     Kind("late", "motion_following", "s", (0.2, 0.4, 0.6, 0.9),
-         lambda b, x: planted.late(b.truth, b.frames(x))),
+         lambda b, x: damages.delay(b.truth, b.frames(x))),
     Kind("slow", "motion_following", "of the speed", (0.25, 0.5, 0.75, 1.0),
-         lambda b, x: planted.slowed(b.truth, x)),
+         lambda b, x: damages.slow(b.truth, x)),
 )  # fmt: skip
 LEVELS = 4
 
@@ -156,7 +157,7 @@ def calibrate(
         ConfigError: Suite, settings or judge cannot be.
     """
     known = load_suite(suite)
-    cases = chosen_cases(known, config.cases, config.seed, truth=True)
+    cases = [case.name for case in choose_cases(known, config.cases, truth=True)]
     judge = config.open_judge(client, dry_run)
     kinds = [kind for kind in KINDS if kind.dimension in config.asked_for()]
     clips = _paths(known, out / "clips", cases, kinds)

@@ -1,13 +1,39 @@
-"""What a suite covers: how many clips, references and cases on each side of every axis."""
+"""What a suite covers, on each side of every axis, and a part of it that covers its scenarios."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from dreamactor.bench.manifest import AXES, Media, Suite
+from dreamactor.bench.manifest import AXES, Media, Suite, SuiteCase
 from dreamactor.bench.stats import markdown_table
+from dreamactor.errors import ConfigError
 
 ABSENT = "not said"
+
+
+def choose_cases(suite: Suite, count: int, truth: bool = False) -> list[SuiteCase]:
+    """The first cases of every scenario in turn, so that all have as many, in the suite's order.
+
+    Args:
+        suite: All of them.
+        count: How many; 0 = all. More keep those of fewer.
+        truth: Only those that have one.
+
+    Raises:
+        ConfigError: There are fewer.
+    """
+    known = [case for case in suite.cases if case.truth is not None or not truth]
+    if count > len(known) or not known:
+        what = "cases with a truth" if truth else "cases"
+        raise ConfigError(f"cases={count}: {suite.name} has {len(known)} {what}")
+    turns: Counter[str] = Counter()
+    turn_of: dict[str, int] = {}
+    for case in known:
+        turn_of[case.name] = turns[case.scenario]
+        turns[case.scenario] += 1
+    firsts = sorted(known, key=lambda case: turn_of[case.name])  # stable: scenarios stay in order
+    chosen = {case.name for case in firsts[: count or len(known)]}
+    return [case for case in known if case.name in chosen]
 
 
 def coverage(suite: Suite) -> str:

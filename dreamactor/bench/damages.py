@@ -1,4 +1,6 @@
-"""Known damage to a clip that is right, at five strengths each: what every metric is held against.
+"""Known damage to a clip that is right.
+
+What every metric is held against (`validation.py`), at five strengths each, `STRENGTHS`:
 
     blur            frames seen through a Gaussian                        pixels
     noise           every value moved by itself                           levels of 255
@@ -7,6 +9,9 @@
     swapped         from the second quarter on somebody else, feet first  share of the height
     time shift      everything late; before its first frame, mirrored     frames of 1/12 s
     colour drift    more and more of one tint                             share in the last frame
+
+Others, such as `stutter` and `recolour`, set the gate's scales (`planted.py`) and calibrate judges
+(`calibration.py`), at strengths that stand there.
 
 All are functions of clip, strength and a generator that is made anew for every strength, so that a
 stronger damage is the weaker one, larger. Draws are keyed by case: nothing depends on order.
@@ -23,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamactor.errors import ConfigError, ShapeError
+from dreamactor.image import resize
 from dreamactor.interpolate import Between
 
 Clip = NDArray[np.uint8]
@@ -154,6 +160,61 @@ def impostor(clip: Clip, mask: NDArray[Any], other: Clip, theirs: NDArray[Any]) 
     either = (mask.astype(bool) | theirs.astype(bool)).astype(np.uint8)
     near = np.stack([cv2.dilate(frame, kernel) for frame in either]) > 0
     return np.where(near[..., None], other, clip)
+
+
+def stutter(clip: Clip, width: int) -> Clip:
+    """Each frame that is shown stays for `width` frames."""
+    return clip[np.arange(len(clip)) // width * width]
+
+
+def shake(clip: Clip, width: int, rng: np.random.Generator) -> Clip:
+    """Jitter in time: every frame may stand up to `width` frames early or late."""
+    order = np.arange(len(clip)) + np.rint(width * rng.uniform(-1, 1, len(clip))).astype(int)
+    return clip[order.clip(0, len(clip) - 1)]
+
+
+def delay(clip: Clip, width: int) -> Clip:
+    """Begins `width` frames late, and so never comes to its end."""
+    return clip[(np.arange(len(clip)) - width).clip(0)]
+
+
+def slow(clip: Clip, share: float) -> Clip:
+    """Goes the slower the larger the share is; 1 stands still."""
+    return clip[np.rint(np.arange(len(clip)) * (1 - share)).astype(int)]
+
+
+def recolour(clip: Clip, where: NDArray[np.bool_], size: float) -> Clip:
+    """Other colours, the same in every frame, brightness kept.
+
+    Args:
+        clip: (T, H, W, 3).
+        where: (T, H, W) whose colours change.
+        size: Of the way to a violet in CIELAB; 1 is 60 steps of a and -80 of b.
+    """
+    lab = np.stack([cv2.cvtColor(np.ascontiguousarray(f), cv2.COLOR_RGB2LAB) for f in clip])
+    moved = lab.astype(np.float32) + size * np.array([0, 60, -80], np.float32)
+    lab[where] = as_bytes(moved)[where]
+    return np.stack([cv2.cvtColor(f, cv2.COLOR_LAB2RGB) for f in lab])
+
+
+def replace(clip: Clip, other: Clip, share: float) -> Clip:
+    """Somebody else, from a moment on.
+
+    Args:
+        clip: (T, H, W, 3).
+        other: (T, h, w, 3), shown instead of the last frames.
+        share: Of the frames.
+    """
+    begin = round(len(clip) * (1 - share))
+    tail = [resize(frame, (clip.shape[1], clip.shape[2])) for frame in other[begin:]]
+    return np.concatenate([clip[:begin], np.stack(tail)]) if tail else clip
+
+
+def smear(clip: Clip, width: int) -> Clip:
+    """Every frame the mean of the `width` around it; an odd number."""
+    half = width // 2
+    padded = np.pad(clip, ((half, half), (0, 0), (0, 0), (0, 0)), mode="edge").astype(np.float32)
+    return as_bytes(np.stack([padded[t : t + width].mean(0) for t in range(len(clip))]))
 
 
 def as_bytes(clip: NDArray[Any]) -> Clip:

@@ -18,17 +18,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dreamactor import __version__
+from dreamactor.bench.coverage import choose_cases
 from dreamactor.bench.judge_report import load_calibration, report, scores_of
 from dreamactor.bench.judges import ByMeasure, ByModel, Judge, named_client
 from dreamactor.bench.judging import Scene, Task, run
-from dreamactor.bench.manifest import Suite, load_suite
+from dreamactor.bench.manifest import load_suite
 from dreamactor.bench.questions import LOOKS, Cost, Rule, Style
 from dreamactor.bench.results import find_clips, missing_clips
 from dreamactor.bench.scores import DIMENSIONS, PER_SECOND
 from dreamactor.config import check_device, check_least
 from dreamactor.errors import AnswerError, ConfigError
 from dreamactor.mllm import Client
-from dreamactor.runs import seed_of, write_text
+from dreamactor.runs import write_text
 
 WITHOUT_SAY = ("price_in", "price_out", "rule", "device", "calibration", "judge")
 """Settings that no score depends on; the judge stands in judge.json by itself."""
@@ -43,11 +44,11 @@ class AskConfig:
     dimensions: str = ",".join(DIMENSIONS)
     """Parted by commas; motion_following is a fifth."""
     cases: int = 0
-    """How many of the suite's; 0 = all."""
+    """Only so many of the suite's, evenly from all scenarios; 0 = all."""
     pool: int = 3
     """Examples in a question: first frames of other systems' clips."""
     seed: int = 0
-    """Of examples, choice of cases and intervals."""
+    """Of examples and intervals."""
     tries: int = 2
     """Times that an answer without a score is asked for."""
     chain: bool = False
@@ -187,7 +188,7 @@ def judge_suite(
         ConfigError: Suite, clips, settings or judge cannot be.
     """
     known = load_suite(suite)
-    cases = chosen_cases(known, config.cases, config.seed)
+    cases = [case.name for case in choose_cases(known, config.cases)]
     found = find_clips(known, clips, words_of(config.systems))
     judge = config.open_judge(client, dry_run)
     trusted = None if config.calibration is None else load_calibration(config.calibration, judge)
@@ -216,27 +217,6 @@ def judge_suite(
             "command asks them again"
         )
     return str(out / "report.md")
-
-
-def chosen_cases(suite: Suite, count: int, seed: int, truth: bool = False) -> list[str]:
-    """Names of cases, in the suite's order.
-
-    Args:
-        suite: All of them.
-        count: How many; 0 = all. More of the same seed keep those of fewer.
-        seed: Of the choice.
-        truth: Only those that have one.
-
-    Raises:
-        ConfigError: There are fewer.
-    """
-    names = [case.name for case in suite.cases if case.truth is not None or not truth]
-    if count > len(names) or not names:
-        what = "cases with a truth" if truth else "cases"
-        raise ConfigError(f"cases={count}: {suite.name} has {len(names)} {what}")
-    drawn = sorted(names, key=lambda name: seed_of(seed, f"judge/case/{name}", 0))
-    chosen = set(drawn[: count or len(names)])
-    return [name for name in names if name in chosen]
 
 
 def words_of(text: str) -> list[str]:

@@ -1,8 +1,8 @@
-"""Faults planted into clips that are right, and what the truth says of any clip.
+"""Which faults are planted into clips that are right, and what the truth says of any clip.
 
-Neither the gate of `bootstrap` nor the judge of `judge.py` sees a truth. The world does: here are
-clips with known faults to set the gate's scales on and to calibrate judges by, and the true error
-to hold the gate against.
+The gate of `bootstrap` sees no truth. The world does: here are clips with known faults to set the
+gate's scales on, and the true error to hold the gate against. How a clip is damaged stands in
+`damages.py`.
 
 Legend: T frames of H x W pixels; clips (T, H, W, 3) uint8.
 """
@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dreamactor.bench import damages, metrics
 from dreamactor.bench.baselines import flow_warp
 from dreamactor.bench.evaluate import Case
-from dreamactor.image import resize
 
 Clip = NDArray[np.uint8]
 
@@ -76,7 +74,7 @@ def plant(
     for sigma in (4.0, 12.0):  # levels of 255
         yield "noise", sigma, damages.noise(truth, sigma, rng)
     for width in (3, 7):  # frames
-        yield "smear", width, _smeared(truth, width)
+        yield "smear", width, damages.smear(truth, width)
     for size in (0.03, 0.12):  # parts of the brightness
         yield "flicker", size, damages.flicker(truth, size, rng)
     for size in (1, 3):  # pixels
@@ -86,7 +84,7 @@ def plant(
         ]
         yield "jitter", size, np.stack(moved)
     for width in (2, 4):
-        yield "stutter", width, stuttering(truth, width)
+        yield "stutter", width, damages.stutter(truth, width)
     yield "frozen", 1, first.repeat(count, 0)
     yield "frozen", 2, case.reference[None].repeat(count, 0)
     yield "slow", 2, truth[np.arange(count) // 2]
@@ -100,57 +98,3 @@ def plant(
     yield "tint", 0.3, damages.tint(truth, 0.3)
     yield "fade", 1, damages.as_bytes(truth + ramp * (source.astype(float) - truth))
     yield "flow warp", 1, flow_warp(case.reference, source)
-
-
-def stuttering(clip: Clip, width: int) -> Clip:
-    """Each frame that is shown stays for `width` frames."""
-    return clip[np.arange(len(clip)) // width * width]
-
-
-def shaken(clip: Clip, width: int, rng: np.random.Generator) -> Clip:
-    """Jitter in time: every frame may stand up to `width` frames early or late."""
-    order = np.arange(len(clip)) + np.rint(width * rng.uniform(-1, 1, len(clip))).astype(int)
-    return clip[order.clip(0, len(clip) - 1)]
-
-
-def late(clip: Clip, width: int) -> Clip:
-    """Begins `width` frames late, and so never comes to its end."""
-    return clip[(np.arange(len(clip)) - width).clip(0)]
-
-
-def slowed(clip: Clip, share: float) -> Clip:
-    """Goes the slower the larger the share is; 1 stands still."""
-    return clip[np.rint(np.arange(len(clip)) * (1 - share)).astype(int)]
-
-
-def recoloured(clip: Clip, where: NDArray[np.bool_], size: float) -> Clip:
-    """Other colours, the same in every frame, brightness kept.
-
-    Args:
-        clip: (T, H, W, 3).
-        where: (T, H, W) whose colours change.
-        size: Of the way to a violet in CIELAB; 1 is 60 steps of a and -80 of b.
-    """
-    lab = np.stack([cv2.cvtColor(np.ascontiguousarray(f), cv2.COLOR_RGB2LAB) for f in clip])
-    moved = lab.astype(np.float32) + size * np.array([0, 60, -80], np.float32)
-    lab[where] = damages.as_bytes(moved)[where]
-    return np.stack([cv2.cvtColor(f, cv2.COLOR_LAB2RGB) for f in lab])
-
-
-def swapped(clip: Clip, other: Clip, share: float) -> Clip:
-    """Somebody else, from a moment on.
-
-    Args:
-        clip: (T, H, W, 3).
-        other: (T, h, w, 3), shown instead of the last frames.
-        share: Of the frames.
-    """
-    begin = round(len(clip) * (1 - share))
-    tail = [resize(frame, (clip.shape[1], clip.shape[2])) for frame in other[begin:]]
-    return np.concatenate([clip[:begin], np.stack(tail)]) if tail else clip
-
-
-def _smeared(clip: Clip, width: int) -> Clip:
-    half = width // 2
-    padded = np.pad(clip, ((half, half), (0, 0), (0, 0), (0, 0)), mode="edge").astype(np.float32)
-    return damages.as_bytes(np.stack([padded[t : t + width].mean(0) for t in range(len(clip))]))

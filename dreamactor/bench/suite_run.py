@@ -32,6 +32,7 @@ from dreamactor.bench.contestants import (
     about_of,
     contestant,
 )
+from dreamactor.bench.coverage import choose_cases
 from dreamactor.bench.manifest import Suite, SuiteCase, load_suite
 from dreamactor.bench.results import clip_of
 from dreamactor.bench.suite_measure import measure_clip
@@ -262,15 +263,16 @@ def run_suite(
         All records of the run, those of other systems too.
 
     Raises:
-        ConfigError: The folder is of another suite, or the label of another system.
+        ConfigError: The folder is of another suite, or the label of another system; or the suite
+            has fewer cases.
         MediaError: Some clips could not be made or measured; all others are.
     """
     if not LABEL.fullmatch(label):
         near = re.sub(r"[^a-z0-9_.-]+", "-", label.lower()).strip("-_.")[:48] or "ours"
         raise ConfigError(f"name {label!r}: want a-z, 0-9, _ . and -; such as {near}")
     suite = load_suite(suite_root)
+    names = [case.name for case in choose_cases(suite, config.cases)]
     _begin(suite, out, label, system, config)
-    names = [case.name for case in chosen(suite, config.cases)]
     running = Running(
         out.absolute(), suite_root.absolute(), label, system, names,
         config.lpips, config.perceptual, config.expiry, _lying(suite, system, names),
@@ -292,19 +294,6 @@ def run_suite(
             f"measured. The first, {name}: {why}"
         )
     return records
-
-
-def chosen(suite: Suite, count: int) -> list[SuiteCase]:
-    """The first cases of every scenario in turn, `count` in all; 0 = all."""
-    if not count:
-        return list(suite.cases)
-    groups: dict[str, list[SuiteCase]] = {}
-    for case in suite.cases:
-        groups.setdefault(case.scenario, []).append(case)
-    turns = range(max(map(len, groups.values())))
-    order = [group[k] for k in turns for group in groups.values() if k < len(group)]
-    kept = {case.name for case in order[:count]}
-    return [case for case in suite.cases if case.name in kept]
 
 
 def _begin(suite: Suite, out: Path, label: str, system: Contestant, config: RunConfig) -> None:
