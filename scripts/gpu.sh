@@ -103,7 +103,8 @@ train() {
     sha256sum "$run/$file" || true
   }
   torch() {
-    timeout -k 5 "$((limit - SECONDS))" torchrun --nproc-per-node "$gpus" -m dreamactor.cli train \
+    timeout -k 40 "$((limit - SECONDS))" torchrun --nproc-per-node "$gpus" \
+      --master-port $((29500 + first)) -m dreamactor.cli train \
       "$@" >> "$run.log" 2>&1
   }
   local code=0
@@ -175,7 +176,7 @@ case $verb in
     pids=()
     for mode in "${modes[@]}"; do
       of_mode "$mode" 20
-      CUDA_VISIBLE_DEVICES=$((first + ${#pids[@]})) timeout -k 5 "$((limit - SECONDS))" \
+      CUDA_VISIBLE_DEVICES=$((first + ${#pids[@]})) timeout -k 40 "$((limit - SECONDS))" \
         python3 -m dreamactor.cli train nano --out "$home/mode/$mode" attention="$mode" \
         pool="$pools/pool-$mode" short="$pools/short-$mode" vae="$(vae)" text="$home/text" \
         start="$home/start/transformer.safetensors" perceptual="$home/vgg.safetensors" \

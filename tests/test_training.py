@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +43,7 @@ from dreamactor.training.latents import (
     halve,
     of_pairs,
 )
-from dreamactor.training.loop import Average, Loop, Worker, learning_rate
+from dreamactor.training.loop import LOOK_EVERY, Average, Loop, Worker, learning_rate
 from dreamactor.training.matches import matching_cells
 from dreamactor.training.nano import (
     NanoTrainConfig,
@@ -448,6 +450,28 @@ def test_a_paused_run_goes_on(tmp_path: Path) -> None:
         loop = Loop(folder, worker, model, optimisers, average, 60, 1, 1.0, steps.append, 0.002)
         loop.run(lambda step: {"total": model.weight.sum()}, lambda: None)
     assert 0 < steps[0] < steps[1]
+
+
+def test_a_run_that_is_told_to_end_saves_first(tmp_path: Path) -> None:
+    """exact: SIGTERM at step 5 pauses at the next look, and the next process goes on from there."""
+    exported: list[int] = []
+
+    def losses(step: int) -> dict[str, torch.Tensor]:
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"total": model.weight.sum()}
+
+    before = signal.getsignal(signal.SIGTERM)
+    for expected in (LOOK_EVERY, LOOK_EVERY):
+        model = torch.nn.Linear(2, 2)
+        optimisers = optimisers_for(model, "", "adamw", 1e-3, 0.0)
+        folder = RunFolder.open(tmp_path / "run", {})
+        average = Average(model, 0.9)
+        minutes = 60.0 if not exported else 0.0
+        loop = Loop(folder, CPU, model, optimisers, average, minutes, 1, 1.0, exported.append)
+        loop.run(losses, lambda: None)
+        assert exported[-1] == loop.step == expected
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_another_config_refuses_to_resume(tmp_path: Path) -> None:

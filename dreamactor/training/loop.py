@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -155,6 +157,17 @@ def learning_rate(fraction: float, step: int, warmup: int, decay_from: float) ->
     return min(1.0, (step + 1) / warmup) * max(0.0, decay)
 
 
+@contextmanager
+def _signalled() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, in the place of what it did before."""
+    told = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: told.set())
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class Average:
     """Exponential moving average of a model's weights."""
 
@@ -276,14 +289,26 @@ class Loop:
         Args:
             losses: For a step, named scalars; "total" is minimised, all are logged.
             look: Called every LOOK_EVERY steps, before the step.
+
+        SIGTERM, which `timeout` and batch systems send before they kill, pauses it.
         """
         self.budget.started = time.monotonic()  # waiting for the pool is not training
+        with _signalled() as told:
+            self._steps(losses, look, told)
+        self.save()
+
+    def _steps(
+        self,
+        losses: Callable[[int], dict[str, Tensor]],
+        look: Callable[[], None],
+        told: threading.Event,
+    ) -> None:
         sums: dict[str, Tensor] = {}
         count, saved, looked = 0, time.monotonic(), 0.0
         while True:
             if self.step % LOOK_EVERY == 0:
-                if self.worker.agree(self._ended()):
-                    break
+                if self.worker.agree(self._ended() or told.is_set()):
+                    return
                 self.fraction = self.worker.share(self.budget.fraction)
                 before = time.monotonic()
                 look()
@@ -300,7 +325,6 @@ class Loop:
             if self.step % LOG_EVERY == 0:
                 self._log({name: value / count for name, value in sums.items()}, looked)
                 sums, count, looked = {}, 0, 0.0
-        self.save()
 
     def _ended(self) -> bool:
         here = time.monotonic() - self.worker.began
