@@ -17,9 +17,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers import HunyuanVideo15Transformer3DModel, WanTransformer3DModel
 from torch.testing import assert_close
 
+from dreamactor.backbones.catalogue import Mode
 from dreamactor.backbones.lora import AdapterInfo, adapter_state, attach, read_info, save_adapter
 from dreamactor.backbones.nano import NanoConfig, load_transformer
 from dreamactor.backbones.nano_vae import NanoVAE, NanoVAEConfig
@@ -135,15 +137,19 @@ def test_shares_are_met(files: Path) -> None:
 # ---- runs -------------------------------------------------------------------------------------
 
 
-def test_a_run_learns_and_writes_an_adapter_of_its_base(files: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [None, "full", "one-way"])
+def test_a_run_learns_and_writes_an_adapter_of_its_base(
+    files: Path, tmp_path: Path, mode: Mode | None
+) -> None:
     """The whole stage at tiny size: the loss falls, the base stays, the file says what it is."""
-    config = _config(files, steps=60, look_every=20, average=0.9)
+    config = _config(files, steps=60, look_every=20, average=0.9, attention=mode)
     path = train_adapter(config, "pose", tmp_path / "run")
     losses = list(_losses(tmp_path / "run").values())
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
     info = read_info(path)
     base = sha256(config.base)
     assert (info.variant, info.backbone, info.weights, info.rank) == ("pose", "nano", base, 4)
+    assert info.attention == (mode or "one-way-aligned")
     assert info.lead == 4  # a third of a second at 12 frames a second
     assert len(info.config) == 16
     looks = _looks(tmp_path / "run")
@@ -179,8 +185,32 @@ def test_the_second_stage_starts_where_the_first_ended(files: Path, tmp_path: Pa
     save_weights(tmp_path / "other.safetensors", other.state_dict(), header)
     with pytest.raises(WeightsError, match="want the backbone it was trained on"):
         train_adapter(replace(rgb, base=tmp_path / "other.safetensors"), "rgb", tmp_path / "no")
-    with pytest.raises(ConfigError, match=r"rank=4 targets=ff, here rank=8"):
+    with pytest.raises(ConfigError, match=r"rank=4, here rank=8; want the same"):
         train_adapter(replace(rgb, rank=8), "rgb", tmp_path / "no")
+
+
+def test_a_one_way_mode_is_not_sharded(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Accelerator, "is_fsdp2", True)
+    with pytest.raises(ConfigError, match=r"attention=one-way-aligned: cannot be sharded; want"):
+        train_adapter(_config(files, steps=1), "pose", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_mode_of_attention_stays_from_stage_to_stage(files: Path, tmp_path: Path) -> None:
+    """exact: what is not said is the first stage's; refuses: another, and a context with noise."""
+    first = _config(files, steps=1, attention="one-way")
+    pose = train_adapter(first, "pose", tmp_path / "pose")
+    rgb = RgbConfig(**vars(_config(files, cache=files / "rgb", start=pose, steps=1)))
+    assert read_info(train_adapter(rgb, "rgb", tmp_path / "rgb")).attention == "one-way"
+    with pytest.raises(ConfigError, match=r"attention=one-way, here attention=full; want the same"):
+        train_adapter(replace(rgb, attention="full"), "rgb", tmp_path / "no")
+    with pytest.raises(ConfigError, match=r"never noised; want motion=clean, or attention=full"):
+        train_adapter(replace(first, motion="noised"), "pose", tmp_path / "no")
+    noised = train_adapter(_config(files, steps=1, motion="noised"), "pose", tmp_path / "noised")
+    assert read_info(noised).attention == "full"
+    assert not (tmp_path / "no").exists()
 
 
 def test_full_fine_tuning_writes_a_transformer(files: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from torch.testing import assert_close
 from wan_folder import BOUNDARY, write
 
 from dreamactor.backbones.catalogue import CATALOGUE, Options
+from dreamactor.backbones.incontext import set_mode
 from dreamactor.backbones.load import load_backbone, load_encoder, load_trainee
 from dreamactor.backbones.lora import attach, read_info
 from dreamactor.backbones.stacking import join
@@ -32,7 +33,7 @@ from dreamactor.training.adapt import train_adapter
 from dreamactor.training.cache import Cache
 from dreamactor.training.encode import CacheConfig, fill_cache
 from dreamactor.training.examples import lay_out
-from dreamactor.training.stage import AdaptConfig, RgbConfig, draw, prepare
+from dreamactor.training.stage import AdaptConfig, RgbConfig, draw, in_mode, mode_for, prepare
 from dreamactor.video import write_clip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -169,6 +170,37 @@ def test_examples_are_laid_out_as_at_inference(name, folders, caches):
         expected = made.x - 0.95 * backbone.velocity(made.x, sigma, cond)
         found = trainee.predict(trainee.transformer, made.x, sigma, made.cond)
     assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["one-way", "one-way-aligned"])
+def test_a_trainee_in_a_one_way_mode_is_what_animates(mode, folders, caches):
+    """same: of the target what the sampler gets, with its empty prompt; what is given, exactly."""
+    backbone = load_backbone(WAN, folders[WAN], options=Options(size=SIZE, frames=FRAMES))
+    set_mode(backbone.transformer, mode)
+    config, cache = _config(WAN, folders, caches, no_text=0.0), Cache(caches[WAN])
+    batch = cache.batch([7])
+    drawn = draw(config, batch["target"], [0])
+    made = lay_out(batch, drawn, "clean")
+    trainee = in_mode(load_trainee(WAN, folders[WAN]), mode, cache.silence)
+    with torch.no_grad():
+        expected = made.x - 0.95 * backbone.velocity(made.x, torch.tensor([0.95]), made.cond)
+        found = trainee.predict(trainee.transformer, made.x, torch.tensor([0.95]), made.cond)
+    half = found.shape[-1] // 2
+    target = found[:, :, 1:, :, :half]
+    assert_close(target, expected[:, :, 1:, :, :half], atol=1e-3, rtol=1e-3)
+    assert torch.equal(found[..., half:], made.cond.latents[..., half:])
+    assert torch.equal(found[:, :, 0], made.cond.latents[:, :, 0])
+
+
+def test_only_what_can_be_is_trained_in_a_one_way_mode(folders, caches):
+    """exact: the mode of each backbone; refuses: HunyuanVideo's in another than full."""
+    for name in NAMES:
+        config = _config(name, folders, caches)
+        trainee = load_trainee(name, folders[name], config.expert)
+        wanted = "full" if name == HUNYUAN else "one-way-aligned"
+        assert mode_for(config, trainee) == wanted
+    with pytest.raises(ConfigError, match=f"attention=one-way: {HUNYUAN} has only full"):
+        mode_for(replace(config, attention="one-way"), trainee)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -396,7 +428,8 @@ def _launched(before: list[str], config: AdaptConfig, run: Path) -> list[float]:
 @pytest.mark.parametrize("how", ["ddp", "sharded"])
 def test_two_processes_are_one_run(how, folders, caches, tmp_path):
     """unchanged by: a copy in each of two processes, or the network shared out to them."""
-    config = _config(WAN, folders, caches, steps=20, batch=2, look_every=10)
+    mode = "full" if how == "sharded" else "one-way-aligned"  # which cannot be
+    config = _config(WAN, folders, caches, steps=20, batch=2, look_every=10, attention=mode)
     train_adapter(config, "pose", tmp_path / "one")
     root = Path(__file__).parent
     torchrun = ["torch.distributed.run", "--nproc-per-node", "2", "--standalone"]

@@ -19,6 +19,7 @@ from dreamactor.cli import main
 from dreamactor.errors import ConfigError
 from dreamactor.training.cache import CacheHeader, open_cache, shard_path, write_examples
 from dreamactor.training.plan import (
+    ALIGNED,
     FORWARD,
     MEASURED,
     SAVED,
@@ -36,7 +37,8 @@ WAN14, HUNYUAN = "wan2.1-i2v-14b-480p", "hunyuanvideo-1.5-480p-i2v"
 
 
 def _config(name: str = WAN14, **more: object) -> AdaptConfig:
-    return AdaptConfig(cache=Path("nowhere"), base=Path("nowhere"), backbone=name, **more)
+    known = {"attention": "full", **more}
+    return AdaptConfig(cache=Path("nowhere"), base=Path("nowhere"), backbone=name, **known)
 
 
 def _network(name: str) -> torch.nn.Module:
@@ -221,6 +223,23 @@ def test_without_a_cache_it_takes_the_backbones_own_size() -> None:
     assert hours[0] == pytest.approx(8 * hours[3], rel=0.01)
     paper = next(line for line in lines if line.startswith("The paper's"))
     assert paper.split()[-5].replace(",", "") == str(round(hours[0]))  # as many examples in all
+
+
+def test_a_step_of_one_way_aligned_is_a_share_of_a_full_one() -> None:
+    """exact: and it is what settings that say nothing have, of backbones that can."""
+    entry, tokens = CATALOGUE[WAN14], tokens_of(49, 480, 832)
+    said = step_seconds(entry, _config(attention="one-way-aligned"), tokens, 1)
+    unsaid = step_seconds(entry, _config(attention=None), tokens, 1)
+    full = step_seconds(entry, _config(), tokens, 1)
+    assert said == unsaid == pytest.approx(ALIGNED * (full or 0))
+    assert step_seconds(entry, _config(attention="one-way"), tokens, 1) is None
+    hunyuan = CATALOGUE[HUNYUAN]
+    assert step_seconds(hunyuan, _config(HUNYUAN, attention=None), tokens, 1) == step_seconds(
+        hunyuan, _config(HUNYUAN), tokens, 1
+    )
+    assert "attention  one-way-aligned" in list(plan(_config(attention=None, batch=8)))
+    rows = [x.split() for x in plan(_config(attention=None, batch=8)) if x[:4].strip().isdigit()]
+    assert {row[3] for row in rows} == {"-"}  # one-way modes cannot be sharded
 
 
 def test_unknown_is_said(tmp_path: Path) -> None:

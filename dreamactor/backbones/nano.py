@@ -237,8 +237,7 @@ def load_transformer(
 
 
 def load_trainee(path: Path) -> Trainee:
-    """The transformer of a weight file, to be trained; adapters learn in full attention."""
-    incontext.check_mode(path, read_header(path), "full")
+    """The transformer of a weight file, to be trained; in the mode that the file names."""
     transformer, shape = load_transformer(path)
     grid = LatentGrid(STRIDE_T, STRIDE_S, shape.latent_channels)
     return Trainee(Nano.name, transformer, predict, grid, sha256(path), load_weights(path)[1])

@@ -28,12 +28,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dreamactor.backbones.base import Cond
 from dreamactor.backbones.catalogue import CATALOGUE
+from dreamactor.backbones.incontext import mode_of
 from dreamactor.backbones.load import Variant, load_trainee
 from dreamactor.backbones.lora import adapter_state, save_adapter
 from dreamactor.backbones.nano import load_vae
 from dreamactor.backbones.weights import save_weights
 from dreamactor.conditioning.framing import to_picture
-from dreamactor.errors import DreamActorError
+from dreamactor.errors import ConfigError, DreamActorError
 from dreamactor.image import write_png
 from dreamactor.provenance import sha256
 from dreamactor.runs import RunFolder
@@ -42,7 +43,16 @@ from dreamactor.training.learner import Learner
 from dreamactor.training.looks import held_numbers
 from dreamactor.training.loop import Budget, identity, learning_rate
 from dreamactor.training.preview import Preview
-from dreamactor.training.stage import AdaptConfig, check_fit, draw, order, prepare, share_of
+from dreamactor.training.stage import (
+    AdaptConfig,
+    check_fit,
+    draw,
+    in_mode,
+    mode_for,
+    order,
+    prepare,
+    share_of,
+)
 from dreamactor.training.state import load_state, put_back, read_out, save_state, whole
 
 BEFORE = -1
@@ -72,6 +82,12 @@ class _Run:
         self.cache = Cache(config.cache)
         trainee = load_trainee(config.backbone, config.base, config.expert)
         check_fit(config, variant, self.cache, trainee)
+        mode = mode_for(config, trainee)
+        if self.accelerator.is_fsdp2 and mode != "full":  # its blocks are called twice a pass
+            raise ConfigError(
+                f"attention={mode}: cannot be sharded; want attention=full, or whole copies "
+                "(configs/accelerate/ddp.yaml)"
+            )
         known = {
             **identity(asdict(config)),
             "variant": variant,
@@ -80,7 +96,7 @@ class _Run:
             "started_from": sha256(config.start) if config.start else None,
         }
         digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
-        self.trainee = trainee
+        self.trainee = in_mode(trainee, mode, self.cache.silence)
         self.info = prepare(trainee, config, self.cache.header, digest)
         self.folder = RunFolder.open(run, known, self.leads)  # last: a fault leaves no folder
         self._wrap()
@@ -225,6 +241,7 @@ class _Run:
             cache = self.cache.header
             learnt = {"task": "animate", "variant": cache.task, "lead": cache.lead}
             header = {**learnt, "steps": self.step, "motion": self.config.motion}
+            header["attention"] = mode_of(self.trainee.transformer)
             save_weights(self.file, weights, {**self.trainee.header, **header})
             return
         state = adapter_state(self.trainee.transformer, weights)

@@ -28,13 +28,12 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from dreamactor import __version__
-from dreamactor.backbones.base import Cond, Trainee
+from dreamactor.backbones.base import Trainee
 from dreamactor.backbones.catalogue import CATALOGUE, GIB, Mode
-from dreamactor.backbones.incontext import set_mode
 from dreamactor.backbones.layers import STRIDE_S, STRIDE_T
 from dreamactor.backbones.shapes import NETWORKS, Network, Size, build, nearest_of
 from dreamactor.backbones.wan_training import predict
@@ -51,7 +50,7 @@ from dreamactor.training.cache import CacheHeader
 from dreamactor.training.learner import Learner
 from dreamactor.training.measure_report import Row, add, read
 from dreamactor.training.plan import adapter_size, memory, step_seconds, tokens_of
-from dreamactor.training.stage import AdaptConfig, prepare, share_of
+from dreamactor.training.stage import AdaptConfig, in_mode, prepare, share_of
 
 BACKBONES = {
     "wan-14b": "wan2.1-i2v-14b-480p",
@@ -288,15 +287,9 @@ def learner_of(config: TrainingBenchConfig, accelerator: Accelerator) -> Learner
     network, device = config.network, accelerator.device
     torch.manual_seed(config.seed)  # the same in every process
     transformer = build(network, "wan", device, config.torch_dtype)
-    set_mode(transformer, config.mode)
-    silence = None if config.mode == "full" else torch.zeros(1, *network.text, device=device)
-
-    def ask(transformer: nn.Module, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
-        more = {} if silence is None else {"silence": silence}
-        return predict(partial(transformer, **more), x, sigma, cond)  # type: ignore[arg-type]
-
     grid = LatentGrid(STRIDE_T, STRIDE_S, network.channels)
-    trainee = Trainee(BACKBONES[config.shape], transformer, ask, grid, "random", {})
+    trainee = Trainee(BACKBONES[config.shape], transformer, predict, grid, "random", {})
+    trainee = in_mode(trainee, config.mode, torch.zeros(network.text, device=device))
     header = CacheHeader("rgb", trainee.name, "random", 16.0, {})
     prepare(trainee, config.recipe, header, "")
     return Learner(trainee, config.recipe, accelerator)

@@ -1,6 +1,7 @@
 """What a training of an adapter will take, before it begins: memory of each GPU, and hours.
 
-Nothing here was measured by training. Everything is scaled from what was:
+Scaled from what was measured; a step of Wan 14B took 5 % longer on one H200 than foreseen here for
+an H100, and 1 % less memory (docs/train_your_own.md):
 
     forward(n)   = a n + b n^2 seconds for n tokens, through two forward passes measured on one H100
                    (`FORWARD`); a is what linear layers take, b attention. Another backbone of the
@@ -14,6 +15,8 @@ Nothing here was measured by training. Everything is scaled from what was:
     block        = n * width * `SAVED` bytes that one block keeps for its own backward pass, and
                    the room of one measured forward pass (`Entry.activations`), by the tokens
 
+    one-way-aligned   `ALIGNED` times the step of full, and its memory (2 % more were measured)
+
 Sharded (FSDP2), weights and adapter are shared out, and two blocks of weights are whole at a time.
 Communication, DDP's second copy of gradients, reading, looks and states are not counted.
 """
@@ -23,8 +26,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dreamactor.backbones.catalogue import CATALOGUE, GIB, Entry, Family, Shape
+from dreamactor.backbones.catalogue import CATALOGUE, GIB, Entry, Family, Mode, Shape
 from dreamactor.backbones.load import check_backbone
+from dreamactor.backbones.lora import read_info
 from dreamactor.errors import ConfigError
 from dreamactor.training.cache import Cache
 from dreamactor.training.stage import AdaptConfig, share_of
@@ -42,6 +46,9 @@ autograd's hooks, with frozen weights and autocast in bfloat16 and an adapter in
 feed-forward layers, 1,024 tokens, 1,280 and 1,024 channels. nano's blocks are Wan's."""
 ADAPTER_BYTES = 20
 """Of each trained number: weight, gradient, AdamW's two moments and the average, all float32."""
+ALIGNED = 0.78
+"""Seconds of a step in mode one-way-aligned over those in mode full: Wan 14B, 832x480x49, rank
+256, one H200. With more frames it is less."""
 FRAMES = 49
 """Of the paper's shortest clips; taken where there is no cache yet."""
 PIXELS = 16
@@ -109,15 +116,25 @@ def _reach(shape: Shape) -> int:
 
 
 def step_seconds(entry: Entry, config: AdaptConfig, tokens: int, examples: int) -> float | None:
-    """Seconds of a step on an H100 that has so many examples; None = no forward was measured."""
-    rates = forward_rates(entry)
-    if rates is None:
+    """Seconds of a step on an H100 that has so many examples; None = nothing was measured."""
+    rates, mode = forward_rates(entry), mode_of(entry, config)
+    if rates is None or mode == "one-way":
         return None
     trained = adapter_size(entry.shape, config.rank, config.targets)
     share = trained / entry.parts["transformer"]
     again = 1 if config.checkpoint else 0
     linear = (2 + again + 4 * share) * rates[0] * tokens
-    return examples * (linear + (3.5 + again) * rates[1] * tokens**2)
+    whole = examples * (linear + (3.5 + again) * rates[1] * tokens**2)
+    return whole if mode == "full" else ALIGNED * whole
+
+
+def mode_of(entry: Entry, config: AdaptConfig) -> Mode:
+    """Of attention, by the settings alone: what `stage.mode_for` says once weights are read."""
+    if config.attention is not None:
+        return config.attention
+    if config.start is not None and config.start.is_file():
+        return read_info(config.start).attention
+    return "full" if entry.family == "hunyuan" or config.motion != "clean" else "one-way-aligned"
 
 
 def memory(entry: Entry, config: AdaptConfig, tokens: int, at_once: int, shards: int = 1) -> Load:
@@ -171,7 +188,9 @@ def plan(config: AdaptConfig) -> Iterator[str]:
         size = f"{native['width']}x{native['height']}, {frames} frames"
         where = f"{size}; no cache at {config.cache} yet"
     trained = adapter_size(entry.shape, config.rank, config.targets)
+    mode = mode_of(entry, config)
     yield f"adapter    rank {config.rank} on {config.targets}: {trained / 1e6:.1f} million numbers"
+    yield f"attention  {mode}"
     yield f"example    {tokens:,} tokens ({where})"
     yield f"run        {config.steps:,} steps of {config.batch}"
     yield ""
@@ -196,7 +215,9 @@ def plan(config: AdaptConfig) -> Iterator[str]:
 def _row(entry: Entry, config: AdaptConfig, tokens: int, gpus: int) -> str:
     mine, at_once = share_of(config, gpus)
     whole = memory(entry, config, tokens, at_once).total
-    sharded = f"{memory(entry, config, tokens, at_once, gpus).total:.1f}" if gpus > 1 else "-"
+    sharded = "-"  # one-way modes cannot be
+    if gpus > 1 and mode_of(entry, config) == "full":
+        sharded = f"{memory(entry, config, tokens, at_once, gpus).total:.1f}"
     seconds = step_seconds(entry, config, tokens, mine)
     times = ("unknown", "unknown")
     if seconds is not None:

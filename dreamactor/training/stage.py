@@ -6,17 +6,20 @@ Legend: B examples of a step, C latent channels, F latent frames, h x w cells of
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-from torch import Tensor
+from diffusers import WanTransformer3DModel
+from torch import Tensor, nn
 
-from dreamactor.backbones.base import Trainee
-from dreamactor.backbones.catalogue import CATALOGUE, Expert
+from dreamactor.backbones.base import Cond, Trainee
+from dreamactor.backbones.catalogue import CATALOGUE, Expert, Mode
+from dreamactor.backbones.incontext import mode_of, set_mode
 from dreamactor.backbones.load import Variant, check_backbone
-from dreamactor.backbones.lora import AdapterInfo, attach, load_adapter
+from dreamactor.backbones.lora import AdapterInfo, attach, load_adapter, read_info
 from dreamactor.backbones.nano import DATA
 from dreamactor.diffusion.flow import MotionHalf, sample_sigma
 from dreamactor.errors import ConfigError
@@ -42,6 +45,10 @@ class AdaptConfig:
     """Of a backbone of two transformers the one that learns, at its own noise levels."""
     targets: Literal["ff", "attention", "full"] = "ff"
     """ff (the paper), attention, or full: no adapter, every weight learns."""
+    attention: Mode | None = None
+    """Who sees whom on the canvas (`backbones.incontext`). None takes that of `start`; without,
+    one-way-aligned, whose steps cost a third (docs/fast.md), or full, which is the paper's, where a
+    backbone has no other or motion is not clean."""
     rank: int = 256
     steps: int = 50_000
     minutes: float = math.inf
@@ -176,6 +183,56 @@ def check_fit(config: AdaptConfig, variant: Variant, cache: Cache, trainee: Trai
         raise ConfigError(f"{where}: {len(cache)} examples, want more than held={config.held}")
 
 
+def mode_for(config: AdaptConfig, trainee: Trainee) -> Mode:
+    """The mode of attention of a run.
+
+    Raises:
+        ConfigError: The backbone or the motion half cannot have the one that is asked for.
+        WeightsError: The adapter to start from is damaged.
+    """
+    able = isinstance(trainee.transformer, WanTransformer3DModel)
+    wanted = config.attention
+    if wanted is None and config.start is not None:
+        wanted = read_info(config.start).attention
+    if wanted is None:
+        return "one-way-aligned" if able and config.motion == "clean" else "full"
+    if wanted != "full" and not able:
+        raise ConfigError(f"attention={wanted}: {trainee.name} has only full")
+    if wanted != "full" and config.motion != "clean":
+        raise ConfigError(
+            f"attention={wanted} motion={config.motion}: the context of a one-way mode is never "
+            "noised; want motion=clean, or attention=full"
+        )
+    return wanted
+
+
+def in_mode(trainee: Trainee, mode: Mode, silence: Tensor | None = None) -> Trainee:
+    """A trainee that attends in a mode.
+
+    Args:
+        trainee: Its transformer is changed in place.
+        mode: Of attention.
+        silence: (L, D) of the empty prompt; None = zeros.
+
+    Returns:
+        One whose predictions of what is given, in a one-way mode, are what is given.
+    """
+    if isinstance(trainee.transformer, WanTransformer3DModel):
+        set_mode(trainee.transformer, mode)
+    if mode == "full":
+        return trainee
+
+    def predict(transformer: nn.Module, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        quiet = None if silence is None else silence.unsqueeze(0).to(x)
+        ask = cast(nn.Module, partial(transformer, silence=quiet))
+        found, half = trainee.predict(ask, x, sigma, cond), x.shape[-1] // 2
+        given = cond.latents.to(found)
+        target = torch.cat([given[:, :, :1, :, :half], found[:, :, 1:, :, :half]], dim=2)
+        return torch.cat([target, given[..., half:]], dim=-1)
+
+    return replace(trainee, predict=predict)
+
+
 def prepare(
     trainee: Trainee, config: AdaptConfig, header: CacheHeader, digest: str
 ) -> AdapterInfo | None:
@@ -203,17 +260,17 @@ def prepare(
         config.targets,
         config=digest,
         lead=header.lead,
+        attention=mode_of(transformer),
     )
     if config.start is None:
         torch.manual_seed(config.seed)  # the same in every process
         attach(transformer, info)
         return info
     found = load_adapter(transformer, config.start, trainee.name, trainee.weights, trainee.part)
-    if (found.rank, found.targets) != (config.rank, config.targets):
-        raise ConfigError(
-            f"{config.start}: rank={found.rank} targets={found.targets}, here rank={config.rank} "
-            f"targets={config.targets}; want the same"
-        )
+    same = ("rank", "targets", "attention")
+    if differs := [name for name in same if getattr(found, name) != getattr(info, name)]:
+        old, new = (" ".join(f"{n}={getattr(i, n)}" for n in differs) for i in (found, info))
+        raise ConfigError(f"{config.start}: {old}, here {new}; want the same")
     return info
 
 
