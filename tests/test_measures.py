@@ -28,6 +28,7 @@ from dreamactor.bench.metrics.table import METRICS
 from dreamactor.bench.perceptual import TRUNKS, Perceptual
 from dreamactor.bench.validation import MetricsBenchConfig, Row
 from dreamactor.bench.validation_report import CLEAN, reaction
+from dreamactor.conditioning.skeleton import PoseTrack
 from dreamactor.errors import ConfigError, ShapeError
 
 FRAMES, SIDE = 12, 96
@@ -92,6 +93,19 @@ def test_akd_counts_joints_of_both_and_mkr_and_pck_all_of_the_truth():
     assert math.isnan(joints.akd(result, truth, none, known))
     with pytest.raises(ShapeError, match="want"):
         joints.akd(result[:1], truth, found, known)
+
+
+def test_joints_of_an_estimator_stand_in_the_truths_order_and_of_the_surest():
+    """exact: another order, a joint that it lacks, one that it is not sure of, two people."""
+    at = np.arange(2 * 2 * 3 * 2, dtype=np.float32).reshape(2, 2, 3, 2)
+    sure = np.full((2, 2, 3), 0.9, np.float32)
+    sure[:, 0] = 0.5
+    sure[1, 1, 2] = 0.2
+    track = PoseTrack(("neck", "head", "hip_l"), at, sure, 8, 8, 12.0)
+    places, found, knows = joints.as_found(track, ("head", "tail", "hip_l"))
+    assert places[:, [0, 2]].tolist() == at[:, 1, [1, 2]].tolist()
+    assert found.tolist() == [[True, False, True], [True, False, False]]
+    assert knows.tolist() == [True, False, True]
 
 
 # sets
@@ -386,7 +400,7 @@ def test_with_a_network_every_metric_has_a_value_and_the_table_knows_its_module(
     places = np.zeros((FRAMES, 2, 2))
     seen = np.ones((FRAMES, 2), bool)
     known = Known(texture(0), clip, clip, mask, clip_flow(clip), places, seen)
-    got = measure_every(clip, known, net, 2, (places, seen))
+    got = measure_every(clip, known, net, 2, (places, seen, np.ones(2, bool)))
     assert not [name for name, value in got.values.items() if math.isnan(value)]
     assert got.values.keys() | {"fad_v"} == BY_NAME.keys()
     assert got.vector.shape == (distance.DIMENSIONS,)
@@ -486,6 +500,8 @@ def test_a_run_goes_on_where_it_stopped_and_drops_a_torn_line(tmp_path, monkeypa
 def test_settings_that_cannot_work_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="count=2: want 3"):
         MetricsBenchConfig(count=2)
+    with pytest.raises(ConfigError, match="no such estimator, nearest is keypoints"):
+        MetricsBenchConfig(estimator="keypoint")
     with pytest.raises(ConfigError, match="is no folder of clips"):
         MetricsBenchConfig(clips=f"{tmp_path},{tmp_path / 'none'}")
     assert MetricsBenchConfig(clips=str(tmp_path)).command == f"clips={tmp_path.name}"

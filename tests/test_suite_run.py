@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,15 @@ from dreamactor.bench.contestants import (
     case_seed,
     contestant,
 )
-from dreamactor.bench.suite_measure import measure_clip
+from dreamactor.bench.suite_measure import load_finder, measure_clip
 from dreamactor.bench.suite_records import collect
 from dreamactor.bench.suite_run import RunConfig, Running, run_suite
+from dreamactor.conditioning.skeleton import JOINTS, PoseTrack
 from dreamactor.diffusion.animator import Animator
 from dreamactor.errors import ConfigError, MediaError
 from dreamactor.video import write_clip
 
-FAST = RunConfig(lpips=0)
+FAST = RunConfig(lpips=0, estimator="off")
 PROGRAM = """
 import pathlib, shutil, sys
 reference, driving, out, seed, log = sys.argv[1:]
@@ -139,9 +141,58 @@ def test_exact_notes_of_another_shape_or_length(suite, tmp_path):
     ]
 
 
+class Shifted:
+    """Finds all joints of the moving square but the tail, 3 and 4 pixels off."""
+
+    name = "keypoints"
+    weights = {"k": "0" * 64}  # noqa: RUF012
+
+    def __call__(self, frames, fps):
+        at = np.zeros((len(frames), 1, len(JOINTS), 2), np.float32)
+        at[:, 0, :, 0] = 20 + 4 * np.arange(len(frames))[:, None] + 3
+        at[..., 1] = 32 + 4
+        sure = np.ones(at.shape[:3], np.float32)
+        sure[..., JOINTS.index("tail")] = 0
+        return PoseTrack(JOINTS, at, sure, SIDE, SIDE, fps)
+
+
+def test_exact_joints_of_a_result_are_held_against_the_truths(suite, tmp_path, monkeypatch):
+    """5 pixels off, a fifth of the square; none where two are seen, nor where nobody looks."""
+    loads = []
+    monkeypatch.setattr(
+        "dreamactor.backbones.load.load_estimator", lambda name: loads.append(name) or Shifted()
+    )
+    load_finder.cache_clear()
+    out = tmp_path / "run"
+    config = replace(FAST, estimator="keypoints")
+    other, first = run_suite(suite.root, out, "copy", Baseline("copy"), config)
+    load_finder.cache_clear()
+    assert loads == ["keypoints"]
+    values = {name: first.values[name] for name in ("akd", "mkr", "pck")}
+    assert values == {"akd": pytest.approx(5, abs=1e-5), "mkr": 0, "pck": 0}
+    assert not values.keys() & other.values.keys()  # no truth
+    assert json.loads((out / "run.json").read_text())["measures"]["estimator"] == {
+        "name": "keypoints",
+        "weights": {"k": "0" * 64},
+    }
+    with pytest.raises(ConfigError, match="begun with measures"):
+        run_suite(suite.root, out, "b", Baseline("copy"), FAST)
+
+
+def test_exact_joints_of_several_are_left_out(suite, tmp_path, monkeypatch):
+    case = suite.case("human2human/0")
+    arrays = suite.arrays(case)
+    two = replace(arrays, joints={1: arrays.joints[1], 2: arrays.joints[1]})
+    monkeypatch.setattr(type(suite), "arrays", lambda *_: two)
+    monkeypatch.setattr("dreamactor.bench.suite_measure.load_finder", lambda _: Shifted())
+    write_clip(tmp_path / "a.mp4", moving(RED), FPS)
+    found = measure_clip(suite, case, tmp_path / "a.mp4", lpips=0, estimator="keypoints")
+    assert np.isnan([found.values[name] for name in ("akd", "mkr", "pck")]).all()
+
+
 def test_same_by_a_worker_process(suite, tmp_path):
     records = run_suite(
-        suite.root, tmp_path / "run", "copy", Baseline("copy"), RunConfig(lpips=0, workers=1)
+        suite.root, tmp_path / "run", "copy", Baseline("copy"), replace(FAST, workers=1)
     )
     assert len(records) == 2
     assert not list((tmp_path / "run" / "claims").iterdir())
@@ -184,6 +235,11 @@ def test_refuses_another_suite_or_system_in_the_same_folder(suite, tmp_path):
 def test_refuses_systems_that_are_none(spec, message):
     with pytest.raises(ConfigError, match=message):
         contestant(spec, Animator())
+
+
+def test_refuses_estimators_that_are_none():
+    with pytest.raises(ConfigError, match="no such estimator, nearest is keypoints"):
+        RunConfig(estimator="keypoint")
 
 
 def test_exact_what_a_word_means(tmp_path):

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamactor.backbones.load import ESTIMATOR, check_estimator
 from dreamactor.bench.contestants import (
     Command,
     Contestant,
@@ -35,9 +36,10 @@ from dreamactor.bench.contestants import (
 from dreamactor.bench.coverage import choose_cases
 from dreamactor.bench.manifest import Suite, SuiteCase, load_suite
 from dreamactor.bench.results import clip_of
-from dreamactor.bench.suite_measure import measure_clip
+from dreamactor.bench.suite_measure import load_finder, measure_clip
 from dreamactor.bench.suite_records import SuiteRecord, collect, read_run
 from dreamactor.bench.suite_report import write_report
+from dreamactor.conditioning.pose import identity
 from dreamactor.config import check_device, check_least
 from dreamactor.diffusion.animator import Animator
 from dreamactor.errors import ConfigError, DreamActorError, MediaError
@@ -78,6 +80,8 @@ class RunConfig:
     """Frames of a clip that ST-LPIPS looks at; 0 leaves it out."""
     perceptual: Path | None = None
     """AlexNet weights of `perceptual.export_weights`; none takes the PyPI package's."""
+    estimator: str = ESTIMATOR
+    """Finds the joints of clips: keypoints, mediapipe or rtmlib; "off" leaves them out."""
     workers: int = 0
     """Local processes; 0 = this one alone."""
     ray: bool = False
@@ -88,6 +92,13 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_least(self, {"cases": 0, "lpips": 0, "workers": 0, "expiry": 1, "timeout": 1})
         check_device(self.device)
+        if self.finder is not None:
+            check_estimator(self.finder)
+
+    @property
+    def finder(self) -> str | None:
+        """`estimator`, None where joints are left out."""
+        return None if self.estimator == "off" else self.estimator
 
 
 @dataclass(frozen=True)
@@ -104,6 +115,7 @@ class Running:
     lpips: int = 4
     perceptual: Path | None = None
     expiry: float = EXPIRY
+    estimator: str | None = None
     known: Mapping[str, str] = field(default_factory=dict)
     """Of clips in a folder: sha256 by case when the run began, so that new ones are measured."""
 
@@ -196,7 +208,7 @@ class Running:
             shutil.rmtree(hidden, ignore_errors=True)
 
     def _measured(self, case: SuiteCase, clip: Path, seconds: float | None) -> SuiteRecord:
-        found = measure_clip(self.suite, case, clip, self.lpips, self.perceptual)
+        found = measure_clip(self.suite, case, clip, self.lpips, self.perceptual, self.estimator)
         inside = clip.is_relative_to(self.root)
         return SuiteRecord(
             case.name,
@@ -275,7 +287,8 @@ def run_suite(
     _begin(suite, out, label, system, config)
     running = Running(
         out.absolute(), suite_root.absolute(), label, system, names,
-        config.lpips, config.perceptual, config.expiry, _lying(suite, system, names),
+        config.lpips, config.perceptual, config.expiry, config.finder,
+        _lying(suite, system, names),
     )  # fmt: skip
     running.forget_failures()
     finish(running, config.workers, config.ray)
@@ -301,6 +314,8 @@ def _begin(suite: Suite, out: Path, label: str, system: Contestant, config: RunC
     with refusals(out):
         out.mkdir(parents=True, exist_ok=True)
     measures = plain({"lpips": config.lpips, "perceptual": config.perceptual})
+    if config.finder is not None:  # runs from before there were joints go on with estimator=off
+        measures["estimator"] = identity(load_finder(config.finder))
     head = {
         "format": FORMAT,
         "suite": {"name": suite.name, "version": suite.version, "digest": suite.digest},
