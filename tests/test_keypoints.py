@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from dreamactor.backbones.keypoints import (
+    DATA,
+    DIGEST,
     SIZE,
     KeypointNet,
     Keypoints,
@@ -25,8 +27,10 @@ from dreamactor.backbones.keypoints import (
 )
 from dreamactor.backbones.load import load_estimator
 from dreamactor.backbones.weights import save_weights
+from dreamactor.bench.poses import clip_of, score
+from dreamactor.cli.world import MINI
 from dreamactor.conditioning.skeleton import JOINTS
-from dreamactor.errors import ConfigError, WeightsError
+from dreamactor.errors import AssetError, ConfigError, WeightsError
 from dreamactor.image import Box, Rgb
 from dreamactor.provenance import sha256
 from dreamactor.runs import generator
@@ -40,6 +44,8 @@ from dreamactor.training.keypoints import (
 from dreamactor.training.loop import Worker
 from dreamactor.training.pool import SHARD, Shard, read_shard, ready_shards, write_shard
 from dreamactor.training.views import MIRRORED, cover, reframed, reframed_joints, views
+from dreamactor.world.cast import load_cast
+from dreamactor.world.pairs import PairSampler
 
 TINY = KeypointsConfig((8, 8, 8, 8), (1, 1, 1, 1), 8)
 CPU = Worker(0, 1, torch.device("cpu"))
@@ -205,12 +211,31 @@ def test_weights_round_trip_and_are_small(tmp_path: Path) -> None:
     assert loaded.weights == {"k.safetensors": sha256(tmp_path / "k.safetensors")}
 
 
-def test_weights_that_do_not_ship_yet_are_asked_for(
+def test_weights_that_ship_are_those_that_were_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dreamactor.backbones.keypoints.DATA", tmp_path / "keypoints.safetensors")
+    """golden: the hash; refuses: a file of another, or none."""
+    assert load_estimator("keypoints").weights == {DATA.name: DIGEST}
+    path = tmp_path / DATA.name
+    monkeypatch.setattr("dreamactor.backbones.keypoints.DATA", path)
     with pytest.raises(WeightsError, match="make them with `dreamactor train keypoints`"):
         load_estimator("keypoints")
+    save_weights(path, KeypointNet(TINY).state_dict(), header_of(KeypointNet(TINY), 0))
+    with pytest.raises(WeightsError, match=f"sha256 is .*, want {DIGEST[:12]}"):
+        load_estimator("keypoints")
+
+
+def test_shipped_weights_find_joints_of_the_mini_pack() -> None:
+    """golden: PCK@0.1 over four held-out clips, two frames of each: .82 when they were shipped."""
+    sampler = PairSampler(load_cast(MINI), "test", SIZE, frames=2)
+    estimator, shares = load_estimator("keypoints"), []
+    for index in range(4):
+        try:
+            frames, truth, size = clip_of(sampler.pair(0, index, truth=True))
+        except AssetError as fault:
+            pytest.skip(str(fault))
+        shares.append(score(estimator(frames, 12.0), truth, size)["pck10"])
+    assert np.mean([share for share in shares if share is not None]) >= 0.7
 
 
 def test_weights_of_others_are_refused(tmp_path: Path) -> None:

@@ -26,8 +26,10 @@ from dreamactor.bench.metrics.every import Known, measure_every
 from dreamactor.bench.metrics.features import cell_weights, features_of, moving
 from dreamactor.bench.metrics.table import METRICS
 from dreamactor.bench.perceptual import TRUNKS, Perceptual
+from dreamactor.bench.pointing import Pointing
 from dreamactor.bench.validation import MetricsBenchConfig, Row
 from dreamactor.bench.validation_report import CLEAN, reaction
+from dreamactor.conditioning.skeleton import PoseTrack
 from dreamactor.errors import ConfigError, ShapeError
 
 FRAMES, SIDE = 12, 96
@@ -92,6 +94,45 @@ def test_akd_counts_joints_of_both_and_mkr_and_pck_all_of_the_truth():
     assert math.isnan(joints.akd(result, truth, none, known))
     with pytest.raises(ShapeError, match="want"):
         joints.akd(result[:1], truth, found, known)
+
+
+def test_joints_of_an_estimator_stand_in_the_truths_order_and_of_the_surest():
+    """exact: another order, a joint that it lacks, one that it is not sure of, two people."""
+    at = np.arange(2 * 2 * 3 * 2, dtype=np.float32).reshape(2, 2, 3, 2)
+    sure = np.full((2, 2, 3), 0.9, np.float32)
+    sure[:, 0] = 0.5
+    sure[1, 1, 2] = 0.2
+    track = PoseTrack(("neck", "head", "hip_l"), at, sure, 8, 8, 12.0)
+    places, found, knows = joints.as_found(track, ("head", "tail", "hip_l"))
+    assert places[:, [0, 2]].tolist() == at[:, 1, [1, 2]].tolist()
+    assert found.tolist() == [[True, False, True], [True, False, False]]
+    assert knows.tolist() == [True, False, True]
+
+
+def test_a_truth_is_looked_at_once_for_all_clips_of_its_case():
+    """exact: joints of both are the estimator's, in 3 of 5 frames; hidden ones do not count."""
+    looks = []
+
+    class Brightness:
+        def __call__(self, frames, fps):
+            looks.append((len(frames), fps))
+            at = np.float32([frame.mean() for frame in frames])[:, None, None, None]
+            at = np.broadcast_to(at, (len(frames), 1, 2, 2))
+            return PoseTrack(("head", "neck"), at, np.ones(at.shape[:3], np.float32), 9, 9, fps)
+
+    truth = np.arange(5, dtype=np.uint8)[:, None, None, None] + np.zeros((5, 9, 9, 3), np.uint8)
+    seen = np.ones((5, 3), bool)
+    seen[2] = False
+    names, whole = ("neck", "tail", "head"), np.ones((5, 9, 9), bool)
+    known = Known(truth[0], truth, truth, whole, None, np.zeros((5, 3, 2)), seen, names)
+    pointing = Pointing(Brightness(), 3)
+    assert pointing(truth, known, 10.0).values() == {"akd": 0, "mkr": 0, "pck": 1}
+    moved = pointing(truth + 3, known, 10.0)
+    assert moved.truth[:, 0, 0].tolist() == [0, 2, 4]
+    assert moved.known.tolist() == [[True, False, True], [False] * 3, [True, False, True]]
+    assert moved.values() == {"akd": pytest.approx(3 * 2**0.5), "mkr": 0, "pck": 0}
+    assert looks == [(3, 6.0)] * 3
+    assert pointing(truth, Known(truth[0], truth), 10.0) is None
 
 
 # sets
@@ -386,7 +427,8 @@ def test_with_a_network_every_metric_has_a_value_and_the_table_knows_its_module(
     places = np.zeros((FRAMES, 2, 2))
     seen = np.ones((FRAMES, 2), bool)
     known = Known(texture(0), clip, clip, mask, clip_flow(clip), places, seen)
-    got = measure_every(clip, known, net, 2, (places, seen))
+    same = joints.Compared(places, places, seen, seen, known.sizes)
+    got = measure_every(clip, known, net, 2, same)
     assert not [name for name, value in got.values.items() if math.isnan(value)]
     assert got.values.keys() | {"fad_v"} == BY_NAME.keys()
     assert got.vector.shape == (distance.DIMENSIONS,)
@@ -486,6 +528,10 @@ def test_a_run_goes_on_where_it_stopped_and_drops_a_torn_line(tmp_path, monkeypa
 def test_settings_that_cannot_work_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="count=2: want 3"):
         MetricsBenchConfig(count=2)
+    with pytest.raises(ConfigError, match="no such estimator, nearest is keypoints"):
+        MetricsBenchConfig(estimator="keypoint")
+    with pytest.raises(ConfigError, match="joints=1: want 2"):
+        MetricsBenchConfig(joints=1)
     with pytest.raises(ConfigError, match="is no folder of clips"):
         MetricsBenchConfig(clips=f"{tmp_path},{tmp_path / 'none'}")
     assert MetricsBenchConfig(clips=str(tmp_path)).command == f"clips={tmp_path.name}"

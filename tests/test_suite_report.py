@@ -18,7 +18,7 @@ from dreamactor.bench.suite_run import RunConfig, run_suite
 def run(tmp_path):
     suite = tiny_suite(tmp_path / "suite")
     for name in ("warp", "copy", "driving"):
-        run_suite(suite.root, tmp_path / "run", name, Baseline(name), RunConfig(lpips=0))
+        run_suite(suite.root, tmp_path / "run", name, Baseline(name), RunConfig(lpips=0, joints=0))
     return suite, tmp_path / "run"
 
 

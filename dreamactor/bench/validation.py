@@ -11,6 +11,9 @@ generated clips whose true error is known. A folder is a run, and the same comma
 Generated clips are those of the baselines, blends and damages of them, and those of the folders
 `clips=A,B`, each named after its case, CASE.mp4 with "_" in place of "/". A folder may lack cases.
 
+Joints of a clip and of its truth are what `estimator=` finds in both. With estimator=world they are
+exact, the truth's at the moments that a damage shows, and not known of generated clips.
+
 Legend: T frames of H x W pixels, J joints.
 """
 
@@ -31,6 +34,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dreamactor import __version__
+from dreamactor.backbones.load import ESTIMATOR, check_estimator, load_estimator
 from dreamactor.bench import validation_report
 from dreamactor.bench.baselines import copy_reference, driving_itself, flow_warp
 from dreamactor.bench.cases import Source
@@ -47,14 +51,17 @@ from dreamactor.bench.damages import (
 )
 from dreamactor.bench.evaluate import alone
 from dreamactor.bench.metrics.every import Known, measure_every
+from dreamactor.bench.metrics.joints import Compared
 from dreamactor.bench.perceptual import Perceptual
+from dreamactor.bench.pointing import Pointing
 from dreamactor.bench.timing import hardware
 from dreamactor.bench.validation_report import CLEAN
+from dreamactor.conditioning.pose import identity
 from dreamactor.config import check_device, check_least
 from dreamactor.decode import iter_frames
 from dreamactor.errors import AssetError, ConfigError, ShapeError
 from dreamactor.runs import RunFolder, end_with_parent, numpy_generator, write_text
-from dreamactor.world.pairs import Pair, PairSpec
+from dreamactor.world.pairs import FPS, Pair, PairSpec
 
 
 @dataclass(frozen=True)
@@ -71,8 +78,12 @@ class MetricsBenchConfig:
     """Frames of a clip that ST-LPIPS looks at, the first and the last among them."""
     perceptual: Path | None = None
     """AlexNet weights of `perceptual.export_weights`; None takes the PyPI package's."""
+    estimator: str = ESTIMATOR
+    """Finds the joints of clips: keypoints, mediapipe, rtmlib or world."""
+    joints: int = 8
+    """Frames of a clip in which it looks for them, the first and the last among them."""
     device: str = "cpu"
-    """Where the network runs: cpu, cuda or cuda:N."""
+    """Where the networks run: cpu, cuda or cuda:N."""
     size: int = 256
     """Pixels of a side."""
     processes: int = 0
@@ -84,8 +95,10 @@ class MetricsBenchConfig:
         Raises:
             ConfigError: One that cannot work.
         """
-        check_least(self, {"count": 3, "lpips": 2, "size": 64, "processes": 0})
+        check_least(self, {"count": 3, "lpips": 2, "joints": 2, "size": 64, "processes": 0})
         check_device(self.device)
+        if self.estimator != "world":
+            check_estimator(self.estimator)
         for folder in self.folders.values():
             if not folder.is_dir():
                 raise ConfigError(f"clips={self.clips}: {folder} is no folder of clips")
@@ -154,6 +167,9 @@ def bench_metrics(cast: Path, out: Path, config: MetricsBenchConfig) -> Path:
         "lpips": config.lpips,
         "damages": {name: list(strengths) for name, strengths in STRENGTHS.items()},
     }
+    if config.estimator != "world":
+        estimator = identity(load_estimator(config.estimator))
+        about |= {"estimator": estimator, "joints": config.joints}
     RunFolder.open(out, about)
     path = out / "results.jsonl"
     with alone(path) as file:
@@ -227,6 +243,10 @@ class _Bench:
         self.source, self.config = source, config
         self.sampler = source.sampler()
         self.net = Perceptual.load("alex", config.perceptual).to(config.device)
+        self.pointing = None
+        if config.estimator != "world":
+            estimator = load_estimator(config.estimator, device=config.device)
+            self.pointing = Pointing(estimator, config.joints)
 
     def rows(self, index: int, done: set[tuple[str, str, float]]) -> Iterator[Row]:
         """Of case `index`, those that are not done."""
@@ -239,18 +259,16 @@ class _Bench:
         for clip, strength in names:
             if (name, clip, strength) in done:
                 continue
-            times = shown(clip, strength, len(pair.target))
-            found = None
-            if clip in STRENGTHS or clip == CLEAN:  # of a result nobody knows where its joints are
-                assert known.joints is not None
-                assert known.seen is not None
-                found = joints_at(known.joints, times), known.seen[times.round().astype(int)]
             frames = clips[clip](strength)
             if frames.shape != clips[CLEAN](0).shape:
                 raise ShapeError(
                     f"{clip}: the clip of {name} is {frames.shape}: want {clips[CLEAN](0).shape}"
                 )
-            got = measure_every(frames, known, self.net, self.config.lpips, found)
+            if self.pointing is None:
+                joints = _told(known, clip, strength)
+            else:
+                joints = self.pointing(frames, known, FPS)
+            got = measure_every(frames, known, self.net, self.config.lpips, joints)
             vector = [] if got.vector is None else got.vector.round(6).tolist()
             yield Row(name, clip, strength, got.values, vector)
 
@@ -332,7 +350,19 @@ def _known(pair: Pair) -> Known:
         flow=pair.flow,
         joints=track.pixels[1:].astype(np.float64),  # frame 0: the reference
         seen=track.visible[1:].astype(bool),
+        names=track.names,
     )
+
+
+def _told(known: Known, clip: str, strength: float) -> Compared | None:
+    """Joints of a clip that shows moments of the truth; of a result nobody knows where they are."""
+    if clip not in STRENGTHS and clip != CLEAN:
+        return None
+    assert known.joints is not None
+    assert known.seen is not None
+    times = shown(clip, strength, len(known.joints))
+    there = known.seen[times.round().astype(int)]
+    return Compared(joints_at(known.joints, times), known.joints, there, known.seen, known.sizes)
 
 
 def _impostor_spec(spec: PairSpec) -> PairSpec:

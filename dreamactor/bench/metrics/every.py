@@ -23,11 +23,11 @@ from dreamactor.bench.metrics import (
     flow,
     following,
     imaging,
-    joints,
     smoothness,
 )
 from dreamactor.bench.metrics.clips import MARGIN, Floats, subject_box
 from dreamactor.bench.metrics.features import Features, features_of, moving
+from dreamactor.bench.metrics.joints import Compared
 from dreamactor.bench.metrics.table import METRICS
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class Known:
     """(T, J, 2) pixels, the truth's."""
     seen: NDArray[np.bool_] | None = None
     """(T, J) which of them are in the picture and not hidden."""
+    names: tuple[str, ...] = ()
+    """Of the J joints."""
 
     def cells(self, net: Perceptual) -> NDArray[np.float32]:  # (C, h, w)
         """The reference as a network sees it, looked at once."""
@@ -88,7 +90,7 @@ def measure_every(
     known: Known,
     net: Perceptual | None = None,
     lpips_frames: int | None = None,
-    joints_found: tuple[Floats, NDArray[np.bool_]] | None = None,
+    joints: Compared | None = None,
 ) -> Measured:
     """Every metric that what is known allows for.
 
@@ -97,16 +99,13 @@ def measure_every(
         known: Of its case.
         net: Network of features and ST-LPIPS; None leaves their metrics NaN.
         lpips_frames: Frames that ST-LPIPS looks at; None = all.
-        joints_found: (T, J, 2) and (T, J) joints of the clip, from an estimator.
+        joints: Those of the clip and of its truth.
     """
     values = {m.name: math.nan for m in METRICS if "a set" not in m.needs}
     seen = flow.clip_flow(clip)
     values |= _by_truth(clip, known, seen) | _by_itself(clip, known, seen)
-    if joints_found is not None and known.joints is not None and known.seen is not None:
-        places, found = joints_found
-        values["akd"] = joints.akd(places, known.joints, found, known.seen)
-        values["mkr"] = joints.mkr(found, known.seen)
-        values["pck"] = joints.pck(places, known.joints, found, known.seen, known.sizes)
+    if joints is not None:
+        values |= joints.values()
     if net is None:
         return Measured(values, None)
     felt = features_of(clip, net)

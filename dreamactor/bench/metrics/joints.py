@@ -1,7 +1,8 @@
 """Where joints are against where they should be: AKD, MKR, PCK.
 
 What they measure is as good as who finds the joints. In the literature that is a detector of
-people; the world's exact joints (`dreamactor.world.tracks`) hold for animals too.
+people, which looks at result and truth alike (`dreamactor.bench.pointing`); the embedded
+`keypoints` and the world's exact joints (`dreamactor.world.tracks`) hold for animals too.
 
 Legend: T frames, J joints; places are (T, J, 2) pixels, x right and y down; found is (T, J), true
 where a joint was found: in the truth one that is in the picture and seen.
@@ -12,13 +13,58 @@ Source:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from dreamactor.bench.metrics.clips import Array
+from dreamactor.bench.metrics.clips import Array, Floats
+from dreamactor.conditioning.skeleton import SEEN, PoseTrack, select
 from dreamactor.errors import ShapeError
 
 Found = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Joints of a result and of its truth on the same frames: what the metrics here take."""
+
+    result: Floats
+    """(T, J, 2)"""
+    truth: Floats
+    """(T, J, 2)"""
+    found: Found
+    """(T, J) of the result."""
+    known: Found
+    """(T, J) of the truth."""
+    size: Floats
+    """(T,) longer side of the truth's subject, pixels."""
+
+    def values(self) -> dict[str, float]:
+        """All three by their names."""
+        return {
+            "akd": akd(self.result, self.truth, self.found, self.known),
+            "mkr": mkr(self.found, self.known),
+            "pck": pck(self.result, self.truth, self.found, self.known, self.size),
+        }
+
+
+def as_found(track: PoseTrack, names: Sequence[str]) -> tuple[Floats, Found, Found]:
+    """What an estimator found, in the truth's order of joints; of several people the surest.
+
+    Args:
+        track: Of the result.
+        names: Of the truth's J joints.
+
+    Returns:
+        (T, J, 2) pixels; (T, J) whether found; (J,) whether the estimator knows such a joint at
+        all: one that it does not know is not to be counted as missing.
+    """
+    chosen = select(track, names)
+    best = int(chosen.confidence.sum(axis=(0, 2)).argmax())
+    known = np.isin(np.asarray(names), np.asarray(track.names))
+    return chosen.positions[:, best].astype(np.float64), chosen.confidence[:, best] >= SEEN, known
 
 
 def akd(result: Array, truth: Array, found: Found, known: Found) -> float:
