@@ -176,7 +176,7 @@ def test_examples_are_laid_out_as_at_inference(name, folders, caches):
 def test_a_trainee_in_a_one_way_mode_is_what_animates(mode, folders, caches):
     """same: of the target what the sampler gets, with its empty prompt; what is given, exactly."""
     backbone = load_backbone(WAN, folders[WAN], options=Options(size=SIZE, frames=FRAMES))
-    set_mode(backbone.transformer, mode)
+    set_mode(backbone.pipe.transformer, mode)
     config, cache = _config(WAN, folders, caches, no_text=0.0), Cache(caches[WAN])
     batch = cache.batch([7])
     drawn = draw(config, batch["target"], [0])
@@ -417,7 +417,8 @@ def test_what_cannot_be_is_refused(change, message, folders, caches, tmp_path):
 def _launched(before: list[str], config: AdaptConfig, run: Path) -> list[float]:
     """Losses of a run that is started so."""
     names = ("cache", "base", "backbone", "rank", "steps", "batch", "rate", "warmup", "held")
-    words = [f"{name}={getattr(config, name)}" for name in (*names, "log_every", "look_every")]
+    names = (*names, "log_every", "look_every", "attention")
+    words = [f"{name}={getattr(config, name)}" for name in names]
     command = [*before, "train", "pose", "--out", str(run), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, timeout=180, text=True)

@@ -266,9 +266,9 @@ def test_nano_runs_in_the_mode_of_its_adapter(tmp_path):
         (Options(cache="host"), "cache=host: wants --device cuda"),
     ],
 )
-def test_refuses_a_cache_of_nothing(options, message):
+def test_refuses_a_cache_of_nothing(options, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
-        load_backbone("nano", options=options)
+        load_backbone("nano", nano_folder(tmp_path, "full"), options=options)
 
 
 def test_refuses_words_that_are_none():

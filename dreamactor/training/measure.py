@@ -135,6 +135,7 @@ class TrainingBenchConfig:
             cache=NOWHERE,
             base=NOWHERE,
             backbone=BACKBONES[self.shape],
+            attention=self.mode,
             **{name: getattr(self, name) for name in same},
         )
 
@@ -211,7 +212,7 @@ def _foreseen(config: TrainingBenchConfig, accelerator: Accelerator) -> Row:
         flops_once=config.batch * count(False),
     )
     entry = CATALOGUE[BACKBONES[config.shape]]
-    if config.layers or config.shape == "tiny" or config.mode != "full":
+    if config.layers or config.shape == "tiny":
         return row  # nothing was measured to predict these from
     mine, at_once = share_of(config.recipe, processes)
     tokens = tokens_of(size.frames, size.height, size.width)
