@@ -53,7 +53,7 @@ def compile_blocks(networks: Iterable[Any]) -> None:
     torch._dynamo.config.recompile_limit = max(limit, GRAPHS)
     for network in networks:
         network.compile_repeated_blocks(dynamic=False, backend=BACKEND)
-    log.info("blocks are compiled at their first pass, which takes a minute or more")
+    log.info("blocks are compiled at their first pass, which takes long: on a CPU minutes")
 
 
 def is_compiled(backbone: object) -> bool:

@@ -43,9 +43,12 @@ class Choice:
     def words(self, cache: Cache | None = None) -> str:
         """For people; with where the context is kept, if that is known."""
         steps = "the model's steps" if self.steps is None else f"{self.steps} steps"
-        blocks = "blocks compiled" if self.compile else "not compiled"
-        waits = "" if self.offload == "none" else f", offload {self.offload}"
-        return f"{steps}, {blocks}{waits}" + ("" if cache is None else f", cache {cache}")
+        said = {
+            "blocks compiled": self.compile,
+            f"offload {self.offload}": self.offload != "none",
+            f"cache {cache}": cache is not None,
+        }
+        return ", ".join([steps, *(words for words, holds in said.items() if holds)])
 
 
 NANO: dict[Preset, Choice] = {

@@ -107,7 +107,7 @@ class AnimateConfig:
     at work) or group (all blocks but those at work); None takes none."""
     compile: bool | None = None
     """Whether the blocks of the transformer are compiled: quicker steps after a first one that
-    takes a minute or more. None takes no."""
+    takes long, on a CPU minutes. None takes no."""
     size: str | None = None
     """WIDTHxHEIGHT of a large backbone's half in pixels; None takes its own."""
     frames: int | None = None
