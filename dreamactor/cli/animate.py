@@ -56,7 +56,7 @@ def animate(
     ] = None,
     compile: Annotated[
         bool | None,
-        typer.Option("--compile/--no-compile", help="Compile blocks; the first step takes long."),
+        typer.Option("--compile", help="Compile blocks: on a GPU quicker, but for the first step."),
     ] = None,
     size: Annotated[str | None, typer.Option(help="Large: half, such as 832x480.")] = None,
     frames: Annotated[int | None, typer.Option(help="Large: frames of a segment.")] = None,
