@@ -101,12 +101,13 @@ def advice(entry: Entry, machine: Machine) -> str:
     for offload in get_args(Offload)[1:]:
         if entry.needs(offload, dtype) > gpu.memory * SPARE:
             continue
+        spares = "--preset low-memory" if offload == "group" else f"--offload {offload}"
         if machine.memory and machine.memory < weights + HOST_SPARE:
             return (
-                f"no: --offload {offload} keeps {weights:.0f} GiB in the host's memory, here are "
+                f"no: {spares} keeps {weights:.0f} GiB in the host's memory, here are "
                 f"{machine.memory:.0f}"
             )
-        return f"yes: {options} --offload {offload}"
+        return f"yes: {options} {spares}"
     return (
         f"no: wants {entry.needs('group', dtype):.0f} GiB of GPU memory, here are {gpu.memory:.0f}"
     )

@@ -2,6 +2,8 @@
 
     python scripts/oneway.py seconds    a sampling step by mode of attention, random weights, CPU
     python scripts/oneway.py bits       what fewer bits do to a prediction of the weights that ship
+    python scripts/oneway.py compiled   what compiling their blocks does to it, and takes
+    python scripts/oneway.py memory MODE PLACE    the process's peak over a segment of theirs
 
 Modes take turns, so that what else the machine does falls on all of them; medians are printed.
 """
@@ -14,12 +16,15 @@ from itertools import product
 import torch
 
 from dreamactor.backbones.base import Cond
-from dreamactor.backbones.catalogue import Keeping
+from dreamactor.backbones.catalogue import Cache, Keeping, Mode
+from dreamactor.backbones.compiled import compile_blocks
 from dreamactor.backbones.incontext import Context, predict, set_mode
 from dreamactor.backbones.nano import NanoConfig, inputs_of, load_nano
-from dreamactor.conditioning.canvas import reference_half
+from dreamactor.conditioning.canvas import Canvas, LatentGrid, build_canvas, reference_half
+from dreamactor.provenance import peak_memory
 
 TURNS = 5
+GRID = LatentGrid(stride_t=4, stride_s=8, channels=64)
 CASES = {  # latent frames, cells of a side of a half, blocks
     "nano: 256 x 256, 17 frames, 12 blocks": (5, 32, 12),
     "its width: 384 x 384, 33 frames, 2 blocks": (9, 48, 2),
@@ -93,6 +98,42 @@ def print_bits() -> None:
             print(f"{mode:18}{dtype:10}{holds:8}{error:.1e}")
 
 
+@torch.inference_mode()
+def print_compiled() -> None:
+    """Seconds of a step of the weights that ship, in mode full, and how far it is off."""
+    nano, canvas = load_nano(), noise_canvas()
+
+    def step() -> tuple[torch.Tensor, float]:
+        cond = nano.encode(canvas, nano.encode_text([""]))
+        start = time.process_time()
+        return nano.velocity(cond.latents, torch.tensor(0.5), cond), time.process_time() - start
+
+    plain = [step() for _ in range(TURNS)]
+    compile_blocks([nano.transformer])
+    start = time.perf_counter()
+    first, _ = step()
+    print(f"first pass {time.perf_counter() - start:.0f} s by the clock")
+    taken = [statistics.median(s for _, s in turns) for turns in (plain, [step() for _ in plain])]
+    error = float((first - plain[0][0]).norm() / first.norm())
+    print(f"a step {taken[0]:.2f} s of the CPU, compiled {taken[1]:.2f}; off by {error:.1e}")
+
+
+@torch.inference_mode()
+def print_memory(mode: Mode, place: Cache) -> None:
+    """Of loading, encoding, one step and decoding; a peak is a process's, so one way at a time."""
+    nano = load_nano(keeping=Keeping(place))
+    set_mode(nano.transformer, mode)
+    cond = nano.encode(noise_canvas(), nano.encode_text([""]))
+    nano.decode(reference_half(nano.velocity(cond.latents, torch.tensor(0.5), cond)))
+    print(f"{mode}, cache {place}: {peak_memory():.0f} MiB")
+
+
+def noise_canvas() -> Canvas:
+    """A whole segment of nano's."""
+    clip = torch.rand(1, 3, 17, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return build_canvas(clip[:, :, 0], clip, GRID)
+
+
 def target(x: torch.Tensor) -> torch.Tensor:
     """What is generated of a canvas."""
     return reference_half(x)[:, :, 1:]
@@ -100,4 +141,8 @@ def target(x: torch.Tensor) -> torch.Tensor:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"seconds": print_seconds, "bits": print_bits}[sys.argv[1]]()
+    kinds = {
+        "seconds": print_seconds, "bits": print_bits, "compiled": print_compiled,
+        "memory": print_memory,
+    }  # fmt: skip
+    kinds[sys.argv[1]](*sys.argv[2:])

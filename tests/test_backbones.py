@@ -136,12 +136,12 @@ def test_needs_by_offload():
         (
             "wan2.2-i2v-a14b",
             Machine(16, 128, (Gpu("RTX 4090", 23.6, True),)),
-            "yes: --device cuda --offload group",
+            "yes: --device cuda --preset low-memory",
         ),
         (
             "wan2.2-i2v-a14b",
             Machine(16, 32, (Gpu("RTX 4090", 23.6, True),)),
-            "no: --offload group keeps 64 GiB in the host's memory, here are 32",
+            "no: --preset low-memory keeps 64 GiB in the host's memory, here are 32",
         ),
         (
             "wan2.1-i2v-14b-720p",
@@ -151,7 +151,7 @@ def test_needs_by_offload():
         (
             "hunyuanvideo-1.5-480p-i2v",
             Machine(16, 128, (Gpu("RTX 4090", 23.6, True),)),
-            "yes: --device cuda --offload group",
+            "yes: --device cuda --preset low-memory",
         ),
         (
             "wan2.1-fun-1.3b-inp",

@@ -434,6 +434,18 @@ def test_other_sizes_than_its_own(folder):
         check_backbone("hunyuanvideo-1.5-480p")
 
 
+@torch.inference_mode()
+def test_compiling_changes_nothing(backbone, folder, monkeypatch):
+    """same: through graphs that are run as they are."""
+    monkeypatch.setattr("dreamactor.backbones.compiled.BACKEND", "aot_eager")
+    torch.compiler.reset()
+    quick = load_backbone(NAME, folder, options=Options(compile=True))
+    x, cond = normal(1, 4, 3, 2, 6), backbone.encode(canvas_of(backbone, [0]), torch.empty(0))
+    cond = replace(cond, text=backbone.encode_text([SIGN]))
+    both = [way.velocity(x, torch.tensor(0.7), cond) for way in (backbone, quick)]
+    assert_close(*both, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("offload", ["model", "group"])
 @torch.inference_mode()
 def test_offload_changes_nothing(backbone, folder, offload):

@@ -152,6 +152,9 @@ def test_exact_every_call_is_in_the_openapi_description(client):
     "/jobs/{name}/preview", "/jobs/{name}/driving", "/about", "/health", "/session",
     }  # fmt: skip
     assert all(call["description"] for path in found.values() for call in path.values())
+    order = client.get("/openapi.json")["components"]["schemas"]["Order"]["properties"]
+    names = ["quality", "balanced", "fast", "low-memory"]
+    assert order["preset"]["anyOf"][0]["enum"] == list(client.get("/about")["presets"]) == names
 
 
 # ---- refusals -------------------------------------------------------------------------------
@@ -169,6 +172,8 @@ def test_refuses_orders_in_one_line(root, inputs):
             ({"driving": "../" * 5 + "x"}, 422, "driving: String should match"),
             ({"steps": 9}, 422, "steps=9: want 1 to 8"),
             ({"steps": 0}, 422, "steps"),
+            ({"preset": "quality"}, 422, "preset=quality: takes 16 steps; want 1 to 8"),
+            ({"preset": "quick"}, 422, "preset: Input should be 'quality', 'balanced'"),
             ({"start": 2.5}, 422, "start=2.5: the clip has 2 s"),
             ({"start": 1.0, "end": 0.5}, 422, "end=0.5: want more than start, 1"),
             ({"guidance": 1e9}, 422, "guidance=1000000000.0: want 0 to 100"),

@@ -138,6 +138,13 @@ def test_exact_from_two_files_to_a_result_and_back_from_the_history(open_page, i
     assert page.value("prompt") == "a thing moves from 0.5"
     assert page.text("prompt-help") == "Written offline. Change it as you like."
     page.at("prompt").send_keys(" and on")
+    choices = "[...document.querySelectorAll('#steps label')].map(x => x.textContent).join()"
+    chosen = "document.querySelector('input[name=steps]:checked').closest('label').textContent"
+    assert page.run(choices) == "2,4,8,16"
+    page.at("preset").send_keys("q")
+    assert page.text("preset-help") == "16 steps."
+    assert (page.run(choices), page.run(chosen)) == ("2,4,8,16", "16")
+    page.shoot("preset")
     page.run("arguments[0].click()", page.browser.find_element("css selector", "[value='8']"))
     page.at("seed").clear()
     page.at("seed").send_keys("42")
@@ -162,7 +169,14 @@ def test_exact_from_two_files_to_a_result_and_back_from_the_history(open_page, i
     page.shoot("done")
 
     (job,) = page.client.get("/jobs")
-    wanted = {"seed": 42, "steps": 8, "start": 0.5, "end": 1.75, "consent": True}
+    wanted = {
+        "seed": 42,
+        "preset": "quality",
+        "steps": 8,
+        "start": 0.5,
+        "end": 1.75,
+        "consent": True,
+    }
     assert {name: job["asked"][name] for name in wanted} == wanted
     assert job["asked"]["prompt"] == "a thing moves from 0.5 and on"
     for name, what in (("get-clip", "result"), ("get-record", "record")):
@@ -183,6 +197,7 @@ def test_exact_from_two_files_to_a_result_and_back_from_the_history(open_page, i
     assert page.text("part") == "0.50 to 1.75 s (1.25 s)"
     assert page.value("prompt") == "a thing moves from 0.5 and on"
     assert page.run("document.querySelector('input[name=steps]:checked').value") == "8"
+    assert page.value("preset") == "quality"
     assert not page.at("consent").is_selected()  # said anew each time
     assert page.faults() == []
 
@@ -254,7 +269,7 @@ def test_exact_a_job_by_keyboard_alone(open_page):
     assert {"file-reference", "file-driving", "start", "end", "prompt", "describe", "variant"} <= {
         *seen
     }
-    assert {"steps", "seed", "dice", "SUMMARY", "consent"} <= {*seen}
+    assert {"preset", "steps", "seed", "dice", "SUMMARY", "consent"} <= {*seen}
     press("\ue007")  # Enter
     assert page.finish() == "done"
     page.at("tab-animate").send_keys("\ue014")

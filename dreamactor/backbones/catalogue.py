@@ -51,7 +51,7 @@ class Keeping:
 
 @dataclass(frozen=True)
 class Options:
-    """How a backbone is run; but for the cache nano has one way."""
+    """How a backbone is run; but for the cache and compiled blocks nano has one way."""
 
     dtype: Dtype = "auto"
     offload: Offload = "none"
@@ -66,6 +66,8 @@ class Options:
     """Of weights in a one-way mode, which alone have something to keep; None takes device there."""
     cache_dtype: CacheDtype = "auto"
     cache_holds: CacheHolds = "keys"
+    compile: bool = False
+    """Compile the transformers' blocks, at their first pass (`backbones.compiled`)."""
 
     def __post_init__(self) -> None:
         """Check every value by itself.

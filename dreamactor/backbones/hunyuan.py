@@ -214,6 +214,7 @@ class Hunyuan:
         self.variant: Variant = "rgb"
         self.lead = 0
         self.adapter: dict[str, Any] | None = None
+        self.compiled = False
         self.vae = pipe.vae.eval().requires_grad_(False)
         self.dtype: torch.dtype = pipe.text_encoder.dtype
         self.transformer = pipe.transformer

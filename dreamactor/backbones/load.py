@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -32,12 +33,12 @@ def check_backbone(name: str) -> str:
     Raises:
         ConfigError: There is no backbone of that name.
     """
-    return _known("backbone", "backbone", name, BACKBONES)
+    return check_known("backbone", "backbone", name, BACKBONES)
 
 
 def check_estimator(name: str) -> str:
     """As `check_backbone`, of pose estimators."""
-    return _known("pose", "estimator", name, ESTIMATORS)
+    return check_known("pose", "estimator", name, ESTIMATORS)
 
 
 def check_pose(variant: Variant, estimator: str | None) -> None:
@@ -90,7 +91,12 @@ def check_lead(variant: Variant, lead: int | None) -> None:
         )
 
 
-def _known(setting: str, noun: str, name: str, names: tuple[str, ...]) -> str:
+def check_known(setting: str, noun: str, name: str, names: tuple[str, ...]) -> str:
+    """Return `name`, or say which of the names was meant.
+
+    Raises:
+        ConfigError: It is none of them.
+    """
     if name not in names:
         near = difflib.get_close_matches(name, names, 1, 0.0)[0]
         raise ConfigError(
@@ -137,6 +143,7 @@ def load_backbone(
 
         adapt(model, adapter)
     _check_cache(name, mode_of(model.transformer), options)
+    model.compiled = _compiled([model.transformer], options)
     return model
 
 
@@ -146,7 +153,20 @@ def _checked(name: str, device: str, options: Options | None) -> Options:
     check_backbone(name)
     check_options(name, device, options)
     _check_device(device)
+    if options.compile:
+        from dreamactor.backbones.compiled import check_compiler
+
+        check_compiler(device)
     return options
+
+
+def _compiled(networks: Iterable[object], options: Options) -> bool:
+    """Compile the blocks of networks, if that is wanted; the last thing done to them."""
+    if options.compile:
+        from dreamactor.backbones.compiled import compile_blocks
+
+        compile_blocks(networks)
+    return options.compile
 
 
 def _check_cache(name: str, mode: Mode, options: Options) -> None:
@@ -180,6 +200,12 @@ def check_options(name: str, device: str, options: Options) -> None:
         raise ConfigError("cache=host: wants --device cuda; on the CPU both are one memory")
     if options.offload != "none" and device == "cpu":
         raise ConfigError(f"offload={options.offload}: wants --device cuda, from which to offload")
+    if options.compile and options.offload == "group":
+        # what brings a block cuts its graph in pieces; on a GPU, by streams, that was never run
+        raise ConfigError(
+            "compile=true: not with offload=group, whose blocks come and go; want offload none or "
+            "model, or leave --compile out"
+        )
 
 
 def _load_large(
@@ -190,7 +216,9 @@ def _load_large(
             from dreamactor.backbones.hunyuan import load_hunyuan
 
         _check_cache(name, "full", options)
-        return load_hunyuan(name, weights, device, adapter, options)
+        hunyuan = load_hunyuan(name, weights, device, adapter, options)
+        hunyuan.compiled = _compiled([hunyuan.transformer], options)
+        return hunyuan
     with quiet():
         from dreamactor.backbones.wan import load_wan
 
@@ -213,6 +241,7 @@ def _load_large(
                     f"{left_out[0]} first",
                     stacklevel=2,
                 )
+    model.compiled = _compiled(model.experts.values(), options)
     return model
 
 

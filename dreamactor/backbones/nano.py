@@ -152,6 +152,7 @@ class Nano:
         self.lead = lead
         self.keeping = keeping
         self.adapter: dict[str, Any] | None = None
+        self.compiled = False
         self.grid = LatentGrid(STRIDE_T, STRIDE_S, vae.config.channels)
         self._text = text
 

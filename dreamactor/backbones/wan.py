@@ -92,6 +92,7 @@ class Wan:
         self.variant: Variant = "rgb"
         self.lead = 0
         self.adapter: dict[str, Any] | None = None
+        self.compiled = False
         self.scales: dict[str, float] = {}
         self.boundary: float | None = pipe.config.boundary_ratio
         config = pipe.vae.config

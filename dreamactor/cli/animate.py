@@ -31,6 +31,9 @@ def animate(
     ] = None,
     negative: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
     describer: Describer = "auto",
+    preset: Annotated[
+        str | None, typer.Option(help="Settings: quality, balanced, fast or low-memory.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Pull of the prompt; 1 = off.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
@@ -49,8 +52,12 @@ def animate(
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="Large: auto, float32 or bfloat16.")] = "auto",
     offload: Annotated[
-        str, typer.Option(help="Large: none, model or group wait in the host's memory.")
-    ] = "none",
+        str | None, typer.Option(help="Large: none, model or group wait in the host's memory.")
+    ] = None,
+    compile: Annotated[
+        bool | None,
+        typer.Option("--compile", help="Compile blocks: on a GPU quicker, but for the first step."),
+    ] = None,
     size: Annotated[str | None, typer.Option(help="Large: half, such as 832x480.")] = None,
     frames: Annotated[int | None, typer.Option(help="Large: frames of a segment.")] = None,
     lora: Annotated[
@@ -81,6 +88,9 @@ def animate(
     logging.getLogger("dreamactor.backbones").setLevel(logging.INFO)  # sizes of what will be kept
     from dreamactor.diffusion import pipeline
 
+    if preset is not None:
+        meant = prepared.config.choice.words(prepared.config.cache)
+        print(f"preset {preset}: {meant}", file=sys.stderr)
     if dry_run:
         print(json.dumps(pipeline.preview(prepared), indent=1))
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -21,6 +21,7 @@ from dreamactor.backbones.load import (
     check_options,
     check_pose,
 )
+from dreamactor.backbones.presets import Choice, Preset, chosen
 from dreamactor.config import check_device
 from dreamactor.diffusion.segments import Guard
 from dreamactor.errors import ConfigError, MediaError
@@ -71,6 +72,9 @@ class AnimateConfig:
     describer: Describer = "auto"
     """Who finds the prompt: auto is the model that the environment names (see `mllm.py`), and the
     offline describer where it names none; offline is always that one."""
+    preset: Preset | None = None
+    """Named settings (`backbones.presets`) for steps, compile, offload and cache, where those are
+    not named; None leaves their defaults."""
     steps: int | None = None
     """Sampling steps; None takes the backbone's default."""
     guidance: float | None = None
@@ -98,9 +102,12 @@ class AnimateConfig:
     """Where the backbone runs: cpu, cuda or cuda:N."""
     dtype: Dtype = "auto"
     """Precision of a large backbone; auto is bfloat16 on a GPU, float32 on the CPU."""
-    offload: Offload = "none"
+    offload: Offload | None = None
     """What of a large backbone waits in the host's memory: none, model (all networks but the one
-    at work) or group (all blocks but those at work)."""
+    at work) or group (all blocks but those at work); None takes none."""
+    compile: bool | None = None
+    """Whether the blocks of the transformer are compiled: quicker steps after a first one that
+    takes long, on a CPU minutes. None takes no."""
     size: str | None = None
     """WIDTHxHEIGHT of a large backbone's half in pixels; None takes its own."""
     frames: int | None = None
@@ -137,7 +144,7 @@ class AnimateConfig:
             raise ConfigError(f"fps={self.fps}: want 0.1 to 240")
         choices = {
             "variant": Variant, "fit": Fit, "interpolate": Interpolation, "describer": Describer,
-            "dtype": Dtype, "offload": Offload, "guard": Guard,
+            "dtype": Dtype, "guard": Guard,
         }  # fmt: skip
         for name, words in ((name, get_args(choice)) for name, choice in choices.items()):
             if getattr(self, name) not in words:
@@ -147,15 +154,24 @@ class AnimateConfig:
             raise ConfigError(f"threads={self.threads}: want 1 to {MAX_THREADS}")
         check_device(self.device)
         object.__setattr__(self, "lora", tuple(self.lora or ()))
-        check_options(self.backbone, self.device, self.options)
+        choice = self.choice
+        options = replace(self.options, compile=choice.compile, offload=choice.offload)
+        check_options(self.backbone, self.device, options)
 
     @property
     def options(self) -> Options:
         """How a large backbone runs."""
         return Options(
-            self.dtype, self.offload, self.size, self.frames, tuple(self.lora),
-            self.cache, self.cache_dtype, self.cache_holds,
+            self.dtype, "none" if self.offload is None else self.offload, self.size, self.frames,
+            tuple(self.lora), self.cache, self.cache_dtype, self.cache_holds, bool(self.compile),
         )  # fmt: skip
+
+    @property
+    def choice(self) -> Choice:
+        """What the preset sets, under what was named."""
+        named = self.preset
+        choice = Choice() if named is None else chosen(named, self.backbone, self.device)
+        return choice.over(self.steps, self.compile, self.offload)
 
     @property
     def estimator(self) -> str:
@@ -235,7 +251,22 @@ def prepare(config: AnimateConfig) -> Job:
     ClipWriter(config.out, fps, (2, 2), overwrite=config.overwrite)
     count = max(1, int(clip.duration * fps + Fraction(1, 2)))
     client = None if config.prompt is not None else choose(config.describer, config.device)
-    return Job(config, reference, clip, fps, count, client)
+    return Job(settled(config), reference, clip, fps, count, client)
+
+
+def settled(config: AnimateConfig) -> AnimateConfig:
+    """With what its preset chooses, and how the model is loaded, said outright.
+
+    Only of weights that keep a context it says where, for others are refused a place.
+    """
+    choice, cache = config.choice, config.cache
+    if cache is None and choice.cache != "device" and config.adapter is not None:
+        from dreamactor.backbones.stacking import mode_in
+
+        cache = None if mode_in(config.adapter) == "full" else choice.cache
+    return replace(
+        config, steps=choice.steps, compile=choice.compile, offload=choice.offload, cache=cache
+    )
 
 
 def describe(job: Job, track: PoseTrack | None = None) -> Texts:

@@ -29,7 +29,9 @@ from tqdm import tqdm
 from dreamactor import manifest, provenance, watermark
 from dreamactor.backbones.base import Backbone, Cond, identity
 from dreamactor.backbones.catalogue import Cache, CacheDtype, CacheHolds, Dtype, Offload
+from dreamactor.backbones.compiled import is_compiled
 from dreamactor.backbones.load import Variant, check_variant, load_backbone
+from dreamactor.backbones.presets import LARGE_NAMES, Preset
 from dreamactor.conditioning.canvas import build_canvas, motion_half, reference_half
 from dreamactor.conditioning.framing import to_half, to_picture
 from dreamactor.conditioning.placement import Placement, place_frames
@@ -73,6 +75,7 @@ class Settings(TypedDict, total=False):
     prompt: str | None
     negative: str
     describer: Describer
+    preset: Preset | None
     steps: int | None
     guidance: float | None
     seed: int
@@ -86,7 +89,8 @@ class Settings(TypedDict, total=False):
     overwrite: bool
     device: str
     dtype: Dtype
-    offload: Offload
+    offload: Offload | None
+    compile: bool | None
     size: str | None
     frames: int | None
     lora: Sequence[str]
@@ -136,6 +140,12 @@ def animate(*, backbone: str | Backbone = "nano", **settings: Unpack[Settings]) 
         >>> dreamactor.animate(reference="fox.png", driving="dance.mp4", out="fox_dance.mp4")
     """
     name = backbone if isinstance(backbone, str) else "nano"
+    preset = settings.get("preset")
+    if preset and not isinstance(backbone, str) and backbone.name in LARGE_NAMES:
+        raise ConfigError(
+            f"preset={preset}: {backbone.name} is loaded already, and a preset says how; want "
+            "Options given to load_backbone, and steps here"
+        )
     config = AnimateConfig(backbone=name, **settings)  # type: ignore[arg-type]  # it takes str too
     return run(prepare(config), None if isinstance(backbone, str) else backbone)
 
@@ -190,6 +200,12 @@ def _loaded(job: Job, backbone: Backbone | None) -> Backbone:
         raise ConfigError(
             f"adapter={config.adapter}: the backbone is loaded already; want the adapter given "
             "to load_backbone"
+        )
+    if backbone is not None and bool(config.compile) != is_compiled(backbone):
+        is_, want = ("", "without") if is_compiled(backbone) else ("not ", "with")
+        raise ConfigError(
+            f"compile={str(bool(config.compile)).lower()}: the backbone is loaded already, and "
+            f"{is_}compiled; want it loaded {want} Options(compile=True)"
         )
     model = backbone or load_backbone(
         config.backbone, config.weights, config.device, config.adapter, config.options
@@ -363,6 +379,10 @@ def preview(job: Job, backbone: Backbone | None = None) -> dict[str, Any]:
     text = backbone.encode_text([""])
     with _quiet_torch(task.job.config.threads):
         canvas = build_canvas(half[:, :, 0], half, backbone.grid)
+        if task.job.config.compile:
+            with stages("compile"):
+                cond = backbone.encode(canvas, text)
+                backbone.velocity(cond.latents, torch.tensor(1.0), cond)
         with stages("encode"):
             cond = backbone.encode(canvas, text)
         with stages("step"):
@@ -385,8 +405,8 @@ def preview(job: Job, backbone: Backbone | None = None) -> dict[str, Any]:
         "generated_frames": task.native_frames,
         "lead_frames": task.lead,
         "segments": [vars(segment) for segment in task.segments],
-        "estimated_seconds": round(whole * share, 1),
-        "estimate_basis": BASIS,
+        "estimated_seconds": round(whole * share + stages.seconds.get("compile", 0), 1),
+        "estimate_basis": f"compiling blocks, and {BASIS}" if task.job.config.compile else BASIS,
     }
 
 

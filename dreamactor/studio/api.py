@@ -70,6 +70,11 @@ class Server:
     intake: Intake | None = None
     listeners: int = 0
 
+    @property
+    def device(self) -> str:
+        """Where jobs run, of several workers the first one's."""
+        return next(iter(self.crew.devices.values()))
+
     def upload(self, name: str, kind: str | None = None) -> Upload:
         """An upload, or 404."""
         found = self.queue.upload(name)
@@ -244,6 +249,7 @@ def _general(app: FastAPI, server: Server) -> None:
             "backbone": setup.backbone,
             "variants": list(setup.variants),
             "steps": setup.steps,
+            "presets": setup.presets(server.device, limits.steps),
             "devices": list(server.crew.devices.values()),
             "limits": vars(limits),
         }
@@ -320,13 +326,20 @@ def _jobs(app: FastAPI, server: Server) -> None:
         clip = server.upload(order.driving, "driving")
         if order.steps is not None and order.steps > limits.steps:
             raise ConfigError(f"steps={order.steps}: want 1 to {limits.steps}")
+        if order.preset is not None and order.steps is None:
+            steps = server.setup.choice(order.preset, server.device).steps or 1
+            if steps > limits.steps:
+                raise ConfigError(
+                    f"preset={order.preset}: takes {steps} steps; want 1 to {limits.steps}, or "
+                    "steps named too"
+                )
         if order.start >= (length := clip.facts["seconds"]):
             raise ConfigError(f"start={order.start:g}: the clip has {length:g} s")
         if order.end is not None and order.end <= order.start:
             raise ConfigError(f"end={order.end:g}: want more than start, {order.start:g}")
         stated = {k: v for k, v in asked.items() if k not in ("start", "end", "consent")}
         server.setup.config(  # made only to be asked: it refuses what cannot work
-            stated, "cpu", reference, server.path(clip.id), Path("result.mp4")
+            stated, server.device, reference, server.path(clip.id), Path("result.mp4")
         )
         return server.shown(queue.submit(order.reference, order.driving, asked, limits.queue))
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from dreamactor.backbones.load import Variant
+from dreamactor.backbones.presets import Preset
 from dreamactor.diffusion.job import Fit
 from dreamactor.interpolate import Interpolation
 
@@ -33,7 +34,12 @@ class Order(Part):
     variant: Variant = "rgb"
     prompt: str | None = Field(None, max_length=1000, description="null = described, empty = none.")
     negative: str = Field("", max_length=1000)
-    steps: int | None = Field(None, ge=1, description="null = as many as the weights want.")
+    preset: Preset | None = Field(
+        None, description="Settings of this name, of those in /about; null = the weights' own."
+    )
+    steps: int | None = Field(
+        None, ge=1, description="null = as many as the preset, else the weights, want."
+    )
     guidance: float | None = None
     seed: int = Field(0, ge=0, lt=1 << 53)  # what JavaScript can say
     fit: Fit = "letterbox"

@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from dreamactor.backbones.catalogue import CATALOGUE, Dtype, Offload
 from dreamactor.backbones.load import Variant
+from dreamactor.backbones.presets import Choice, Preset, chosen, offered
 from dreamactor.config import Section, check_least, from_words
 from dreamactor.diffusion.job import AnimateConfig
 from dreamactor.errors import ConfigError
@@ -85,7 +86,8 @@ class Setup:
     """For the pose variant, where there are such."""
     pose_adapter: Path | None = None
     dtype: Dtype = "auto"
-    offload: Offload = "none"
+    offload: Offload | None = None
+    compile: bool | None = None
     size: str | None = None
     frames: int | None = None
     describer: Describer = "auto"
@@ -124,6 +126,25 @@ class Setup:
         path = (self.weights or NANO) / "manifest.json"
         return int(json.loads(path.read_text())["native"]["steps"]) if path.is_file() else None
 
+    def choice(self, preset: Preset, device: str) -> Choice:
+        """What a job's preset sets, under what this server was started with."""
+        choice = chosen(preset, self.backbone, device)
+        return choice.over(None, self.compile, self.offload)
+
+    def presets(self, device: str, most: int) -> dict[Preset, dict[str, Any]]:
+        """Those that a job may name: their steps, and in words what they mean.
+
+        Args:
+            device: Where jobs run.
+            most: Steps of a job.
+        """
+        choices = {name: self.choice(name, device) for name in offered(self.backbone, device)}
+        return {
+            name: {"steps": choice.steps or self.steps, "means": choice.words()}
+            for name, choice in choices.items()
+            if (choice.steps or 0) <= most and not (choice.compile and choice.offload == "group")
+        }
+
     def config(
         self, asked: Mapping[str, Any], device: str, reference: Path, driving: Path, out: Path
     ) -> AnimateConfig:
@@ -157,6 +178,7 @@ class Setup:
             adapter=self.pose_adapter if pose else self.adapter,
             dtype=self.dtype,
             offload=self.offload,
+            compile=self.compile,
             size=self.size,
             frames=self.frames,
             describer=self.describer,

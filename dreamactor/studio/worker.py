@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import logging
 import os
 import shutil
@@ -26,6 +27,7 @@ from dreamactor.studio.settings import Setup
 
 if TYPE_CHECKING:
     from dreamactor.backbones.base import Backbone
+    from dreamactor.backbones.catalogue import Options
     from dreamactor.conditioning.pose import PoseEstimator
 
 QUEUE, WORKERS, JOBS, UPLOADS = "queue.sqlite", "workers.lock", "jobs", "uploads"
@@ -57,7 +59,7 @@ class Animator(Protocol):
 class Pipelines:
     """`diffusion.pipeline`, with models that stay loaded."""
 
-    _models: dict[tuple[object, ...], Backbone] = field(default_factory=dict)
+    _models: dict[tuple[object, ...], tuple[Options, Backbone]] = field(default_factory=dict)
     _estimators: dict[str, PoseEstimator] = field(default_factory=dict)
 
     def __call__(self, config: AnimateConfig, watch: Watch) -> object:
@@ -66,13 +68,16 @@ class Pipelines:
         from dreamactor.diffusion import pipeline
 
         job = prepare(config)
+        config, options = job.config, job.config.options
         named = (config.backbone, config.weights, config.adapter)
+        if named in self._models and self._models[named][0] != options:  # another preset's
+            del self._models[named]  # before the next one comes: there may be room for one
+            _free()
         if named not in self._models:
             watch.stage("load weights")
             backbone, weights, adapter = named
-            self._models[named] = load_backbone(
-                backbone, weights, config.device, adapter, config.options
-            )
+            model = load_backbone(backbone, weights, config.device, adapter, options)
+            self._models[named] = options, model
         estimator = None
         if config.variant == "pose":
             who = config.estimator
@@ -80,7 +85,16 @@ class Pipelines:
                 self._estimators[who] = load_estimator(who, device=config.device)
             estimator = self._estimators[who]
         job = replace(job, config=replace(config, adapter=None))  # it is in the model already
-        return pipeline.run(job, self._models[named], estimator, watch)
+        return pipeline.run(job, self._models[named][1], estimator, watch)
+
+
+def _free() -> None:
+    """Give back memory that nothing holds."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 class StoppedError(Exception):

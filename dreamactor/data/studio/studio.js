@@ -163,7 +163,7 @@ function order() {
     reference: files.reference.id, driving: files.driving.id, ...part(), consent: $("consent").checked,
     variant: document.querySelector("input[name=variant]:checked").value,
     prompt: $("no-prompt").checked ? "" : $("prompt").value.trim() || null, negative: $("negative").value.trim(),
-    steps: steps === "" ? null : +steps, guidance: number("guidance"), seed: number("seed") ?? 0, fit: $("fit").value,
+    preset: $("preset").value || null, steps: steps === "" ? null : +steps, guidance: number("guidance"), seed: number("seed") ?? 0, fit: $("fit").value,
     fps: number("fps"), interpolate: $("interpolate").value, audio: $("audio").checked,
   };
 }
@@ -203,6 +203,8 @@ async function useAgain(job) {
   $("prompt").value = said.prompt ?? "";
   for (const id of ["negative", "guidance", "fps", "fit", "interpolate", "seed"]) $(id).value = said[id] ?? "";
   $("audio").checked = said.audio;
+  $("preset").value = said.preset && about.presets[said.preset] ? said.preset : "";
+  offerSteps();
   for (const name of ["variant", "steps"]) pick(name, said[name] ?? "");
   $("consent").checked = false;  // said anew each time
   open_("animate");
@@ -215,6 +217,21 @@ function pick(name, value) {
   if (!box && name === "steps") box = stepsChoice(value, String(value));
   if (box) box.checked = true;
 }
+
+const usualSteps = preset => about?.presets[preset]?.steps ?? about?.steps;
+
+/** The steps that the preset, or else the model, means, among some others. */
+function offerSteps() {
+  const preset = $("preset").value, usual = usualSteps(preset), own = about.steps;
+  const others = own ? [Math.max(1, own / 2), own, own * 2, own * 4].filter(n => Number.isInteger(n) && n <= about.limits.steps) : [];
+  $("steps").replaceChildren();
+  for (const n of [...new Set([...others, usual ?? []].flat())].sort((a, b) => a - b)) stepsChoice(n === usual ? "" : n, String(n));
+  if (!usual) stepsChoice("", "Default");
+  pick("steps", "");
+  $("preset-help").textContent = preset ? sentence(about.presets[preset].means) : "";
+  $("preset-help").hidden = !preset;
+}
+$("preset").addEventListener("change", offerSteps);
 
 function stepsChoice(value, text) {
   const box = el("input", { type: "radio", name: "steps", value });
@@ -242,9 +259,9 @@ function gone(id) {
 }
 
 function summary(job) {
-  const said = job.asked, steps = said.steps ?? about?.steps;
+  const said = job.asked, steps = said.steps ?? usualSteps(said.preset);
   const cut = said.start || said.end !== null ? `, ${said.start.toFixed(2)} s to ${said.end === null ? "the end" : said.end.toFixed(2) + " s"}` : "";
-  return `${said.variant}, ${steps ? steps + " steps" : "default steps"}, seed ${said.seed}${cut}`;
+  return `${said.variant}, ${said.preset ? said.preset + ", " : ""}${steps ? steps + " steps" : "default steps"}, seed ${said.seed}${cut}`;
 }
 
 function source(node, path) { if (node.dataset.path !== path) { node.dataset.path = path; node.src = path } }
@@ -428,12 +445,8 @@ function addTab({ name, title, path, how }) {
 async function begin() {
   about = await api("GET", "about");
   for (const tab of await api("GET", "tabs")) addTab(tab);
-  const usual = about.steps, choices = usual ? [Math.max(1, usual / 2), usual, usual * 2, usual * 4] : [];
-  stepsChoice("", usual ? String(usual) : "Default").checked = true;
-  for (const n of choices.filter(n => Number.isInteger(n) && n !== usual && n <= about.limits.steps)) {
-    const label = stepsChoice(n, String(n)).parentElement;
-    if (n < usual) $("steps").prepend(label);
-  }
+  for (const name of Object.keys(about.presets)) $("preset").append(el("option", { value: name, textContent: name }));
+  offerSteps();
   const pose = document.querySelector("input[value=pose]");
   pose.disabled = !about.variants.includes("pose");
   $("variant-help").hidden = !pose.disabled;
