@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from dreamactor.backbones.base import Cond
+from dreamactor.backbones.catalogue import Mode
 from dreamactor.backbones.nano import transformer_input
 from dreamactor.conditioning.canvas import LatentGrid, fold_mask
 from dreamactor.diffusion.flow import MotionHalf, add_noise
+from dreamactor.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,19 @@ class Laid(NamedTuple):
     """(B, C, F, h, 2w) of the finished canvas."""
     shown: Tensor
     """(B, 1, F, 1, 1) in {0, 1}: latent frames that the reference half shows."""
+
+
+def check_motion(attention: Mode, motion: MotionHalf) -> None:
+    """Refuse noise on what a one-way mode takes as given.
+
+    Raises:
+        ConfigError: Says both, and what there is instead.
+    """
+    if attention != "full" and motion != "clean":
+        raise ConfigError(
+            f"attention={attention} motion={motion}: the context of a one-way mode is never "
+            "noised; want motion=clean, or attention=full"
+        )
 
 
 def example(

@@ -40,10 +40,9 @@ from dreamactor.conditioning.canvas import VERSION
 from dreamactor.conditioning.framing import to_picture
 from dreamactor.conditioning.text import TextEncoder
 from dreamactor.diffusion.flow import MotionHalf, flow_loss, generated, halves, sample_sigma
-from dreamactor.errors import ConfigError
 from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
-from dreamactor.training.examples import Draws, example
+from dreamactor.training.examples import Draws, check_motion, example
 from dreamactor.training.extent import Extent, set_positions
 from dreamactor.training.guide import driver_tokens, look_loss, reference_tokens, spot_loss
 from dreamactor.training.latents import HELD, LatentPool
@@ -156,11 +155,7 @@ class NanoTrainConfig(TransformerTrainConfig):
     """Most noise on those frames, since at inference they are not perfect."""
 
     def __post_init__(self) -> None:
-        if self.attention != "full" and self.motion != "clean":
-            raise ConfigError(
-                f"attention={self.attention} motion={self.motion}: the context of a one-way mode "
-                "is never noised; want motion=clean"
-            )
+        check_motion(self.attention, self.motion)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from dreamactor.errors import ConfigError
 from dreamactor.provenance import sha256
 from dreamactor.runs import generator, seed_of
 from dreamactor.training.cache import Cache, CacheHeader
-from dreamactor.training.examples import Draws
+from dreamactor.training.examples import Draws, check_motion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,11 +198,7 @@ def mode_for(config: AdaptConfig, trainee: Trainee) -> Mode:
         return "one-way-aligned" if able and config.motion == "clean" else "full"
     if wanted != "full" and not able:
         raise ConfigError(f"attention={wanted}: {trainee.name} has only full")
-    if wanted != "full" and config.motion != "clean":
-        raise ConfigError(
-            f"attention={wanted} motion={config.motion}: the context of a one-way mode is never "
-            "noised; want motion=clean, or attention=full"
-        )
+    check_motion(wanted, config.motion)
     return wanted
 
 
