@@ -275,8 +275,21 @@ def test_goals_of_variants_are_parts_of_the_gap():
     below = [*rows[:8], *records_of("oracle", psnr=14.0)]
     assert variant_goals(below)[0].verdict == "not measured"
     assert variant_goals(rows[:8]) == []
-    with pytest.raises(ConfigError, match="neither pose nor rgb"):
-        VariantsBenchConfig()
+
+
+def test_exact_rows_of_variants_have_names_of_their_own():
+    config = VariantsBenchConfig(pose=Path("p"), others="rank16:a/b.safetensors, full:folder")
+    assert config.variants == {
+        "pose": Path("p"), "rank16": Path("a/b.safetensors"), "full": Path("folder"),
+    }  # fmt: skip
+    for settings, said in (
+        ({}, "no pose, rgb or others"),
+        ({"others": "rank16"}, "want NAME:PATH"),
+        ({"others": "copy:a"}, "there is a row 'copy'"),
+        ({"others": "a:b,a:c"}, "there is a row 'a'"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            VariantsBenchConfig(**settings)
 
 
 def test_goals_of_the_autoencoder_name_every_sample():

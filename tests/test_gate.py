@@ -155,6 +155,16 @@ def test_same_verdicts_again_and_other_scales_judge_anew(data):
         gate(data, lax, threshold=6)
 
 
+def test_same_scores_whatever_the_number_of_processes(data):
+    judge = Measured()
+    one = gate(data, judge)
+    said = {item: data.said(item, "gate") for item in data.items()}
+    for item in data.items():
+        data.unsay(item, "gate", judge.name)
+    assert gate(data, judge, workers=2) == one
+    assert {item: data.said(item, "gate") for item in data.items()} == said
+
+
 def test_exact_the_threshold_falls_until_enough_pass(data, monkeypatch):
     """Averages 3, 2 and 1 of three items: 4.5 where none is wanted, else just below the last."""
     judge = Measured()

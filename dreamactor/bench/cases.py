@@ -88,6 +88,7 @@ def as_case(pair: Pair, name: str, index: int) -> Case:
         flow=pair.flow,
         index=index,
         before=rgb[0],
+        caption=pair.caption,
     )
 
 

@@ -70,6 +70,8 @@ class Case:
     """Number of the case; systems that draw random numbers draw by it."""
     before: NDArray[np.uint8] | None = None
     """(H, W, 3) the driver's frame before the first one, where there is one."""
+    caption: str = ""
+    """Who does what in the truth."""
 
     def __post_init__(self) -> None:
         frames, height, width = self.mask.shape

@@ -49,6 +49,7 @@ class Animation:
             does. The pipeline has none there and shows the first twice.
         estimator: Finds the skeletons that drive a backbone of the pose variant; None lets the
             clips themselves drive.
+        captions: Tell the backbone who does what in each case; else the text is empty.
     """
 
     def __init__(
@@ -59,10 +60,11 @@ class Animation:
         device: str = "cpu",
         before: bool = False,
         estimator: PoseEstimator | None = None,
+        captions: bool = False,
     ) -> None:
         self.backbone, self.steps, self.seed = backbone, steps, seed
         self.device, self.before = torch.device(device), before
-        self.estimator = estimator
+        self.estimator, self.captions = estimator, captions
         self.lead = 0 if estimator is None else lead_of(backbone)
         check_variant(backbone, "rgb" if estimator is None else "pose")
 
@@ -91,7 +93,7 @@ class Animation:
                         placement = self.backbone.place(reference, beside)
                     if placement is not None:
                         beside = place_frames(beside, placement)
-                    cond = self._encode(reference, beside, made)
+                    cond = self._encode(cases, reference, beside, made)
                     self._wait()
                 with clock("denoise"):
                     latents = self._denoise(cond, segment, [case.index for case in cases])
@@ -120,10 +122,13 @@ class Animation:
                 clip[:, 0] = to_half(case.before)
         return beside.to(self.device)
 
-    def _encode(self, reference: Tensor, beside: Tensor, made: Tensor | None) -> Cond:
+    def _encode(
+        self, cases: Sequence[Case], reference: Tensor, beside: Tensor, made: Tensor | None
+    ) -> Cond:
         past = None if made is None else made[:, :, -self.backbone.native.overlap :]
         canvas = build_canvas(reference, beside, self.backbone.grid, past)
-        return self.backbone.encode(canvas, self.backbone.encode_text([""] * len(reference)))
+        prompts = [case.caption if self.captions else "" for case in cases]
+        return self.backbone.encode(canvas, self.backbone.encode_text(prompts))
 
     def _denoise(self, cond: Cond, segment: Segment, indices: Sequence[int]) -> Tensor:
         """Latents (B, C, F, h, w) of the reference half."""

@@ -1,8 +1,8 @@
 """`dreamactor bench variants`: pose, end-to-end and oracle on the same held-out pairs.
 
 What the recipe makes (docs/recipe.md): adapters of one base, against the model that was trained on
-true pairs of the world, and against the copy of the reference. A folder is a run, and the same
-command resumes it:
+true pairs of the world, and against the copy of the reference; and any other adapters of that base,
+each a row. A folder is a run, and the same command resumes it:
 
     results.jsonl   every metric of every clip of every system
     contact.png     12 cases: reference, driving, truth and all variants
@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreamactor.bench import evaluate, stats, timing
 from dreamactor.bench.baselines import copy_reference
@@ -28,6 +29,9 @@ from dreamactor.bench.settings import BenchConfig, notes_of, open_folder
 from dreamactor.config import check_least
 from dreamactor.errors import ConfigError
 from dreamactor.runs import write_text
+
+if TYPE_CHECKING:
+    from dreamactor.backbones.base import Backbone
 
 COPY, POSE, RGB, ORACLE = "copy", "pose", "end-to-end", "oracle"
 """Rows of the table."""
@@ -45,6 +49,13 @@ class VariantsBenchConfig(BenchConfig):
     """Adapter of the end-to-end variant; None = no such row."""
     oracle: Path | None = None
     """Folder of a model trained on true pairs; None takes the one that ships."""
+    others: str = ""
+    """More rows, NAME:PATH with commas between: adapters of the base, or folders of weights that
+    were trained in full. Their files say what drives them."""
+    compare: bool = True
+    """Also measure the copy of the reference and the oracle."""
+    captions: bool = False
+    """Tell all networks who does what in the target, in the world's own words."""
     steps: int = 4
     """Sampling steps of all."""
 
@@ -52,8 +63,26 @@ class VariantsBenchConfig(BenchConfig):
         """As of `BenchConfig`; and there is a variant."""
         super().__post_init__()
         check_least(self, {"steps": 1})
-        if self.pose is None and self.rgb is None:
-            raise ConfigError("neither pose nor rgb: want an adapter of one of them, or of both")
+        if not self.variants:
+            raise ConfigError("no pose, rgb or others: want at least one adapter")
+
+    @cached_property
+    def variants(self) -> dict[str, Path]:
+        """Adapters, and folders of weights, by the names of their rows.
+
+        Raises:
+            ConfigError: A row has no name or no file, or the name of another one.
+        """
+        named = {POSE: self.pose, RGB: self.rgb}
+        found = {name: path for name, path in named.items() if path is not None}
+        for word in filter(None, self.others.split(",")):
+            name, _, path = word.strip().partition(":")
+            if not name or not path:
+                raise ConfigError(f"others={word.strip()!r}: want NAME:PATH, such as rank16:a.st")
+            if name in {*found, COPY, ORACLE}:
+                raise ConfigError(f"others={word.strip()!r}: there is a row {name!r}; rename it")
+            found[name] = Path(path)
+        return found
 
 
 def bench_variants(cast: Path, out: Path, config: VariantsBenchConfig) -> Path:
@@ -77,11 +106,13 @@ def bench_variants(cast: Path, out: Path, config: VariantsBenchConfig) -> Path:
         (systems, weights), perceptual = _systems(config), config.load_perceptual()
         path = open_folder(out) / "results.jsonl"
         about = {**studio.about, "weights": weights, "steps": config.steps}
+        if config.captions:
+            about["captions"] = True
         options = evaluate.Options(lpips_frames=config.lpips or None, about=about)
         records, names, fresh = studio.measure(path, systems, config, perceptual, options)
-        shown = [name for name in (POSE, RGB, ORACLE) if name in systems]
+        shown = [name for name in systems if name != COPY]
         if fresh or not (out / "contact.png").is_file():
-            main = RGB if RGB in systems else POSE
+            main = RGB if RGB in systems else shown[0]
             draw_sheets(out, studio, systems, shown, main, records, names[:ON_SHEET], columns=3)
     text = report(
         path,
@@ -105,25 +136,36 @@ def _systems(config: VariantsBenchConfig) -> tuple[dict[str, Any], dict[str, str
     from dreamactor.bench.systems import Animation
     from dreamactor.provenance import sha256
 
-    systems: dict[str, Any] = {COPY: copy_reference}
+    systems: dict[str, Any] = {COPY: copy_reference} if config.compare else {}
     weights: dict[str, str] = {}
-    files = {POSE: config.pose, RGB: config.rgb}
-    for name, adapter in files.items():
-        if adapter is None:
-            continue
-        backbone = load_backbone("nano", config.weights, config.device, adapter)
+
+    def add(name: str, folder: Path | None, adapter: Path | None) -> Backbone:
+        backbone = load_backbone("nano", folder, config.device, adapter)
         estimator = None
-        if name == POSE:
+        if backbone.variant == "pose":
             path = config.keypoints or DATA
             estimator = Keypoints(load_network(path), config.device)
             weights["keypoints"] = sha256(path)
         systems[name] = Animation(
-            backbone, config.steps, config.seed, config.device, estimator=estimator
+            backbone,
+            config.steps,
+            config.seed,
+            config.device,
+            estimator=estimator,
+            captions=config.captions,
         )
-        weights |= {**backbone.weights, f"{name} adapter": sha256(adapter)}
-    oracle = load_backbone("nano", config.oracle, config.device)
-    systems[ORACLE] = Animation(oracle, config.steps, config.seed, config.device)
-    weights |= {f"{ORACLE} {file}": digest for file, digest in oracle.weights.items()}
+        return backbone
+
+    for name, path in config.variants.items():
+        if path.is_dir():
+            own = add(name, path, None).weights
+            weights |= {f"{name} {file}": digest for file, digest in own.items()}
+        else:
+            weights |= add(name, config.weights, path).weights
+            weights[f"{name} adapter"] = sha256(path)
+    if config.compare:
+        own = add(ORACLE, config.oracle, None).weights
+        weights |= {f"{ORACLE} {file}": digest for file, digest in own.items()}
     return systems, weights
 
 

@@ -10,9 +10,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import multiprocessing
+import signal
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,9 +28,13 @@ from dreamactor.bench.measured import Evidence
 from dreamactor.bench.scores import HIGHEST, LOWEST, Scores
 from dreamactor.bootstrap.manifest import DataSet
 from dreamactor.bootstrap.triplets import THRESHOLD, Verdict
-from dreamactor.errors import AnswerError, ConfigError
+from dreamactor.errors import AnswerError, ConfigError, MediaError
 from dreamactor.image import read_image
+from dreamactor.runs import end_with_parent
 from dreamactor.video import iter_frames
+
+Answer = tuple[Scores, Mapping[str, Any]]
+"""Scores, and JSON values that explain them."""
 
 
 class Judge(Protocol):
@@ -40,8 +50,8 @@ class Judge(Protocol):
         """JSON values: all that the scores depend on besides the evidence."""
         ...
 
-    def __call__(self, evidence: Evidence) -> tuple[Scores, Mapping[str, Any]]:
-        """Scores, and JSON values that explain them."""
+    def __call__(self, evidence: Evidence) -> Answer:
+        """Judge one item."""
         ...
 
 
@@ -57,7 +67,7 @@ class Gated:
     """Why an item got no scores, by its name; the next run asks again."""
 
 
-def gate(data: DataSet, judge: Judge, threshold: float = THRESHOLD) -> Gated:
+def gate(data: DataSet, judge: Judge, threshold: float = THRESHOLD, workers: int = 0) -> Gated:
     """Judge every item that this judge has not judged yet; repeat to go on.
 
     Where a judge has no answer the next item gets its turn.
@@ -66,39 +76,107 @@ def gate(data: DataSet, judge: Judge, threshold: float = THRESHOLD) -> Gated:
         data: The data set.
         judge: Who scores.
         threshold: What the average has to exceed.
+        workers: Local processes that the judge is sent to; 0 = this one alone.
 
     Raises:
         ConfigError: The threshold cannot be.
+        MediaError: A worker died.
     """
     if not LOWEST <= threshold < HIGHEST:
         raise ConfigError(f"threshold={threshold}: want {LOWEST:.0f} to below {HIGHEST:.0f}")
-    return _gate(data, judge, threshold)
+    return _gate(data, judge, threshold, workers)
 
 
-def _gate(data: DataSet, judge: Judge, threshold: float) -> Gated:
+def _gate(data: DataSet, judge: Judge, threshold: float, workers: int = 0) -> Gated:
     about = json.loads(json.dumps(dict(judge.about)))
-    items, fresh, passed, unjudged = data.items(), 0, 0, {}
-    for item in tqdm(items, unit="item", disable=None, leave=False):
-        known = data.said(item, "gate").get(judge.name)
-        clip = data.facts(item)["clip"]["sha256"]
-        if known is None or (known["about"], known["clip"]) != (about, clip):
-            try:
-                scores, why = judge(evidence_of(data, item))
-            except AnswerError as error:
-                unjudged[item] = str(error)
+    items, passed, unjudged = data.items(), 0, {}
+    clips = {item: data.facts(item)["clip"]["sha256"] for item in items}
+    known = {item: data.said(item, "gate").get(judge.name) for item in items}
+    todo = [
+        item
+        for item, said in known.items()
+        if said is None or (said["about"], said["clip"]) != (about, clips[item])
+    ]
+    bar = tqdm(total=len(todo), unit="item", disable=None, leave=False)
+    with bar, closing(_answers(data, judge, todo, workers)) as answers:
+        for item, answer in answers:
+            bar.update()
+            if isinstance(answer, AnswerError):
+                unjudged[item] = str(answer)
                 continue
-            known = {"about": about, "clip": clip, "scores": scores.plain(), "why": dict(why)}
-            fresh += 1
-        verdict = Verdict(judge.name, Scores(**known["scores"]), threshold)
-        passed += verdict.passed
-        said = {**known, "threshold": threshold, "average": verdict.scores.average}
-        data.say(item, "gate", judge.name, {**said, "passed": verdict.passed})
+            scores, why = answer
+            said = {"about": about, "clip": clips[item], "scores": scores.plain()}
+            _say(data, item, judge, threshold, {**said, "why": dict(why)})
+    for item in sorted(known.keys() - set(todo)):
+        _say(data, item, judge, threshold, known[item] or {})  # the threshold may be another
+    for item in known.keys() - unjudged.keys():
+        verdict = data.verdict(item, judge.name)
+        passed += verdict is not None and verdict.passed
     data.write_manifest()
-    return Gated(len(items), passed, fresh, unjudged)
+    return Gated(len(items), passed, len(todo) - len(unjudged), unjudged)
+
+
+def _say(data: DataSet, item: str, judge: Judge, threshold: float, said: Mapping[str, Any]) -> None:
+    """Keep a verdict beside its scores."""
+    verdict = Verdict(judge.name, Scores(**said["scores"]), threshold)
+    passed = {"average": verdict.scores.average, "passed": verdict.passed}
+    data.say(item, "gate", judge.name, {**said, "threshold": threshold, **passed})
+
+
+def _answers(
+    data: DataSet, judge: Judge, items: Sequence[str], workers: int
+) -> Generator[tuple[str, Answer | AnswerError], None, None]:
+    """What the judge says of each item, in order."""
+    if not workers:
+        for item in items:
+            yield item, _answer(data, judge, item)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _begin, (data.root, judge))
+    try:
+        waiting = [(item, pool.submit(_answer_here, item)) for item in items]
+        for item, future in waiting:
+            yield item, future.result()
+    except BrokenProcessPool as error:
+        raise MediaError(
+            f"{data.root}: a worker died, perhaps for want of memory; the same command goes on, "
+            f"with fewer of them by --workers {max(1, workers // 2)}"
+        ) from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _answer(data: DataSet, judge: Judge, item: str) -> Answer | AnswerError:
+    try:
+        return judge(evidence_of(data, item))
+    except AnswerError as error:
+        return error
+
+
+_worker: tuple[DataSet, Judge]  # of a worker process
+
+
+def _begin(root: Path, judge: Judge) -> None:
+    """Start a worker: one thread, since there is a worker a core; Ctrl-C is the parent's."""
+    end_with_parent()
+    import cv2
+
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    _worker = DataSet(root), judge
+
+
+def _answer_here(item: str) -> Answer | AnswerError:
+    return _answer(*_worker, item)
 
 
 def gate_best(
-    data: DataSet, judge: Judge, threshold: float = THRESHOLD, least: int = 0
+    data: DataSet,
+    judge: Judge,
+    threshold: float = THRESHOLD,
+    least: int = 0,
+    workers: int = 0,
 ) -> tuple[Gated, float]:
     """As `gate`; where fewer than `least` items pass, the threshold falls until so many do.
 
@@ -107,7 +185,7 @@ def gate_best(
     Returns:
         What was found, and the threshold that counted.
     """
-    found = gate(data, judge, threshold)
+    found = gate(data, judge, threshold, workers)
     if found.passed >= least:
         return found, threshold
     said = (data.verdict(item, judge.name) for item in data.items())

@@ -108,7 +108,12 @@ def asked(device: str = "cpu") -> Asked:
 
 
 def run_gate(
-    folder: Path, word: str, scales: Path | None, threshold: float, device: str = "cpu"
+    folder: Path,
+    word: str,
+    scales: Path | None,
+    threshold: float,
+    device: str = "cpu",
+    workers: int = 0,
 ) -> str:
     """What the command line asks for; says what came of it.
 
@@ -118,6 +123,7 @@ def run_gate(
         scales: Of the measured judge; None takes those that ship.
         threshold: What the average has to exceed.
         device: Where a local model runs.
+        workers: Processes of the measured judge; 0 = this one alone.
 
     Raises:
         AnswerError: Some items got no scores; all others did.
@@ -127,13 +133,15 @@ def run_gate(
         raise ConfigError(f"judge={word!r}: want measured or mllm")
     if word == "mllm" and scales is not None:
         raise ConfigError(f"scales={scales}: only the measured judge has scales")
+    if word == "mllm" and workers:
+        raise ConfigError(f"workers={workers}: a model is asked by one process; want 0")
     data = DataSet(folder)
     judge: Judge
     if word == "mllm":
         judge = asked(device)
     else:
         judge = Measured(load_scales(scales) if scales else None)
-    found = gate(data, judge, threshold)
+    found = gate(data, judge, threshold, workers)
     told = f"{found.passed} of {found.items} items pass, {found.fresh} of them judged now"
     if found.unjudged:
         item, why = next(iter(found.unjudged.items()))

@@ -49,13 +49,16 @@ def bootstrap_filter(
     ] = "measured",
     scales: Annotated[Path | None, typer.Option(help="gate.json of `bootstrap calibrate`.")] = None,
     threshold: Annotated[float, typer.Option(help="What the average has to exceed.")] = 4.5,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes of the measured judge; 0 = this one alone.")
+    ] = 0,
     device: LocalDevice = "cpu",
 ) -> None:
     """Score every item, 1 to 5 four times, by what can be measured or a model sees; gate it."""
     end_on_sigterm()
     from dreamactor.bootstrap.judge import run_gate
 
-    print(run_gate(data, judge, scales, threshold, device))
+    print(run_gate(data, judge, scales, threshold, device, workers))
 
 
 @app.command("review")

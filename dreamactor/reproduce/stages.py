@@ -287,7 +287,8 @@ class _Chain:
 
         def run(time: Time) -> str:
             data, judge = DataSet(self.data), Measured()
-            found, threshold = gate_best(data, judge, config.threshold, config.least)
+            workers = config.processes if config.processes > 1 else 0
+            found, threshold = gate_best(data, judge, config.threshold, config.least, workers)
             if config.reviewers:
                 open_ = unreviewed(data, judge.name, config.reviewers)
                 if open_:
