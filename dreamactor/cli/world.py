@@ -85,6 +85,7 @@ def world_pool(
     split: Split = "train",
     seed: Seed = 0,
     frames: Annotated[int, typer.Option(help="Frames of a clip: 16, or 4 to start with.")] = 16,
+    size: Annotated[int, typer.Option(help="Pixels of a side.")] = 256,
     plural: Annotated[
         float, typer.Option(help="Share with several subjects, or half a body for a whole one.")
     ] = 0.0,
@@ -92,7 +93,7 @@ def world_pool(
     """Render pairs to disk for training."""
     from dreamactor.training.pool import PoolConfig, fill
 
-    config = PoolConfig(cast, split, seed, frames=frames, plural=plural)
+    config = PoolConfig(cast, split, seed, size, frames, plural=plural)
     print(fill(out, config, range(shards), processes, minutes, gpus, room, first_gpu))
 
 

@@ -101,8 +101,9 @@ def workers(device: str = "auto") -> Iterator[Worker]:
     rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
     on_gpu = device != "cpu" and torch.cuda.is_available()
-    place = torch.device("cuda", local) if on_gpu else torch.device("cpu")
-    if on_gpu:
+    place = torch.device("cpu")
+    if on_gpu:  # what needs no words with the others may have several processes a GPU
+        place = torch.device("cuda", local % torch.cuda.device_count())
         torch.cuda.set_device(place)
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")

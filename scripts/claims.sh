@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# The recipe's rows that docs/results.md compares, on a machine with GPUs, behind scripts/gpu.sh:
+#
+#   scripts/gpu.sh base HOME OUT minutes=7    nano as an image-to-video model, frozen from then on
+#   scripts/claims.sh caches HOME SHARDS      render pairs to keep; examples for all rows
+#   scripts/claims.sh rows HOME OUT NAME...   an adapter each, spread over the GPUs, of STEPS steps
+#   scripts/claims.sh pairs HOME OUT COUNT    bootstrap with the row `full`: COUNT pairs a process
+#   scripts/claims.sh bench HOME OUT PAIRS NAME...
+#                                             measure rows on held-out pairs, some on each GPU
+#
+# Rows are in `row` below; those of stage 2 start from `full` and want `pairs` first. HOME and OUT
+# as of gpu.sh. From the environment: GPUS, FIRST_GPU, STEPS (1000), BATCH (32), SECONDS_LIMIT (570),
+# PROCESSES (8 a GPU), KEEP (0.5 of the pairs pass), SIZE (256), DEVICE (cuda).
+set -euo pipefail
+verb=$1 home=$2
+limit=${SECONDS_LIMIT:-570} steps=${STEPS:-1000} batch=${BATCH:-32} each=${PROCESSES:-8}
+size=${SIZE:-256} device=${DEVICE:-cuda}
+gpus=${GPUS:-$(nvidia-smi -L | wc -l)} first=${FIRST_GPU:-0}
+export PYTHONPATH=$home/src:$home/site PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
+export OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false
+vendor=/usr/local/nvidia/share/glvnd/egl_vendor.d/10_nvidia.json
+if [ -f $vendor ]; then export __EGL_VENDOR_LIBRARY_FILENAMES=$vendor; fi
+vae=$home/start/vae.safetensors base=$home/base/transformer.safetensors
+pools=$(cat "$home/pools")
+
+dreamactor() { python3 -m dreamactor.cli "$@"; }
+on() { CUDA_VISIBLE_DEVICES=$((first + $1 % gpus)) "${@:2}"; }
+left() { echo $((limit - SECONDS)); }
+done_in() { echo "$1 after $SECONDS s"; }
+
+# row NAME: stage, cache and settings of an adapter
+row() {
+  case $1 in
+    full) echo pose pose ;;                      # the paper's stage 1
+    seed1) echo pose pose seed=1 ;;
+    plain) echo pose plain ;;                    # bones as they are
+    silent) echo pose pose no_text=1 ;;          # without text
+    temporal | channel | cross-attention) echo pose pose "injection=$1" ;;
+    rank16 | rank64) echo pose pose "rank=${1#rank}" ;;
+    attention) echo pose pose targets=attention ;;
+    whole) echo pose pose targets=full ;;        # no adapter: every weight learns
+    paper) echo pose pose attention=full ;;      # every token sees every token
+    noised) echo pose pose motion=noised attention=full ;;
+    rgb) echo rgb reversed ;;                    # the paper's stage 2
+    unfiltered) echo rgb all ;;
+    forward) echo rgb forward ;;                 # towards the synthetic clip
+    twins) echo rgb twins ;;                     # true pairs: as good as bootstrapping could get
+    *) echo "no row $1" >&2; exit 2 ;;
+  esac
+}
+
+# result NAME: what a row has trained
+result() { if [ "$1" = whole ]; then echo "$home/whole-weights"; else
+  echo "$home/rows/$1/adapter.safetensors"; fi; }
+
+train() {
+  local name=$1 stage cache more start=()
+  read -r stage cache more <<< "$(row "$name")"
+  if [ "$stage" = rgb ]; then start=("start=$home/rows/full/adapter.safetensors"); fi
+  # shellcheck disable=SC2086  # settings are words
+  timeout -k 20 "$(left)" python3 -m dreamactor.cli train "$stage" --out "$home/rows/$name" \
+    cache="$home/cache-$cache" base="$base" vae="$vae" steps="$steps" batch="$batch" rate=5e-4 \
+    warmup=100 decay_from=0.5 average=0.995 checkpoint=false look_every=500 save_minutes=60 \
+    "minutes=$(awk "BEGIN {print ($(left) - 25) / 60}")" "${start[@]}" $more > "$home/rows/$name.log" 2>&1
+}
+
+# examples NAME TASK settings...: a cache, by several processes on one GPU
+examples() {
+  timeout -k 20 "$(left)" torchrun --nproc-per-node "$each" --master-port "$((29600 + RANDOM % 300))" \
+    -m dreamactor.cli train cache --task "$2" --out "$home/cache-$1" vae="$vae" text="$home/text" "${@:3}" \
+    > "$home/cache-$1.log" 2>&1 || tail -5 "$home/cache-$1.log"
+  done_in "cache $1, $(du -sm "$home/cache-$1" | cut -f1) MB,"
+}
+
+case $verb in
+  caches)
+    OMP_NUM_THREADS=1 dreamactor world pool --cast "$home/full.castpack" --out "$pools/keep" \
+      --shards "$3" --size "$size" --processes "${RENDERERS:-16}" --minutes 3 --gpus "$gpus" --first-gpu "$first" --seed 7 \
+      > "$home/keep.log" 2>&1
+    done_in "$(find "$pools/keep" -name '*.json' | wc -l) shards"
+    on 0 examples pose pose pool="$pools/keep" draws=2 &
+    on 1 examples plain pose pool="$pools/keep" draws=2 scale_share=0 &
+    on 2 examples twins rgb pool="$pools/keep" &
+    wait ;;
+  rows)
+    mkdir -p "$home/rows"
+    if [ ! -f "$base" ]; then
+      dreamactor train export --vae "$vae" --transformer "$home/nano-base/transformer.safetensors" \
+        --shift 2 --out "$home/base"
+    fi
+    for name in "${@:4}"; do
+      read -r stage cache more <<< "$(row "$name")"
+      if [ "$cache" != pose ] && [ "$stage" = rgb ] && [ ! -d "$home/cache-$cache" ]; then
+        on 0 examples "$cache" rgb triplets="$home/data/$cache.jsonl" &
+      fi
+    done
+    wait
+    number=0
+    for name in "${@:4}"; do on "$number" train "$name" & number=$((number + 1)); done
+    wait
+    for name in "${@:4}"; do
+      if [ "$name" = whole ] && [ -f "$home/rows/whole/transformer.safetensors" ]; then
+        dreamactor train export --vae "$vae" --transformer "$home/rows/whole/transformer.safetensors" \
+          --shift 2 --out "$home/whole-weights"
+      fi
+      echo "== $name: $(tail -1 "$home/rows/$name.log")"
+      grep missed_1 "$home/rows/$name/metrics.jsonl" | tail -1 || true
+      cp "$home/rows/$name/metrics.jsonl" "$3/row_$name.jsonl" || true
+    done
+    done_in rows ;;
+  pairs)
+    for number in $(seq 0 $((each * gpus - 1))); do
+      on "$number" timeout -k 10 "$(left)" python3 -m dreamactor.cli bootstrap pairs --out "$home/data" \
+        --cast "$home/full.castpack" count="$4" seed="$number" weights="$home/base" variant=pose \
+        adapter="$home/rows/full/adapter.safetensors" device="$device" threads=2 \
+        > "$home/pairs-$number.log" 2>&1 || tail -2 "$home/pairs-$number.log" &
+    done
+    wait
+    done_in "$(find "$home/data" -name item.json | wc -l) pairs"
+    python3 "$home/scripts/claims_triplets.py" "$home/data" "$((each * gpus))" "${KEEP:-0.5}"
+    done_in triplets ;;
+  bench)
+    declare -A mine=()
+    number=0
+    for name in "${@:5}"; do
+      mine[$((number % gpus))]+="${mine[$((number % gpus))]:+,}$name:$(result "$name")"
+      number=$((number + 1))
+    done
+    for number in "${!mine[@]}"; do
+      on "$number" timeout -k 10 "$(left)" python3 -m dreamactor.cli bench variants --cast "$home/full.castpack" \
+        --out "$home/bench-rows-$number" weights="$home/base" others="${mine[$number]}" count="$4" size="$size" \
+        compare="$([ "$number" = 0 ] && echo "${COMPARE:-true}" || echo false)" captions=true device="$device" \
+        perceptual="$home/alex.safetensors" processes="${WORKERS:-12}" > "$home/bench-rows-$number.log" 2>&1 &
+    done
+    wait
+    for number in "${!mine[@]}"; do tail -1 "$home/bench-rows-$number.log"; done
+    tar -czf "$3/rows.tar.gz" -C "$home" $(cd "$home" && ls -d bench-rows-* pairs-0.log cache-*.log rows/*.log rows/*/samples)
+    done_in bench ;;
+  *) echo "unknown verb $verb" >&2; exit 2 ;;
+esac
