@@ -79,11 +79,11 @@ def test_refuses_what_cannot_be_shared_out() -> None:
     """refuses: heads, states, gradients, a GPU that all would share."""
     transformer = build(NETWORKS["tiny"], "wan", torch.device("cpu"), torch.float32)
     set_mode(transformer, "one-way")
-    with pytest.raises(ConfigError, match="3 processes: 2 heads .* evenly; nearest is 2"):
+    with pytest.raises(ConfigError, match=r"3 processes: 2 heads .* evenly; nearest is 2"):
         set_parallel(transformer, Team(0, 3))
     set_parallel(transformer, Team(0, 2, "0"))
     canvas = torch.zeros(1, 12, 3, 4, 8)
-    with pytest.raises(ConfigError, match="states with 2 processes: .* nearest is keys"):
+    with pytest.raises(ConfigError, match=r"states with 2 processes: .* nearest is keys"):
         predicted_bytes(transformer, canvas, Keeping(holds="states"))
     with pytest.raises(AssertionError, match="only sample together"):
         transformer(canvas, torch.ones(1), torch.zeros(1, 512, 8))
@@ -96,10 +96,10 @@ def test_refuses_one_gpu_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     with (
-        pytest.raises(ConfigError, match="device=cuda:1: 2 processes .* want cuda"),
+        pytest.raises(ConfigError, match=r"device=cuda:1: 2 processes .* want cuda"),
         together("cuda:1"),
     ):
         pass
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ConfigError, match="process 1 .* 1 GPU"), together("cuda"):
+    with pytest.raises(ConfigError, match=r"process 1 .* 1 GPU"), together("cuda"):
         pass
