@@ -36,9 +36,9 @@ SIZE = Size(48, 48, 13)
 EVEN = Size(64, 32, 13)
 
 
-def network(mode: str) -> Any:
+def network(mode: str, layers: int = 2) -> Any:
     torch.manual_seed(0)
-    transformer = build(NETWORK, "wan", CPU, torch.float32)
+    transformer = build(replace(NETWORK, layers=layers), "wan", CPU, torch.float32)
     set_mode(transformer, mode)  # type: ignore[arg-type]
     return transformer
 
@@ -76,6 +76,16 @@ def of_a_team(team: Team) -> list[dict[str, Any]]:
     return rows
 
 
+def compiled(team: Team) -> dict[str, Any]:
+    """A block whose exchanges are part of its graph, for there may be no break in it."""
+    alone, spread = network("one-way-aligned", 1), network("one-way-aligned", 1)
+    set_parallel(spread, team)
+    spread.blocks[0].compile(dynamic=False, backend="aot_eager", fullgraph=True)
+    given = asked(SIZE)
+    differ = predict(alone, None, **given) - predict(spread, None, **given)
+    return {"apart": float(differ.abs().max())}
+
+
 def by_diffusers(team: Team) -> list[dict[str, Any]]:
     """Likewise in mode full and on a half alone, with as many tokens for each and not."""
     rows = []
@@ -101,6 +111,8 @@ def work(rank: int, path: Path, port: int) -> None:
         pairs = [dist.new_group(ranks) for ranks in ([0, 1], [2, 3])]
         pair = Team(rank % 2, 2, pairs[rank // 2].group_name)
         found = {"one-way": of_a_team(pair) + of_a_team(team), "full": by_diffusers(team)}
+        if rank < 2:
+            found["compiled"] = [compiled(pair)]
         everyone = team.everyone(found)
         if team.leads:
             path.write_text(json.dumps(everyone))

@@ -56,6 +56,13 @@ def test_each_keeps_its_own_heads_alone(found: list[dict[str, Any]]) -> None:
         assert row["foreseen"] == mine == alone // row["team"] > 0
 
 
+def test_exchanges_are_part_of_a_compiled_block(found: list[dict[str, Any]]) -> None:
+    """same: one graph a block (`aot_eager`), in two processes."""
+    rows = [row for mine in found for row in mine.get("compiled", [])]
+    assert len(rows) == 2
+    assert max(row["apart"] for row in rows) < 1e-5
+
+
 def test_mode_full_and_image_to_video_by_diffusers(found: list[dict[str, Any]]) -> None:
     """same: four processes and one, where tokens are shared out evenly and where they are not."""
     rows = [row for mine in found for row in mine["full"]]
