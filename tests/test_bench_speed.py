@@ -24,10 +24,12 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from dreamactor.backbones.catalogue import CATALOGUE
 from dreamactor.backbones.incontext import Context, set_mode
+from dreamactor.backbones.parallel import Team
 from dreamactor.backbones.shapes import NETWORKS, Size, build
 from dreamactor.bench import speed
 from dreamactor.bench.kernels import kernel_errors
-from dreamactor.bench.speed import SpeedConfig, bench_speed
+from dreamactor.bench.speed import bench_speed
+from dreamactor.bench.speed_config import SpeedConfig
 from dreamactor.bench.speed_report import BOUNDS, Row, Session, ratio, report, speed_goals
 from dreamactor.bench.ways import MODES, Segment, Way
 from dreamactor.cli import main
@@ -393,7 +395,7 @@ def test_segments_in_turn_are_timed_one_by_one(monkeypatch):
     monkeypatch.setattr(Segment, "fill", lambda self: filled.append(1) or fill(self))
     monkeypatch.setattr(Segment, "step", lambda self, n: stepped.append(n) or step(self, n))
     words = [*TINY, "segments=3", "steps=4", "guidance=2"]
-    stand = speed._Stand(from_words(SpeedConfig, words), torch.device("cpu"))
+    stand = speed._Stand(from_words(SpeedConfig, words), Team())
     row = stand.measure(Size(32, 32, 5), Way.parse("one-way-aligned"), 0)
     assert len(row.segments) == 3
     assert min(row.segments) > 0
@@ -422,7 +424,7 @@ def test_the_ways_that_say_so_are_compiled(monkeypatch):
         torch.nn.Module, "compile", lambda self, **said: compiled.append((type(self), said))
     )
     monkeypatch.setattr(speed, "build", lambda *args: built.append(1) or build(*args))
-    stand = speed._Stand(from_words(SpeedConfig, TINY), torch.device("cpu"))
+    stand = speed._Stand(from_words(SpeedConfig, TINY), Team())
     for number, name in enumerate(("full:compiled", "one-way:compiled", "full", "one-way"), 1):
         stand.measure(Size(32, 32, 5), Way.parse(name), 0)
         assert len(compiled) == 2 * min(number, 2)
@@ -444,7 +446,7 @@ def test_exact_figures_of_the_table():
     assert found.mean == pytest.approx(105)
     assert (found.low, found.high) == pytest.approx((100 * 4.2 / 4.1, 100 * 4.2 / 3.9))
     sessions = [Session(8e14, {"float32": {"attention": 1e-6, "log-sum-exp": 1e-6, "merged": 1}})]
-    text = report(sessions, rows, [("832x480x81", "full")], "command", IDENTITY, 40)
+    text = report(sessions, rows, [("832x480x81", "full", 1)], "command", IDENTITY, 40)
     figures = "4.2 [4.2, 4.2] | 105.0 | 2 [2, 2] | 170 | 2000 | 60 | 5.0 | 1.5 / 1.5 |"
     assert f"| 832x480x81 | one-way-aligned | {figures}" in text
     assert "| 1 | 800 | float32 | 1.0e-06 | 1.0e-06 | 1.0e+00 | 0.0001 | WRONG |" in text

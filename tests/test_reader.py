@@ -10,7 +10,7 @@ import torch
 from diffusers.models.transformers import transformer_wan
 from torch.testing import assert_close
 
-from dreamactor.backbones import incontext
+from dreamactor.backbones import sight
 from dreamactor.backbones.catalogue import Mode
 from dreamactor.backbones.incontext import join, set_mode
 from dreamactor.backbones.nano import NanoConfig
@@ -66,14 +66,14 @@ def test_target_and_context_are_read_as_one_canvas(
     """same: keys are those that attention makes of context and target, each at its place."""
     torch.manual_seed(0)
     seen: list[torch.Tensor] = []
-    keys: Callable[..., Any] = incontext._keys
+    keys: Callable[..., Any] = sight._keys
 
     def watch(*given: Any) -> Any:
         found = keys(*given)
         seen.append(found[0])
         return found
 
-    monkeypatch.setattr(incontext, "_keys", watch)
+    monkeypatch.setattr(sight, "_keys", watch)
     transformer = NanoConfig(12, 2, 16, 32, 4).build()
     torch.nn.init.normal_(transformer.proj_out.weight)
     set_mode(transformer, mode)

@@ -26,7 +26,6 @@ Legend: B clips, C latent channels, F latent frames, h x 2w latent cells of the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
@@ -35,13 +34,12 @@ from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import Tensor
 
-from dreamactor.backbones.attention import attend, attend_by_frame
-from dreamactor.backbones.catalogue import CacheHolds, Keeping, Mode
+from dreamactor.backbones.catalogue import Keeping, Mode
 from dreamactor.backbones.context_cache import ContextCache, announce, cache_bytes, kept_dtype
+from dreamactor.backbones.parallel import Spread, Team, by_diffusers, check_keeping, check_team
+from dreamactor.backbones.sight import Rotary, Sight, SightedAttention
 from dreamactor.errors import ShapeError, WeightsError
 
-Rotary = tuple[Tensor, Tensor]
-"""Cosines and sines of positions, (1, N, 1, d) each."""
 Shape = tuple[int, int, int]
 """(F, rows, 2 c): tokens of a canvas."""
 CONTEXT_TIMESTEP = 0.0
@@ -59,9 +57,33 @@ def set_mode(transformer: WanTransformer3DModel, mode: Mode) -> None:
     """
     assert "forward" not in vars(transformer), "hooks hold on to the forward that was"
     transformer.__class__ = WanTransformer3DModel if mode == "full" else InContextTransformer
-    transformer.mode = mode
+    transformer.mode, transformer.team = mode, None
     for block in transformer.blocks:
-        block.attn1.set_processor(WanAttnProcessor() if mode == "full" else _SightedAttention())
+        block.attn1.set_processor(WanAttnProcessor() if mode == "full" else SightedAttention())
+
+
+def set_parallel(transformer: WanTransformer3DModel, team: Team, even: bool = False) -> None:
+    """Have several processes sample together, each of which calls the transformer with all inputs.
+
+    All of them get all of what is predicted. Of a kept context each has its own heads' part. Not
+    for training.
+
+    Args:
+        transformer: diffusers', in its mode; changed in place. In mode full diffusers does it, and
+            it is not taken back.
+        team: The processes, all of which call this; of one there is nothing to do.
+        even: In mode full: whether the canvas has equally many tokens for each.
+
+    Raises:
+        ConfigError: The heads cannot be shared out evenly.
+    """
+    check_team(team, transformer.config.num_attention_heads)
+    if team.count == 1:
+        return
+    if mode_of(transformer) == "full":
+        by_diffusers(transformer, team, even)
+    else:
+        transformer.team = team
 
 
 def mode_of(transformer: Any) -> Mode:
@@ -119,23 +141,6 @@ def seen_tokens(mode: Mode, shape: Shape) -> int:
     return (frames + (mode != "one-way-aligned")) * rows * (columns // 2)
 
 
-@dataclass(frozen=True)
-class Sight:
-    """Where the tokens of a block are and what else they see, in the place of its rotary tables."""
-
-    rotary: Rotary
-    seen: tuple[Tensor, ...] = ()
-    """Of the context: keys and values (B, N, H, d), or states (B, N, D). None for the context."""
-    seen_rotary: Rotary | None = None
-    """Positions of states."""
-    frames: int = 0
-    """Target frames that see the motion of their own time alone; 0 = every token sees all."""
-    found: list[Tensor] | None = None
-    """Here attention puts its own keys and values, or states."""
-    holds: CacheHolds = "keys"
-    """Which of the two."""
-
-
 class _Stream(NamedTuple):
     """What all tokens of a kind have in common."""
 
@@ -146,12 +151,16 @@ class _Stream(NamedTuple):
     """(B, 6, D) embedded timestep for the blocks."""
     last: Tensor
     """(B, D) and for the output."""
+    spread: Spread | None
+    """Over several processes, if there are any."""
 
 
 class InContextTransformer(WanTransformer3DModel):
     """diffusers' transformer in a one-way mode; `set_mode` makes one."""
 
     mode: Mode
+    team: Team | None = None
+    """Processes that sample together; `set_parallel` names them."""
 
     def forward(
         self,
@@ -180,10 +189,12 @@ class InContextTransformer(WanTransformer3DModel):
             (B, C, F, h, 2w): predicted for the target, given for the context (its latents).
         """
         assert not return_dict
+        assert self.team is None or not torch.is_grad_enabled(), "processes only sample together"
         given = hidden_states[:, -self.config.out_channels :]
         shape = _tokens_of(hidden_states)
-        tables = [split(table, shape) for table in self.rope(hidden_states)]
-        target, context = split(self._embed(hidden_states), shape)
+        spreads = self._spreads(shape)
+        tables = [_own(split(table, shape), spreads) for table in self.rope(hidden_states)]
+        target, context = _own(split(self._embed(hidden_states), shape), spreads)
         image = encoder_hidden_states_image
         rotary, of_context = cast(tuple[Rotary, Rotary], tuple(zip(*tables, strict=True)))
         if fill or cache is None:
@@ -191,17 +202,27 @@ class InContextTransformer(WanTransformer3DModel):
                 silence = encoder_hidden_states.new_zeros(1, 1, encoder_hidden_states.shape[2])
             still = torch.full_like(timestep, CONTEXT_TIMESTEP)
             text = silence.to(encoder_hidden_states).expand(len(hidden_states), -1, -1)
-            context_stream = self._stream(of_context, still, text, image)
+            context_stream = self._stream(of_context, still, text, image, spreads[1])
             if fill:
                 assert cache is not None
                 self._fill(cache, context, context_stream, shape)
                 return (given,)
-        stream = self._stream(rotary, timestep, encoder_hidden_states, image)
+        stream = self._stream(rotary, timestep, encoder_hidden_states, image, spreads[0])
         if cache is None:
             target = self._both(target, context, stream, context_stream, shape)
         else:
             target = self._reuse(cache, target, stream, of_context, shape)
-        return (self._laid(given, self._head(target, stream.last), shape),)
+        patches = self._head(target, stream.last)
+        if stream.spread is not None:
+            patches = stream.spread.gather(patches)
+        return (self._laid(given, patches, shape),)
+
+    def _spreads(self, shape: Shape) -> tuple[Spread | None, Spread | None]:
+        """Of targets and of the context, over the processes if there are several."""
+        if self.team is None:
+            return None, None
+        frames, one = shape[0], shape[1] * (shape[2] // 2)
+        return Spread(self.team, (frames - 1) * one), Spread(self.team, (frames + 1) * one)
 
     def _embed(self, canvas: Tensor) -> Tensor:
         """(B, F rows 2c, D); the context without the noise that its noise channels may carry."""
@@ -213,11 +234,16 @@ class InContextTransformer(WanTransformer3DModel):
         return tokens.flatten(2).transpose(1, 2).contiguous()
 
     def _stream(
-        self, rotary: Rotary, timestep: Tensor, text: Tensor, image: Tensor | None
+        self,
+        rotary: Rotary,
+        timestep: Tensor,
+        text: Tensor,
+        image: Tensor | None,
+        spread: Spread | None,
     ) -> _Stream:
         last, time, text, image = self.condition_embedder(timestep, text, image)
         states = text if image is None else torch.cat([image, text], dim=1)
-        return _Stream(rotary, states, time.unflatten(1, (6, -1)), last)
+        return _Stream(rotary, states, time.unflatten(1, (6, -1)), last, spread)
 
     def _both(
         self, target: Tensor, context: Tensor, stream: _Stream, still: _Stream, shape: Shape
@@ -227,9 +253,14 @@ class InContextTransformer(WanTransformer3DModel):
 
         def both(block: Any, target: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
             found: list[Tensor] = []
-            context = block(context, still.text, still.time, Sight(still.rotary, found=found))
+            context = block(
+                context,
+                still.text,
+                still.time,
+                Sight(still.rotary, found=found, spread=still.spread),
+            )
             seen = tuple(part[:, skip:] for part in found)
-            sight = Sight(stream.rotary, seen, frames=frames)
+            sight = Sight(stream.rotary, seen, frames=frames, spread=stream.spread)
             return block(target, stream.text, stream.time, sight), context
 
         again = torch.is_grad_enabled() and self.gradient_checkpointing
@@ -245,7 +276,7 @@ class InContextTransformer(WanTransformer3DModel):
         skip = self._skipped(shape)
         for block in self.blocks:
             found: list[Tensor] = []
-            sight = Sight(still.rotary, found=found, holds=cache.keeping.holds)
+            sight = Sight(still.rotary, found=found, holds=cache.keeping.holds, spread=still.spread)
             context = block(context, still.text, still.time, sight)
             cache.put([part[:, skip:] for part in found])
 
@@ -256,7 +287,8 @@ class InContextTransformer(WanTransformer3DModel):
         skip, frames = self._skipped(shape), self._frames(shape)
         seen_rotary = (positions[0][:, skip:], positions[1][:, skip:])
         for number, block in enumerate(self.blocks):
-            sight = Sight(stream.rotary, cache.get(number), seen_rotary, frames)
+            seen = cache.get(number)
+            sight = Sight(stream.rotary, seen, seen_rotary, frames, spread=stream.spread)
             target = block(target, stream.text, stream.time, sight)
         return target
 
@@ -284,72 +316,13 @@ class InContextTransformer(WanTransformer3DModel):
         return shape[0] - 1 if self.mode == "one-way-aligned" else 0
 
 
-class _SightedAttention:
-    """Self-attention of a WanTransformerBlock whose tokens also see what a `Sight` shows them."""
-
-    _attention_backend: str | None = None  # diffusers sets both
-    _parallel_config = None
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: None = None,
-        attention_mask: None = None,
-        rotary_emb: Sight | None = None,
-    ) -> Tensor:
-        sight = rotary_emb
-        assert sight is not None
-        key, value = _keys(attn, hidden_states, sight.rotary)
-        if sight.found is not None:
-            sight.found.extend((key, value) if sight.holds == "keys" else (hidden_states,))
-        query = _turned(attn.norm_q(attn.to_q(hidden_states)), attn.heads, sight.rotary)
-        # under autocast values alone come in its dtype, as attention will be
-        query, key = query.type_as(value), key.type_as(value)
-        out = self._look(query, key, value, self._seen(attn, sight, value), sight.frames)
-        out = out.flatten(2, 3).type_as(query)
-        result: Tensor = attn.to_out[1](attn.to_out[0](out))
-        return result
-
-    def _look(
-        self, query: Tensor, key: Tensor, value: Tensor, seen: tuple[Tensor, ...], frames: int
-    ) -> Tensor:
-        if not seen:
-            return attend(query, key, value, self._attention_backend)
-        if not frames:
-            both = [torch.cat(pair, dim=1) for pair in zip((key, value), seen, strict=True)]
-            return attend(query, both[0], both[1], self._attention_backend)
-        one = query.shape[1] // frames  # the reference's frame comes first
-        shared = [
-            torch.cat([own, side[:, :one]], dim=1)
-            for own, side in zip((key, value), seen, strict=True)
-        ]
-        motion = (seen[0][:, one:], seen[1][:, one:])
-        backend = self._attention_backend
-        return attend_by_frame(query, (shared[0], shared[1]), motion, frames, backend)
-
-    @staticmethod
-    def _seen(attn: Any, sight: Sight, like: Tensor) -> tuple[Tensor, ...]:
-        """Keys and values of the context, if there is one."""
-        seen = sight.seen
-        if len(seen) == 1:
-            assert sight.seen_rotary is not None
-            seen = _keys(attn, seen[0], sight.seen_rotary)
-        return tuple(part.type_as(like) for part in seen)
-
-
-def _keys(attn: Any, states: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
-    """Keys and values (B, N, H, d) of states (B, N, D)."""
-    key = _turned(attn.norm_k(attn.to_k(states)), attn.heads, rotary)
-    return key, attn.to_v(states).unflatten(2, (attn.heads, -1))
-
-
-def _turned(x: Tensor, heads: int, rotary: Rotary) -> Tensor:
-    """(B, N, D) by heads, turned to its positions as diffusers' WanAttnProcessor does it."""
-    even, odd = x.unflatten(2, (heads, -1, 2)).unbind(-1)
-    cosines, sines = rotary[0][..., 0::2], rotary[1][..., 1::2]
-    pairs = [even * cosines - odd * sines, even * sines + odd * cosines]
-    return torch.stack(pairs, dim=-1).flatten(3).type_as(x)
+def _own(both: tuple[Tensor, Tensor], spreads: tuple[Spread | None, ...]) -> tuple[Tensor, Tensor]:
+    """This process's share of targets and context, (B, N, ...) each."""
+    one, other = (
+        part if spread is None else spread.share(part)
+        for part, spread in zip(both, spreads, strict=True)
+    )
+    return one, other
 
 
 def _tokens_of(canvas: Tensor) -> Shape:
@@ -364,20 +337,25 @@ def _tokens_of(canvas: Tensor) -> Shape:
 
 
 def predicted_bytes(transformer: InContextTransformer, canvas: Tensor, keeping: Keeping) -> int:
-    """Size of the cache of a canvas, before there is one.
+    """Size of the cache of a canvas, before there is one; of several processes, in each of them.
 
     Args:
         transformer: In a one-way mode.
         canvas: (B, channels, F, h, 2w), in the dtype of the network.
         keeping: How it is kept.
+
+    Raises:
+        ConfigError: Several processes keep keys and values, not states.
     """
+    count = 1 if transformer.team is None else transformer.team.count
+    check_keeping(keeping, count)
     batch, _, frames, height, width = canvas.shape
     config = transformer.config
     head = config.attention_head_dim
     return cache_bytes(
         len(transformer.blocks),
         seen_tokens(transformer.mode, (frames, height // 2, width // 2)),
-        config.num_attention_heads * head,
+        config.num_attention_heads // count * head,
         head,
         kept_dtype(keeping, canvas.dtype),
         keeping.holds,

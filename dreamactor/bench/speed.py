@@ -21,6 +21,10 @@ A folder is a run, and the same command resumes it:
 
 What is compared was measured from one beginning: when rows are added later, the floor of their size
 is measured again beside them.
+
+Started by torchrun, all ways but the rivals' are spread over its processes, a GPU each
+(`backbones.parallel`). Rows of several numbers of processes lie in one folder; times are the
+slowest process's, bytes those of the fullest GPU.
 """
 
 from __future__ import annotations
@@ -28,149 +32,39 @@ from __future__ import annotations
 import gc
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property, partial
-from importlib.metadata import version
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, cast
 
 import torch
 from tqdm import tqdm
 
-from dreamactor import __version__
 from dreamactor.backbones.animate2 import uncompiled
 from dreamactor.backbones.catalogue import Mode
-from dreamactor.backbones.incontext import set_mode
-from dreamactor.backbones.shapes import NETWORKS, Kind, Network, Size, build, nearest_of
+from dreamactor.backbones.incontext import set_mode, set_parallel
+from dreamactor.backbones.parallel import Team, check_keeping, check_team, together
+from dreamactor.backbones.shapes import Kind, Size, build
 from dreamactor.bench import speed_report
 from dreamactor.bench.evaluate import alone
 from dreamactor.bench.kernels import ceiling, kernel_errors, seconds
 from dreamactor.bench.settings import open_folder
+from dreamactor.bench.speed_config import SpeedConfig
 from dreamactor.bench.speed_report import Row, Session
-from dreamactor.bench.timing import hardware
-from dreamactor.bench.ways import ANIMATE, ANIMATE_2, FLOOR, MODES, Segment, Way
-from dreamactor.config import check_device, check_least
-from dreamactor.errors import ConfigError
+from dreamactor.bench.ways import ANIMATE_2, FLOOR, MODES, ONE_WAY, RIVALS, Segment, Way
+from dreamactor.errors import ConfigError, DreamActorError
 from dreamactor.runs import write_text
 
 FULL = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 """In the messages of torch and cuBLAS, where memory runs out."""
 
 
-@dataclass(frozen=True)
-class SpeedConfig:
-    """Settings of one `bench speed`."""
-
-    shape: str = "wan-14b"
-    """Of the transformers: wan-14b, wan-1.3b, nano or tiny."""
-    layers: int = 0
-    """Blocks, to try it in short; 0 = those of the shape."""
-    sizes: str = "832x480x81,1280x720x81"
-    """WIDTHxHEIGHTxFRAMES of one half, with commas between."""
-    modes: str = ",".join(MODES)
-    """Ways, with commas between; see above."""
-    steps: int = 40
-    """Of a clip: its seconds are so many steps and what is done once a segment."""
-    guidance: int = 1
-    """Passes of a step: 1, or 2 with a branch that guidance leads away from."""
-    repeats: int = 3
-    """Turns that are timed; the median counts."""
-    warmup: int = 1
-    """Turns before them."""
-    segments: int = 0
-    """Besides, so many whole segments in turn, each with its context filled anew and `steps`
-    steps, to see whether time or memory grows; 0 = none."""
-    device: str = "cuda"
-    """cuda, cuda:N or cpu."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of network and clip; auto is bfloat16 on a GPU and float32 on the CPU."""
-    compile: bool = False
-    """Compile each block of every way; the first turn pays for it."""
-    minutes: float = 60.0
-    """No row begins after them; the same command goes on."""
-    seed: int = 0
-    """Of weights and inputs."""
-
-    def __post_init__(self) -> None:
-        """Check every value by itself.
-
-        Raises:
-            ConfigError: One that cannot work.
-        """
-        if self.shape not in NETWORKS:
-            raise ConfigError(nearest_of("shape", self.shape, NETWORKS))
-        least = {"layers": 0, "steps": 1, "guidance": 1, "repeats": 1, "warmup": 0, "segments": 0,
-                 "minutes": 0}  # fmt: skip
-        check_least(self, least)
-        if self.guidance > 2:
-            raise ConfigError(f"guidance={self.guidance}: want 1 or 2 passes a step, nearest is 2")
-        check_device(self.device)
-        _ = self.all_sizes, self.ways
-        every = self.network.every
-        if self.network.layers % every and any(way.mode == ANIMATE for way in self.ways):
-            near = max(1, round(self.network.layers / every)) * every
-            raise ConfigError(
-                f"layers={self.layers}: {ANIMATE} wants a multiple of {every}, nearest is {near}"
-            )
-
-    @cached_property
-    def network(self) -> Network:
-        """What is built."""
-        found = NETWORKS[self.shape]
-        return replace(found, layers=self.layers or found.layers)
-
-    @cached_property
-    def all_sizes(self) -> list[Size]:
-        """Those of `sizes`, each once."""
-        return list(dict.fromkeys(Size.parse(word.strip()) for word in self.sizes.split(",")))
-
-    @cached_property
-    def ways(self) -> list[Way]:
-        """Those of `modes`, each once."""
-        return list(dict.fromkeys(Way.parse(word.strip()) for word in self.modes.split(",")))
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """`dtype`, with its default."""
-        wide = self.dtype == "float32" or (self.dtype == "auto" and self.device == "cpu")
-        return torch.float32 if wide else torch.bfloat16
-
-    @property
-    def command(self) -> str:
-        """What repeats the run."""
-        words = ["dreamactor bench speed --out FOLDER"]
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if value != f.default:
-                words.append(f"{f.name}={str(value).lower() if f.type == 'bool' else value}")
-        return " ".join(words)
-
-    def compiles(self, way: Way) -> bool:
-        """Whether a way's blocks are compiled."""
-        needed = way.mode == ANIMATE_2 and self.device != "cpu"
-        return self.compile or way.compiled or needed
-
-    def identity(self) -> dict[str, Any]:
-        """What two rows must have in common to stand in one file."""
-        named = ("shape", "layers", "guidance", "repeats", "warmup", "compile", "seed")
-        return {
-            **{name: getattr(self, name) for name in named},
-            "segments": f"{self.segments} of {self.steps} steps" if self.segments else "none",
-            "dtype": str(self.torch_dtype).removeprefix("torch."),
-            "hardware": hardware(self.device),
-            "versions": {
-                "dreamactor": __version__,
-                "torch": str(torch.__version__),
-                "cuda": torch.version.cuda,
-                "diffusers": version("diffusers"),
-            },
-        }
-
-
 def bench_speed(out: Path, config: SpeedConfig) -> Path:
     """Measure every row that is not measured yet, then write table and plot.
+
+    Called in every process that torchrun started; the first one writes.
 
     Args:
         out: Folder of the run.
@@ -180,32 +74,80 @@ def bench_speed(out: Path, config: SpeedConfig) -> Path:
         The report.
 
     Raises:
-        ConfigError: There is no such device or no matplotlib, or the folder was begun with other
-            settings, versions or hardware.
+        ConfigError: There is no such device or no matplotlib, the folder was begun with other
+            settings, versions or hardware, or a way cannot be spread over several processes.
+        DreamActorError: Of several processes this one ran out of memory. The row says so.
     """
     if config.device != "cpu" and not torch.cuda.is_available():
         raise ConfigError(f"device={config.device}: torch sees no CUDA device here; want cpu")
     speed_report.check_plot()
+    with together(config.device) as team:
+        _check_spread(config, team)
+        _bench(out, config, team)
+    return out / "report.md"
+
+
+def _check_spread(config: SpeedConfig, team: Team) -> None:
+    """Refuse what cannot be done by so many processes."""
+    check_team(team, config.network.heads)
+    for way in config.ways if team.count > 1 else ():
+        if way.mode in RIVALS:
+            raise ConfigError(
+                f"modes={way.name}: not spread over processes here; with {team.count} of them "
+                f"want {', '.join(name for name in MODES if name not in RIVALS)}"
+            )
+        if team.device.type == "cpu" and way.mode not in ONE_WAY:
+            raise ConfigError(
+                f"modes={way.name} device=cpu: diffusers spreads it over GPUs alone; with "
+                f"{team.count} processes want {' or '.join(ONE_WAY)}"
+            )
+        if way.keeping is not None:
+            check_keeping(way.keeping, team.count)
+
+
+def _bench(out: Path, config: SpeedConfig, team: Team) -> None:
     path, identity = open_folder(out) / "results.jsonl", config.identity()
     deadline = time.monotonic() + 60 * config.minutes
-    with alone(path) as file:
-        sessions, rows = _resume(path, identity)
+    with ExitStack() as stack:
+        if team.leads:
+            file = stack.enter_context(alone(path))
+            sessions, rows = _resume(path, identity)
+        team.meet()  # the others read what the first has put in order
+        if not team.leads:
+            file = stack.enter_context(path.open("a", encoding="utf-8"))
+            sessions, rows = _resume(path, identity)
 
         def report() -> None:
-            wanted = [(str(size), way.name) for size in config.all_sizes for way in config.ways]
+            wanted = [
+                (str(size), way.name, team.count)
+                for size in config.all_sizes
+                for way in config.ways
+            ]
             text = speed_report.report(
-                sessions, rows, wanted, config.command, identity, config.steps
+                sessions, rows, wanted, _command(config, team), identity, config.steps
             )
             write_text(out / "report.md", text)
 
-        for found in _measure_all(config, len(sessions), rows, deadline):
+        for found in _measure_all(config, team, len(sessions), rows, deadline):
             kind, kept = ("row", rows) if isinstance(found, Row) else ("session", sessions)
             cast(list[Any], kept).append(found)
-            _append(file, {kind: asdict(found)})
-            report()  # whatever ends the run, what was measured can be read
-        report()
-    speed_report.draw(out / "speed.png", rows)
-    return out / "report.md"
+            failed = found.failed if isinstance(found, Row) else ""
+            if team.leads or failed:
+                _append(file, {kind: asdict(found)})
+                report()  # whatever ends the run, what was measured can be read
+            if failed and team.count > 1:  # the others would wait for this one
+                raise DreamActorError(f"process {team.rank}: {failed}; the same command goes on")
+        if team.leads:
+            report()
+            speed_report.draw(out / "speed.png", rows)
+
+
+def _command(config: SpeedConfig, team: Team) -> str:
+    """What repeats the run."""
+    if team.count == 1:
+        return config.command
+    start = f"torchrun --nproc-per-node {team.count} -m dreamactor.cli"
+    return f"{start} {config.command.removeprefix('dreamactor ')}"
 
 
 def _append(file: IO[str], line: dict[str, Any]) -> None:
@@ -240,29 +182,43 @@ def _resume(path: Path, identity: dict[str, Any]) -> tuple[list[Session], list[R
 
 
 def _measure_all(
-    config: SpeedConfig, session: int, rows: list[Row], deadline: float
+    config: SpeedConfig, team: Team, session: int, rows: list[Row], deadline: float
 ) -> Iterator[Session | Row]:
     """What is missing: first of all the ceiling, and of a size first of all the floor."""
-    done = {(row.size, row.way) for row in rows}
+    done = {(row.size, row.way) for row in rows if row.parallel == team.count}
     todo: list[tuple[Size, Way]] = []
     floor = [way for way in config.ways if way.name == FLOOR]
     for size in config.all_sizes:
         missing = [way for way in config.ways if (str(size), way.name) not in done]
         others = [way for way in missing if way.name != FLOOR]
         todo += [(size, way) for way in ([*floor, *others] if missing else [])]
-    if not todo or time.monotonic() >= deadline:
+
+    def late() -> bool:
+        return team.agree(time.monotonic() >= deadline)
+
+    if not todo or late():
         return
-    device = torch.device(config.device)
+    yield _beginning(config, team)
+    stand = _Stand(config, team)
+    for size, way in tqdm(todo, unit="row", disable=None if team.leads else True, leave=False):
+        if late():
+            return
+        yield stand.measure(size, way, session)
+
+
+def _beginning(config: SpeedConfig, team: Team) -> Session:
+    """The ceiling, a mean over processes, and the largest errors of their kernels."""
+    device = team.device
     errors = {
         str(dtype).removeprefix("torch."): kernel_errors(device, dtype)
         for dtype in dict.fromkeys((torch.float32, config.torch_dtype))
     }
-    yield Session(ceiling(device, config.torch_dtype), errors)
-    stand = _Stand(config, device)
-    for size, way in tqdm(todo, unit="row", disable=None, leave=False):
-        if time.monotonic() >= deadline:
-            return
-        yield stand.measure(size, way, session)
+    everyone = team.everyone((ceiling(device, config.torch_dtype), errors))
+    largest = {
+        dtype: {name: max(other[dtype][name] for _, other in everyone) for name in compared}
+        for dtype, compared in errors.items()
+    }
+    return Session(sum(rate for rate, _ in everyone) / team.count, largest)
 
 
 @contextmanager
@@ -279,15 +235,17 @@ def _graphless(way: Way, compiled: bool) -> Iterator[None]:
 class _Stand:
     """Where rows are measured: one transformer at a time."""
 
-    def __init__(self, config: SpeedConfig, device: torch.device) -> None:
-        self.config, self.device = config, device
-        self._built: tuple[Kind, bool] | None = None
+    def __init__(self, config: SpeedConfig, team: Team) -> None:
+        self.config, self.team, self.device = config, team, team.device
+        self._built: tuple[Any, ...] | None = None
         self._transformer: Any = None
 
     def measure(self, size: Size, way: Way, session: int) -> Row:
         """A row; where memory runs out, one that says so."""
         step, once = way.flops(self.config.network, size, self.config.guidance)
-        row = Row(str(size), way.name, session, flops=step, flops_once=once)
+        row = Row(
+            str(size), way.name, session, flops=step, flops_once=once, parallel=self.team.count
+        )
         try:
             return self._measure(size, way, row)
         except RuntimeError as error:
@@ -305,7 +263,12 @@ class _Stand:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         if way.kind == "wan":
-            set_mode(transformer, cast(Mode, "full" if way.mode == FLOOR else way.mode))
+            mode = cast(Mode, "full" if way.mode == FLOOR else way.mode)
+            set_mode(transformer, mode)
+            tokens = way.halves * size.latents[0] * size.frame_tokens
+            set_parallel(transformer, self.team, even=tokens % self.team.count == 0)
+            if mode == "full" and self.team.count > 1:
+                self._built = None  # what diffusers spread stays so, and serves no other way
         if compiled:
             torch.compiler.reset()
             for block in transformer.blocks:
@@ -316,14 +279,19 @@ class _Stand:
             found = replace(self._timed(segment, way, row), peak=self._peak())
             whole = [self._whole(segment) for _ in range(config.segments)]
         taken, peaks = [taken for taken, _ in whole], [peak for _, peak in whole]
-        return replace(found, segments=taken, segment_peaks=peaks)
+        return _slowest(self.team.everyone(replace(found, segments=taken, segment_peaks=peaks)))
+
+    def _seconds(self, work: Callable[[], object]) -> float:
+        """What a call takes that all begin together."""
+        self.team.meet()
+        return seconds(work, self.device)
 
     def _whole(self, segment: Segment) -> tuple[float, int]:
         """Seconds of one more segment, and the most bytes meanwhile."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         work = partial(segment.whole, self.config.steps, self.config.guidance)
-        return seconds(work, self.device), self._peak()
+        return self._seconds(work), self._peak()
 
     def _peak(self) -> int:
         return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
@@ -334,10 +302,10 @@ class _Stand:
         turns = first + config.repeats
         foreseen = segment.bytes_foreseen
         fillings = turns if way.caches else 0
-        once = [seconds(segment.fill, self.device) for _ in range(fillings)]
+        once = [self._seconds(segment.fill) for _ in range(fillings)]
         held = segment.bytes_held
         step = partial(segment.step, config.guidance)
-        taken = [seconds(step, self.device) for _ in range(turns)]
+        taken = [self._seconds(step) for _ in range(turns)]
         return replace(
             row,
             seconds=taken[first:],
@@ -362,3 +330,15 @@ class _Stand:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _slowest(everyone: list[Row]) -> Row:
+    """Of a row as each process measured it: the longest times, and the most bytes."""
+    lists = ("seconds", "once", "segments", "segment_peaks")
+    numbers = ("peak", "cache_foreseen", "cache_held")
+    found: dict[str, Any] = {
+        name: [max(turn) for turn in zip(*(getattr(row, name) for row in everyone), strict=True)]
+        for name in lists
+    }
+    found |= {name: max(getattr(row, name) for row in everyone) for name in numbers}
+    return replace(everyone[0], **found)

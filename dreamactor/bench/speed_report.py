@@ -22,7 +22,13 @@ CLIPS = ((ANIMATE_2, 75.0), (ANIMATE, 100.0))
 """Rivals, and the most that a clip in the way that is judged may take, in percent of theirs."""
 CONSTANT = 105.0
 """The most that the slowest of a clip's segments may take, in percent of the quickest."""
+OVER_ONE_SAYS = (
+    "How many times quicker than one process, measured in another run on the same machine; the "
+    "cache is each process's own."
+)
 COMPILED_BY_WAY = f"compiled where a way says so, and {ANIMATE_2} on a GPU"
+OVER_ONE = {2: 1.8, 4: 3.3}
+"""How many times quicker a clip in the way that is judged is to be, by number of processes."""
 DISTILLED = 10
 """Steps of Wan-Animate-2's distilled weights, without guidance (diffusers' defaults)."""
 BOUNDS = {"float32": 1e-4, "bfloat16": 2e-2}
@@ -56,6 +62,18 @@ class Row:
     """As `peak`, segment by segment."""
     failed: str = ""
     """Why nothing was measured."""
+    parallel: int = 1
+    """Processes that it is spread over: seconds are the slowest's, bytes the fullest's."""
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What makes two rows the same: size, way, processes."""
+        return self.size, self.way, self.parallel
+
+    @property
+    def name(self) -> str:
+        """The way, and how many processes if several."""
+        return _named(self.way, self.parallel)
 
     @property
     def step(self) -> float:
@@ -82,9 +100,13 @@ class Session:
     """By dtype and what was compared: largest errors of the attention kernels."""
 
 
-def latest(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:
-    """The last row of every size and way."""
-    return {(row.size, row.way): row for row in rows}
+def _named(way: str, parallel: int) -> str:
+    return way if parallel == 1 else f"{way}, {parallel} processes"
+
+
+def latest(rows: Iterable[Row]) -> dict[tuple[str, str, int], Row]:
+    """The last row of every size, way and number of processes."""
+    return {row.key: row for row in rows}
 
 
 def ratio(row: Row, rows: Sequence[Row]) -> Interval:
@@ -119,7 +141,8 @@ def _clip_goals(rows: Sequence[Row], steps: int, dtype: str) -> Iterator[Goal]:
     _, size, mode, _ = GOAL
     for rival, most in CLIPS:
         for session in sorted({row.session for row in rows}, reverse=True):
-            beside = [row for row in rows if (row.session, row.size) == (session, size)]
+            here = (session, size, 1)
+            beside = [row for row in rows if (row.session, row.size, row.parallel) == here]
             ours, theirs = (_quickest(beside, name, steps, dtype) for name in (mode, rival))
             if ours is None or theirs is None:
                 continue
@@ -142,17 +165,57 @@ def speed_goals(rows: Sequence[Row], identity: Mapping[str, Any], steps: int) ->
     shape, size, way, most = GOAL
     if identity["shape"] != shape or identity["layers"]:
         return []
-    found = latest(rows).get((size, way))
+    found = latest(rows).get((size, way, 1))
     measured = NONE if found is None else ratio(found, rows)
     name = "a cached step over a plain image-to-video step"
     step = Goal(name, f"{way}, {size}", measured, high=most, unit=" %")
-    return [step, *_clip_goals(rows, steps, identity["dtype"])]
+    return [step, *_clip_goals(rows, steps, identity["dtype"]), *_goals_over_one(rows, steps)]
+
+
+def times_over(row: Row, rows: Iterable[Row], of: Callable[[Row], list[float]]) -> Interval:
+    """How many times quicker several processes are than one was, at whichever beginning.
+
+    Args:
+        row: Of several.
+        rows: Among them, one process's.
+        of: Seconds, turn by turn.
+
+    Returns:
+        Ratio of the medians, and what the fastest and slowest turns would make of it; all NaN if
+        one of them was not measured.
+    """
+    alone = latest(rows).get((row.size, row.way, 1))
+    one, several = of(alone) if alone is not None else [], of(row)
+    if not one or not several:
+        return NONE
+    mean = statistics.median(one) / statistics.median(several)
+    return Interval(mean, min(one) / max(several), max(one) / min(several), len(several))
+
+
+def _clips(steps: int) -> Callable[[Row], list[float]]:
+    """A clip's seconds by its median turns, its fastest and its slowest."""
+
+    def of(row: Row) -> list[float]:
+        return [row.clip(steps, turn) for turn in (min, statistics.median, max) if row.seconds]
+
+    return of
+
+
+def _goals_over_one(rows: Sequence[Row], steps: int) -> Iterator[Goal]:
+    """What several processes were to gain, for the numbers of them that were measured."""
+    _, size, way, _ = GOAL
+    for count, least in OVER_ONE.items():
+        row = latest(rows).get((size, way, count))
+        if row is not None:
+            measured = times_over(row, rows, _clips(steps))
+            name = f"a clip of {steps} steps on {count} GPUs, times as quick as on one"
+            yield Goal(name, f"{way}, {size}", measured, low=least)
 
 
 def report(
     sessions: Sequence[Session],
     rows: Sequence[Row],
-    wanted: Sequence[tuple[str, str]],
+    wanted: Sequence[tuple[str, str, int]],
     command: str,
     identity: Mapping[str, Any],
     steps: int,
@@ -162,7 +225,7 @@ def report(
     Args:
         sessions: Beginnings of the run.
         rows: Measured ones.
-        wanted: Size and way of those that were asked for.
+        wanted: Size, way and processes of those that were asked for.
         command: What made it, to be repeated by the reader.
         identity: Settings, hardware and versions.
         steps: Of a clip.
@@ -178,8 +241,9 @@ def report(
     )
     parts = [made, about, _table(sessions, rows, steps)]
     known = latest(rows)
-    parts += [f"{row.way} at {row.size}: {row.failed}" for row in known.values() if row.failed]
-    if left := [f"{way} at {size}" for size, way in wanted if (size, way) not in known]:
+    parts += [f"{row.name} at {row.size}: {row.failed}" for row in known.values() if row.failed]
+    left = [f"{_named(key[1], key[2])} at {key[0]}" for key in wanted if key not in known]
+    if left:
         parts.append(f"Not begun in time: {', '.join(left)}. The same command goes on.")
     parts.append(
         "A clip is one segment's denoising: its steps and what is done once; encoding and decoding "
@@ -187,6 +251,8 @@ def report(
         "product measured at the same beginning. Cache: foreseen / held."
     )
     parts += _of_animate_2(known.values(), identity)
+    if any(row.parallel > 1 for row in known.values()):
+        parts += ["### Over one GPU", OVER_ONE_SAYS, _over_one(rows, steps)]
     goals = speed_goals(rows, identity, steps)
     none = f"None for this shape: goals are of {GOAL[0]}, all blocks."
     parts += ["### Goals", goals_table(goals) if goals else none]
@@ -218,13 +284,13 @@ def _table(sessions: Sequence[Session], rows: Sequence[Row], steps: int) -> str:
     for row in latest(rows).values():
         count = f"{row.flops / 1e12:.4g}"
         if row.failed:
-            lines.append([row.size, row.way, "out of memory", "-", "-", "-", count, "-", "-", "-"])
+            lines.append([row.size, row.name, "out of memory", "-", "-", "-", count, "-", "-", "-"])
             continue
-        share = 100 * row.flops / row.step / sessions[row.session].ceiling
+        share = 100 * row.flops / row.step / sessions[row.session].ceiling / row.parallel
         cache = f"{row.cache_foreseen / GIB:.3g} / {row.cache_held / GIB:.3g}"
         beside = ratio(row, rows)
         lines.append([
-            row.size, row.way,
+            row.size, row.name,
             _spread(row.seconds),
             f"{beside.mean:.1f}" if beside.clips else "-",
             _spread(row.once) if row.once else "-",
@@ -234,6 +300,26 @@ def _table(sessions: Sequence[Session], rows: Sequence[Row], steps: int) -> str:
             f"{row.peak / GIB:.1f}" if row.peak else "-",
             cache if row.cache_held else "-",
         ])  # fmt: skip
+    return markdown_table(header, lines)
+
+
+def _over_one(rows: Sequence[Row], steps: int) -> str:
+    """What several processes gain, way by way."""
+    lines = []
+    for row in latest(rows).values():
+        if row.parallel == 1 or row.failed:
+            continue
+        gains = [
+            times_over(row, rows, of)
+            for of in (lambda r: r.seconds, lambda r: r.once, _clips(steps))
+        ]
+        cache = f"{row.cache_held / GIB:.3g}" if row.cache_held else "-"
+        lines.append([
+            row.size, row.way, str(row.parallel),
+            *(f"{g.mean:.2f} [{g.low:.2f}, {g.high:.2f}]" if g.clips else "-" for g in gains),
+            cache,
+        ])  # fmt: skip
+    header = ["size", "way", "processes", "step", "once a segment", f"{steps} steps", "cache GiB"]
     return markdown_table(header, lines)
 
 
@@ -247,7 +333,7 @@ def _growth(rows: Iterable[Row]) -> str:
         within = 100 * max(times) / min(times)
         memory = f"{peaks[0] / GIB:.2f} / {peaks[-1] / GIB:.2f}" if peaks[0] else "-"
         lines.append([
-            row.size, row.way, f"{times[0]:.4g}", f"{times[-1]:.4g}", f"{within:.1f}", memory,
+            row.size, row.name, f"{times[0]:.4g}", f"{times[-1]:.4g}", f"{within:.1f}", memory,
             "constant" if within <= CONSTANT else "NOT CONSTANT",
         ])  # fmt: skip
     header = [
@@ -296,7 +382,7 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
     from matplotlib.figure import Figure
 
     known = latest(rows)
-    sizes = list(dict.fromkeys(size for size, _ in known)) or ["nothing measured"]
+    sizes = list(dict.fromkeys(size for size, _, _ in known)) or ["nothing measured"]
     figure = Figure(figsize=(6.4 * len(sizes), 3.8), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     for axes, size in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
@@ -309,10 +395,10 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
             spread = [[middle - min(row.seconds)], [max(row.seconds) - middle]]
             colour = "0.6" if row.way == FLOOR else None
             axes.barh(place, middle, xerr=spread, color=colour, capsize=3)
-        floor = next((row for row in shown if row.way == FLOOR and row.seconds), None)
+        floor = next((row for row in shown if row.name == FLOOR and row.seconds), None)
         if floor is not None:
             axes.axvline(floor.step, color="0.3", linewidth=1, linestyle="--")
-        axes.set_yticks(range(len(shown)), [row.way for row in shown])
+        axes.set_yticks(range(len(shown)), [row.name for row in shown])
         axes.invert_yaxis()
         axes.set(title=size, xlabel="seconds a step")
     with atomic(path) as hidden:

@@ -68,7 +68,8 @@ def bench_speed(out: Results, settings: Settings = None) -> None:
     from dreamactor.backbones.folder import quiet
 
     with quiet():
-        from dreamactor.bench.speed import SpeedConfig, bench_speed
+        from dreamactor.bench.speed import bench_speed
+        from dreamactor.bench.speed_config import SpeedConfig
 
     print(bench_speed(out, parsed(SpeedConfig, settings)))
 

@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamactor.backbones.incontext import Sight, join
+from dreamactor.backbones.incontext import join
 from dreamactor.backbones.layers import STRIDE_T
+from dreamactor.backbones.sight import Sight
 from dreamactor.conditioning.skeleton import JOINTS
 from dreamactor.training.guide import Look
 
