@@ -130,6 +130,8 @@ def step_seconds(entry: Entry, config: AdaptConfig, tokens: int, examples: int) 
 
 def mode_of(entry: Entry, config: AdaptConfig) -> Mode:
     """Of attention, by the settings alone: what `stage.mode_for` says once weights are read."""
+    if config.injection != "canvas":
+        return "full"
     if config.attention is not None:
         return config.attention
     if config.start is not None and config.start.is_file():
