@@ -40,6 +40,8 @@ from dreamactor.conditioning.canvas import motion_half, reference_half
 INJECTED = "injected"
 INJECTS = ("nano",)
 """Backbones that know another way than the canvas."""
+HALF: tuple[Injection, ...] = ("channel", "cross-attention")
+"""Ways in which the reference half alone goes through the blocks."""
 
 
 def set_injection(transformer: Any, injection: Injection) -> None:
