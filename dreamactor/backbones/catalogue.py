@@ -27,6 +27,8 @@ Expert = Literal["high", "low"]
 """Of a backbone of two transformers: the one at and above a noise level, and the one below it."""
 Mode = Literal["full", "one-way", "one-way-aligned"]
 """Who sees whom on the canvas (`backbones.incontext`); weights are trained in one mode."""
+Injection = Literal["canvas", "temporal", "channel", "cross-attention"]
+"""How the driver comes in (`backbones.injection`); weights are trained in one way."""
 Cache = Literal["none", "device", "host"]
 """Where the context of the one-way modes is kept from step to step: nowhere, where the network
 runs, or in the host's memory, from which it is streamed."""

@@ -2,11 +2,14 @@
 
 An adapter file is safetensors in the key layout of diffusers and peft, so that either loads it;
 its header says which backbone it was trained on, as what, and on which canvas. The scale is one
-(alpha = rank), which is what loaders assume that know no alpha.
+(alpha = rank), which is what loaders assume that know no alpha. Where the driver does not come in
+by the canvas, layers of `backbones.injection` stand beside the low-rank ones, under their names in
+the transformer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -16,9 +19,10 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
-from dreamactor.backbones.catalogue import Mode
+from dreamactor.backbones.catalogue import Injection, Mode
 from dreamactor.backbones.folder import digest_of
 from dreamactor.backbones.incontext import set_mode
+from dreamactor.backbones.injection import INJECTS, injected, set_injection
 from dreamactor.backbones.load import Variant, check_lead
 from dreamactor.backbones.weights import check_model, load_weights, read_header, save_weights
 from dreamactor.conditioning.canvas import VERSION
@@ -56,6 +60,8 @@ class AdapterInfo:
     are empty when it animates. The pose variant has to say it; rgb has none."""
     attention: Mode = "full"
     """Who saw whom on the canvas in training, and so has to when it animates."""
+    injection: Injection = "canvas"
+    """How the driver came in, likewise."""
 
     def __post_init__(self) -> None:
         """Check every value by itself.
@@ -65,10 +71,16 @@ class AdapterInfo:
         """
         if self.rank < 1:
             raise ConfigError(f"rank={self.rank}: want 1 or more; the paper has 256")
-        choices = {"variant": Variant, "targets": Targets, "attention": Mode}
+        choices = {
+            "variant": Variant, "targets": Targets, "attention": Mode, "injection": Injection,
+        }  # fmt: skip
         for name, words in ((name, get_args(choice)) for name, choice in choices.items()):
             if getattr(self, name) not in words:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: want {' or '.join(words)}")
+        if self.injection != "canvas" and self.attention != "full":
+            raise ConfigError(
+                f"injection={self.injection} attention={self.attention}: want attention=full"
+            )
         check_lead(self.variant, self.lead)
 
 
@@ -88,12 +100,16 @@ def attach(transformer: ModelMixin, info: AdapterInfo) -> list[Tensor]:
 
     Returns:
         The adapter's parameters, which are all that may be trained; float32, since steps of
-        training are smaller than bfloat16 can tell from nothing.
+        training are smaller than bfloat16 can tell from nothing. Those of `backbones.injection`
+        are among them.
     """
+    set_injection(transformer, info.injection)
     transformer.requires_grad_(False)
     transformer.add_adapter(
         LoraConfig(r=info.rank, lora_alpha=info.rank, target_modules=MODULES[info.targets]), NAME
     )
+    for parameter in injected(transformer).values():  # which peft froze
+        parameter.requires_grad_(True)
     found = [p for p in transformer.parameters() if p.requires_grad]
     for parameter in found:
         parameter.data = parameter.data.float()
@@ -110,7 +126,8 @@ def adapter_state(
         weights: Other values of its parameters, such as averages, by the names they have there.
     """
     state: dict[str, Tensor] = get_peft_model_state_dict(transformer, weights, adapter_name=NAME)
-    return state
+    own: Mapping[str, Tensor] = injected(transformer)
+    return state | {name: (weights or own)[name] for name in own}
 
 
 def save_adapter(path: Path, state: dict[str, Tensor], info: AdapterInfo, part: str = "") -> str:
@@ -160,14 +177,21 @@ def load_adapter(
         )
     if info.canvas != VERSION:
         raise WeightsError(f"{path}: canvas version {info.canvas}, this program reads {VERSION}")
+    if info.injection != "canvas" and backbone not in INJECTS:
+        raise WeightsError(
+            f"{path}: trained with injection {info.injection!r}; {backbone} has only canvas"
+        )
     for name, value in state.items():
         if not value.isfinite().all():
             raise WeightsError(f"{path}: {name} has numbers that are none; is it damaged?")
     attach(transformer, info)
     device = next(transformer.parameters()).device
     placed = {name: value.to(device) for name, value in state.items()}
+    new = {name: placed[name] for name in injected(transformer).keys() & placed.keys()}
     try:
-        set_peft_model_state_dict(transformer, placed, adapter_name=NAME)
+        low_rank = {name: value for name, value in placed.items() if name not in new}
+        set_peft_model_state_dict(transformer, low_rank, adapter_name=NAME)
+        transformer.load_state_dict(new, strict=False)
     except (RuntimeError, KeyError, ValueError) as error:
         last = str(error).splitlines()[-1].strip()
         raise WeightsError(f"{path}: its layers do not fit {backbone}: {last}") from error
@@ -177,9 +201,13 @@ def load_adapter(
 
 
 def merge(transformer: ModelMixin) -> None:
-    """Add the adapter to the weights it stands beside, and take it away: faster, and for good."""
+    """Add the adapter to the weights it stands beside, and take it away: faster, and for good.
+
+    What `backbones.injection` put there stays.
+    """
     transformer.fuse_lora(adapter_names=[NAME])
     transformer.unload_lora()
+    transformer.requires_grad_(False)
 
 
 def adapt(backbone: Adaptable, path: Path) -> None:
@@ -194,10 +222,10 @@ def adapt(backbone: Adaptable, path: Path) -> None:
         raise WeightsError(
             f"{path}: trained with attention {mode!r}; {backbone.name} has only full"
         )
-    info = load_adapter(backbone.transformer, path, backbone.name, weights)
-    merge(backbone.transformer)
     if wan:
         set_mode(backbone.transformer, mode)
+    info = load_adapter(backbone.transformer, path, backbone.name, weights)
+    merge(backbone.transformer)
     backbone.variant, backbone.lead = info.variant, info.lead or 0
     backbone.adapter = {"sha256": sha256(path), **asdict(info)}
 

@@ -67,7 +67,7 @@ class SightedAttention:
         sight = rotary_emb
         assert sight is not None
         key, value = _keys(attn, hidden_states, sight.rotary)
-        query = _turned(attn.norm_q(attn.to_q(hidden_states)), attn.heads, sight.rotary)
+        query = turned(attn.norm_q(attn.to_q(hidden_states)), attn.heads, sight.rotary)
         if sight.spread is not None:
             query, key, value = sight.spread.to_heads(query, key, value)
         if sight.found is not None:
@@ -110,11 +110,11 @@ class SightedAttention:
 
 def _keys(attn: Any, states: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
     """Keys and values (B, N, H, d) of states (B, N, D)."""
-    key = _turned(attn.norm_k(attn.to_k(states)), attn.heads, rotary)
+    key = turned(attn.norm_k(attn.to_k(states)), attn.heads, rotary)
     return key, attn.to_v(states).unflatten(2, (attn.heads, -1))
 
 
-def _turned(x: Tensor, heads: int, rotary: Rotary) -> Tensor:
+def turned(x: Tensor, heads: int, rotary: Rotary) -> Tensor:
     """(B, N, D) by heads, turned to its positions as diffusers' WanAttnProcessor does it."""
     even, odd = x.unflatten(2, (heads, -1, 2)).unbind(-1)
     cosines, sines = rotary[0][..., 0::2], rotary[1][..., 1::2]

@@ -375,6 +375,10 @@ def _info(path: Path, backbone: Stackable) -> AdapterInfo:
             f"{path}: trained with attention {info.attention!r}, here {backbone.name} has "
             f"{backbone.mode!r}; want it loaded with this adapter"
         )
+    if info.injection != "canvas":
+        raise WeightsError(
+            f"{path}: trained with injection {info.injection!r}; {backbone.name} has only canvas"
+        )
     if info.canvas != VERSION:
         raise WeightsError(f"{path}: canvas version {info.canvas}, this program reads {VERSION}")
     return info

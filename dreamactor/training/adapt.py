@@ -88,8 +88,11 @@ class _Run:
                 f"attention={mode}: cannot be sharded; want attention=full, or whole copies "
                 "(configs/accelerate/ddp.yaml)"
             )
+        settings = identity(asdict(config))
+        if config.injection == "canvas":
+            del settings["injection"]  # runs from before there were others can go on
         known = {
-            **identity(asdict(config)),
+            **settings,
             "variant": variant,
             "examples": self.cache.digest,
             "weights": trainee.weights,
@@ -131,6 +134,7 @@ class _Run:
         """All steps."""
         config, saved = self.config, time.monotonic()
         if self.step == 0:
+            self._count()
             self._look()
         self.budget.started = time.monotonic()  # getting ready is not training
         with ThreadPoolExecutor(1) as reader:
@@ -181,6 +185,13 @@ class _Run:
         return max(by_steps, self._share(self.budget.fraction))
 
     # ---- what is written ------------------------------------------------------------------
+
+    def _count(self) -> None:
+        """Log how many numbers learn: low-rank layers, and what `backbones.injection` adds."""
+        if self.leads:
+            trained = sum(p.numel() for p in self.params.values())
+            self.folder.log(step=0, trained=trained)
+            print(f"{trained:,} numbers learn", file=sys.stderr)  # noqa: T201
 
     def _log(self, loss: Tensor) -> None:
         mean, norm = float(self.accelerator.reduce(loss, "mean")), float(whole(self.learner.norm))

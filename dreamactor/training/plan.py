@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dreamactor.backbones.catalogue import CATALOGUE, GIB, Entry, Family, Mode, Shape
+from dreamactor.backbones.injection import HALF
 from dreamactor.backbones.load import check_backbone
 from dreamactor.backbones.lora import read_info
 from dreamactor.errors import ConfigError
@@ -130,6 +131,8 @@ def step_seconds(entry: Entry, config: AdaptConfig, tokens: int, examples: int) 
 
 def mode_of(entry: Entry, config: AdaptConfig) -> Mode:
     """Of attention, by the settings alone: what `stage.mode_for` says once weights are read."""
+    if config.injection != "canvas":
+        return "full"
     if config.attention is not None:
         return config.attention
     if config.start is not None and config.start.is_file():
@@ -187,9 +190,12 @@ def plan(config: AdaptConfig) -> Iterator[str]:
         tokens = tokens_of(frames, native["height"], native["width"])
         size = f"{native['width']}x{native['height']}, {frames} frames"
         where = f"{size}; no cache at {config.cache} yet"
+    if config.injection in HALF:
+        tokens //= 2
     trained = adapter_size(entry.shape, config.rank, config.targets)
     mode = mode_of(entry, config)
     yield f"adapter    rank {config.rank} on {config.targets}: {trained / 1e6:.1f} million numbers"
+    yield f"injection  {config.injection}"
     yield f"attention  {mode}"
     yield f"example    {tokens:,} tokens ({where})"
     yield f"run        {config.steps:,} steps of {config.batch}"

@@ -16,8 +16,9 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
 from dreamactor.backbones.base import Cond, Trainee
-from dreamactor.backbones.catalogue import CATALOGUE, Expert, Mode
+from dreamactor.backbones.catalogue import CATALOGUE, Expert, Injection, Mode
 from dreamactor.backbones.incontext import mode_of, set_mode
+from dreamactor.backbones.injection import INJECTS
 from dreamactor.backbones.load import Variant, check_backbone
 from dreamactor.backbones.lora import AdapterInfo, attach, load_adapter, read_info
 from dreamactor.backbones.nano import DATA
@@ -48,7 +49,10 @@ class AdaptConfig:
     attention: Mode | None = None
     """Who sees whom on the canvas (`backbones.incontext`). None takes that of `start`; without,
     one-way-aligned, whose steps cost a third (docs/fast.md), or full, which is the paper's, where a
-    backbone has no other or motion is not clean."""
+    backbone has no other, motion is not clean or the driver does not come in by the canvas."""
+    injection: Injection = "canvas"
+    """How the driver comes in (`backbones.injection`): the canvas, which is the paper's, or one of
+    the ways that it is compared with, on nano. That of `start` has to be the same."""
     rank: int = 256
     steps: int = 50_000
     minutes: float = math.inf
@@ -118,6 +122,26 @@ class AdaptConfig:
             )
         if self.targets == "full" and self.start is not None:
             raise ConfigError("targets=full has no adapter: want base=FILE to start from, no start")
+        if self.injection != "canvas":
+            _check_injection(self)
+
+
+def _check_injection(config: AdaptConfig) -> None:
+    """Refuse what does not go with another way than the canvas.
+
+    Raises:
+        ConfigError: Names it, and what does.
+    """
+    known = {
+        "backbone": INJECTS, "attention": ("full", None), "motion": ("clean",),
+        "targets": ("ff", "attention"),
+    }  # fmt: skip
+    for name, words in known.items():
+        if (value := getattr(config, name)) not in words:
+            raise ConfigError(
+                f"injection={config.injection} {name}={value}: want {name}={words[0]}, or "
+                "injection=canvas"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +214,8 @@ def mode_for(config: AdaptConfig, trainee: Trainee) -> Mode:
         ConfigError: The backbone or the motion half cannot have the one that is asked for.
         WeightsError: The adapter to start from is damaged.
     """
+    if config.injection != "canvas":
+        return "full"
     able = isinstance(trainee.transformer, WanTransformer3DModel)
     wanted = config.attention
     if wanted is None and config.start is not None:
@@ -257,13 +283,14 @@ def prepare(
         config=digest,
         lead=header.lead,
         attention=mode_of(transformer),
+        injection=config.injection,
     )
     if config.start is None:
         torch.manual_seed(config.seed)  # the same in every process
         attach(transformer, info)
         return info
     found = load_adapter(transformer, config.start, trainee.name, trainee.weights, trainee.part)
-    same = ("rank", "targets", "attention")
+    same = ("rank", "targets", "attention", "injection")
     if differs := [name for name in same if getattr(found, name) != getattr(info, name)]:
         old, new = (" ".join(f"{n}={getattr(i, n)}" for n in differs) for i in (found, info))
         raise ConfigError(f"{config.start}: {old}, here {new}; want the same")
