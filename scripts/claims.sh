@@ -9,7 +9,8 @@
 #                                             measure rows on held-out pairs, some on each GPU
 #
 # Rows are in `row` below; those of stage 2 start from `full` and want `pairs` first. HOME and OUT
-# as of gpu.sh. From the environment: GPUS, FIRST_GPU, STEPS (1000), BATCH (32), SECONDS_LIMIT (570),
+# as of gpu.sh. Where the clock ends rows before their STEPS, they have had equal time, each its part of
+# a GPU. From the environment: GPUS, FIRST_GPU, STEPS (1000), BATCH (32), SECONDS_LIMIT (570),
 # PROCESSES (8 a GPU), KEEP (0.5 of the pairs pass), SIZE (256), DEVICE (cuda).
 set -euo pipefail
 verb=$1 home=$2
@@ -38,7 +39,7 @@ row() {
     temporal | channel | cross-attention) echo pose pose "injection=$1" ;;
     rank16 | rank64) echo pose pose "rank=${1#rank}" ;;
     attention) echo pose pose targets=attention ;;
-    whole) echo pose pose targets=full ;;        # no adapter: every weight learns
+    whole) echo pose pose targets=full rate=2e-4 ;;  # no adapter: every weight learns
     paper) echo pose pose attention=full ;;      # every token sees every token
     noised) echo pose pose motion=noised attention=full ;;
     rgb) echo rgb reversed ;;                    # the paper's stage 2
@@ -57,18 +58,18 @@ train() {
   local name=$1 stage cache more start=()
   read -r stage cache more <<< "$(row "$name")"
   if [ "$stage" = rgb ]; then start=("start=$home/rows/full/adapter.safetensors"); fi
+  case $more in *rate=*) ;; *) more="$more rate=5e-4" ;; esac
   # shellcheck disable=SC2086  # settings are words
   timeout -k 20 "$(left)" python3 -m dreamactor.cli train "$stage" --out "$home/rows/$name" \
-    cache="$home/cache-$cache" base="$base" vae="$vae" steps="$steps" batch="$batch" rate=5e-4 \
+    cache="$home/cache-$cache" base="$base" vae="$vae" steps="$steps" batch="$batch" \
     warmup=100 decay_from=0.5 average=0.995 checkpoint=false look_every=500 save_minutes=60 \
-    "minutes=$(awk "BEGIN {print ($(left) - 25) / 60}")" "${start[@]}" $more > "$home/rows/$name.log" 2>&1
+    "minutes=$(awk "BEGIN {print ($(left) - 65) / 60}")" "${start[@]}" $more > "$home/rows/$name.log" 2>&1
 }
 
 # examples NAME TASK settings...: a cache, by several processes on one GPU
 examples() {
-  timeout -k 20 "$(left)" torchrun --nproc-per-node "$each" --master-port "$((29600 + RANDOM % 300))" \
-    -m dreamactor.cli train cache --task "$2" --out "$home/cache-$1" vae="$vae" text="$home/text" "${@:3}" \
-    > "$home/cache-$1.log" 2>&1 || tail -5 "$home/cache-$1.log"
+  timeout -k 20 "$(left)" torchrun --standalone --nproc-per-node "$each" -m dreamactor.cli train cache \
+    --task "$2" --out "$home/cache-$1" vae="$vae" text="$home/text" "${@:3}" > "$home/cache-$1.log" 2>&1 || tail -5 "$home/cache-$1.log"
   done_in "cache $1, $(du -sm "$home/cache-$1" | cut -f1) MB,"
 }
 
@@ -88,10 +89,12 @@ case $verb in
       dreamactor train export --vae "$vae" --transformer "$home/nano-base/transformer.safetensors" \
         --shift 2 --out "$home/base"
     fi
+    number=0
     for name in "${@:4}"; do
       read -r stage cache more <<< "$(row "$name")"
-      if [ "$cache" != pose ] && [ "$stage" = rgb ] && [ ! -d "$home/cache-$cache" ]; then
-        on 0 examples "$cache" rgb triplets="$home/data/$cache.jsonl" &
+      if [ "$stage" = rgb ] && [ ! -d "$home/cache-$cache" ]; then
+        on "$number" examples "$cache" rgb triplets="$home/data/$cache.jsonl" &
+        number=$((number + 1))
       fi
     done
     wait
@@ -123,13 +126,17 @@ case $verb in
     declare -A mine=()
     number=0
     for name in "${@:5}"; do
-      mine[$((number % gpus))]+="${mine[$((number % gpus))]:+,}$name:$(result "$name")"
+      key=$((number % gpus))
+      if [ "$name" = silent ]; then key+=s; fi  # measured as it was trained, without text
+      mine[$key]+="${mine[$key]:+,}$name:$(result "$name")"
       number=$((number + 1))
     done
     for number in "${!mine[@]}"; do
-      on "$number" timeout -k 10 "$(left)" python3 -m dreamactor.cli bench variants --cast "$home/full.castpack" \
-        --out "$home/bench-rows-$number" weights="$home/base" others="${mine[$number]}" count="$4" size="$size" \
-        compare="$([ "$number" = 0 ] && echo "${COMPARE:-true}" || echo false)" captions=true device="$device" \
+      on "${number%s}" timeout -k 10 "$(left)" python3 -m dreamactor.cli bench variants \
+        --cast "$home/full.castpack" --out "$home/bench-rows-$number" weights="$home/base" \
+        others="${mine[$number]}" count="$4" size="$size" \
+        compare="$([ "$number" = 0 ] && echo "${COMPARE:-true}" || echo false)" \
+        captions="$([ "${number%s}" = "$number" ] && echo true || echo false)" device="$device" \
         perceptual="$home/alex.safetensors" processes="${WORKERS:-12}" > "$home/bench-rows-$number.log" 2>&1 &
     done
     wait
