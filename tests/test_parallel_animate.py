@@ -58,5 +58,7 @@ def test_two_processes_make_the_clip_of_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "mode"), [("nano", "one-way"), (NAME, "full")])
 def test_refuses_what_samples_in_one_process(name: str, mode: str) -> None:
     check_spread(name, mode, Team())  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=f"2 processes: {name} with attention {mode} samples in "):
+    with pytest.raises(
+        ConfigError, match=f"2 processes: {name} samples in one here; several want Wan"
+    ):
         check_spread(name, mode, Team(0, 2))  # type: ignore[arg-type]

@@ -265,8 +265,8 @@ def check_spread(name: str, mode: Mode, team: Team) -> None:
     """
     if team.count > 1 and (CATALOGUE[name].family != "wan" or mode == "full"):
         raise ConfigError(
-            f"{team.count} processes: {name} with attention {mode} samples in one; want Wan with "
-            "an adapter of a one-way mode, or one process"
+            f"{team.count} processes: {name} samples in one here; several want Wan with an adapter "
+            "of a one-way mode"
         )
 
 
