@@ -108,5 +108,8 @@ def test_refuses_one_gpu_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         pass
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ConfigError, match=r"process 1 .* 1 GPU"), together("cuda"):
+    with (
+        pytest.raises(ConfigError, match=r"process 1 here finds 1 GPU.s.; want one for each"),
+        together("cuda"),
+    ):
         pass

@@ -25,7 +25,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from diffusers import ContextParallelConfig
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -65,9 +64,14 @@ class Team:
         dist.all_gather_object(found, mine)
         return found
 
-    def agree(self, mine: T) -> T:
-        """What the first process has: clocks differ."""
-        return self.everyone(mine)[0]
+    def agree(self, mine: T | None) -> T:
+        """What the first process has, such as a look at the clock; the others' does not count."""
+        found = self.everyone(mine)[0]
+        assert found is not None
+        return found
+
+
+ALONE = Team()
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,8 @@ def by_diffusers(transformer: Any, team: Team, even: bool) -> None:
         team: The processes.
         even: Whether they have equally many tokens; if not, sizes are exchanged at every block.
     """
+    from diffusers import ContextParallelConfig
+
     mesh = init_device_mesh(team.device.type, (1, team.count), mesh_dim_names=("ring", "ulysses"))
     config = ContextParallelConfig(ulysses_degree=team.count, ulysses_anything=not even, mesh=mesh)
     transformer.enable_parallelism(config=config)
@@ -209,10 +215,13 @@ def together(device: str) -> Iterator[Team]:
             raise ConfigError(f"device={device}: {count} processes have a GPU each; want cuda")
         if local >= torch.cuda.device_count():
             found = torch.cuda.device_count()
-            raise ConfigError(f"process {local} here finds {found} GPUs; want one for each")
+            raise ConfigError(f"process {local} here finds {found} GPU(s); want one for each")
         place = torch.device("cuda", local)
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=STALL)
+    on_gpu = place.type == "cuda"
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo", timeout=STALL, device_id=place if on_gpu else None
+    )
     try:
         group = dist.group.WORLD
         assert group is not None

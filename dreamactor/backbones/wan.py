@@ -38,6 +38,7 @@ from dreamactor.backbones.catalogue import CATALOGUE, Keeping, Mode, Options
 from dreamactor.backbones.folder import dtype_of, fingerprints, open_pipeline, place
 from dreamactor.backbones.load import Variant
 from dreamactor.backbones.nano import TIMESTEPS, transformer_input
+from dreamactor.backbones.parallel import Team, check_keeping
 from dreamactor.conditioning.canvas import (
     Canvas,
     LatentGrid,
@@ -242,6 +243,31 @@ def load_wan(
         model.boundary = entry.boundary
     place(pipe, device, options.offload)
     return model
+
+
+def spread(model: Wan, team: Team) -> None:
+    """Have several processes sample together with a model that each of them loaded.
+
+    Raises:
+        ConfigError: It is in mode full, or cannot be shared out among so many.
+    """
+    check_spread(model.name, model.mode, team)
+    check_keeping(model.keeping, team.count)
+    for expert in model.experts.values():
+        incontext.set_parallel(expert, team)
+
+
+def check_spread(name: str, mode: Mode, team: Team) -> None:
+    """Refuse to sample in several processes what is not Wan in a one-way mode.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if team.count > 1 and (CATALOGUE[name].family != "wan" or mode == "full"):
+        raise ConfigError(
+            f"{team.count} processes: {name} samples in one here; several want Wan with an adapter "
+            "of a one-way mode"
+        )
 
 
 def _check_layout(name: str, folder: Path, pipe: WanImageToVideoPipeline) -> None:

@@ -99,7 +99,13 @@ def animate(
             f"note: {backbone} without an --adapter does not know the canvas; want one of its own"
         )
         print(note, file=sys.stderr)
-    result = pipeline.run(prepared)
+    from dreamactor.backbones.parallel import together
+
+    with together(device) as team:
+        if not team.leads:
+            pipeline.assist(prepared, team)
+            return
+        result = pipeline.run(prepared, team=team)
     height, width = result.size
     print(f"{result.out}: {result.frames} frames of {width} x {height}, {result.seconds:.0f} s")
     if manifest and result.facts["marks"]["c2pa"]["where"] is None:

@@ -31,9 +31,11 @@ from dreamactor.backbones.base import Backbone, Cond, identity
 from dreamactor.backbones.catalogue import Cache, CacheDtype, CacheHolds, Dtype, Offload
 from dreamactor.backbones.compiled import is_compiled
 from dreamactor.backbones.load import Variant, check_variant, load_backbone
+from dreamactor.backbones.parallel import ALONE, Team
 from dreamactor.backbones.presets import LARGE_NAMES, Preset
 from dreamactor.conditioning.canvas import build_canvas, motion_half, reference_half
 from dreamactor.conditioning.framing import to_half, to_picture
+from dreamactor.conditioning.guidance import Texts
 from dreamactor.conditioning.placement import Placement, place_frames
 from dreamactor.conditioning.pose import PoseEstimator
 from dreamactor.diffusion.driving import Window, find_joints, motion_frames
@@ -155,6 +157,7 @@ def run(
     backbone: Backbone | None = None,
     estimator: PoseEstimator | None = None,
     watch: Watch = UNWATCHED,
+    team: Team = ALONE,
 ) -> Result:
     """Do a checked job.
 
@@ -163,18 +166,19 @@ def run(
         backbone: Loaded already; None loads the one that the job names.
         estimator: Likewise, of the pose variant.
         watch: Is told how far it is, and may end it.
+        team: Of several processes this is the first; the others `assist`.
 
     Returns:
         As `animate`, which see for errors.
     """
     stages, track, found_by = Stages(watch.stage), None, None
     with stages("load weights"):
-        model = _loaded(job, backbone)
+        model = _loaded(job, backbone, team)
     if job.config.variant == "pose":
         with stages("find joints"), _quiet_torch(job.config.threads):
             track, found_by = find_joints(job, model.native, estimator)
     with stages("describe"):
-        texts = describe(job, track)
+        texts = team.agree(describe(job, track))
     driver = None if track is None else skeleton(track, model)
     task = resolve(job, model, texts.prompt, driver)
     basis = _basis(task, model)
@@ -193,9 +197,34 @@ def run(
     )
 
 
-def _loaded(job: Job, backbone: Backbone | None) -> Backbone:
-    """The backbone of a job, if it can do what is asked."""
+def assist(job: Job, team: Team) -> None:
+    """A checked job in a process that does not lead: it samples with the first and writes nothing.
+
+    Args:
+        job: As the first has it.
+        team: The processes.
+    """
+    model, track = _loaded(job, None, team), None
+    if job.config.variant == "pose":
+        with _quiet_torch(job.config.threads):
+            track, _ = find_joints(job, model.native, None)
+    texts: Texts = team.agree(None)
+    driver = None if track is None else skeleton(track, model)
+    task = resolve(job, model, texts.prompt, driver)
+    with _quiet_torch(job.config.threads):
+        for _ in generate(task, model, Stages(), lambda: None):
+            pass
+
+
+def _loaded(job: Job, backbone: Backbone | None, team: Team = ALONE) -> Backbone:
+    """The backbone of a job, if it can do what is asked, spread over the processes."""
     config = job.config
+    if team.count > 1:
+        from dreamactor.backbones.stacking import mode_in
+        from dreamactor.backbones.wan import check_spread
+
+        mode = "full" if config.adapter is None else mode_in(config.adapter)
+        check_spread(config.backbone, mode, team)  # before it is loaded, which takes minutes
     if backbone is not None and config.adapter is not None:
         raise ConfigError(
             f"adapter={config.adapter}: the backbone is loaded already; want the adapter given "
@@ -211,6 +240,11 @@ def _loaded(job: Job, backbone: Backbone | None) -> Backbone:
         config.backbone, config.weights, config.device, config.adapter, config.options
     )
     check_variant(model, config.variant)
+    if team.count > 1:
+        from dreamactor.backbones.wan import Wan, spread
+
+        assert isinstance(model, Wan)
+        spread(model, team)
     return model
 
 
