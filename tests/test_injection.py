@@ -276,7 +276,7 @@ def test_what_a_run_writes_is_what_animates(
     if new:
         assert all(written[n].any() for n in new if "injected.to_v" in n or "embedding" in n)
     counted = [line["trained"] for line in _lines(tmp_path / "run") if "trained" in line]
-    assert counted == [sum(value.numel() for value in written.values())]
+    assert counted == 2 * [sum(value.numel() for value in written.values())]
 
 
 @pytest.mark.parametrize("injection", OTHERS)
