@@ -134,7 +134,6 @@ class _Run:
         """All steps."""
         config, saved = self.config, time.monotonic()
         if self.step == 0:
-            self._count()
             self._look()
         self.budget.started = time.monotonic()  # getting ready is not training
         with ThreadPoolExecutor(1) as reader:
@@ -186,13 +185,6 @@ class _Run:
 
     # ---- what is written ------------------------------------------------------------------
 
-    def _count(self) -> None:
-        """Log how many numbers learn: low-rank layers, and what `backbones.injection` adds."""
-        if self.leads:
-            trained = sum(p.numel() for p in self.params.values())
-            self.folder.log(step=0, trained=trained)
-            print(f"{trained:,} numbers learn", file=sys.stderr)  # noqa: T201
-
     def _log(self, loss: Tensor) -> None:
         mean, norm = float(self.accelerator.reduce(loss, "mean")), float(whole(self.learner.norm))
         if not math.isfinite(mean):
@@ -233,7 +225,8 @@ class _Run:
         if self.board is None:
             return
         numbers = {name: round(float(value), 4) for name, value in found.items()}
-        self.folder.log(step=self.step, **numbers)
+        trained = sum(p.numel() for p in self.params.values())
+        self.folder.log(step=self.step, trained=trained, **numbers)
         for name, value in numbers.items():
             self.board.add_scalar(f"held/{name}", value, self.step)
         if sheet is not None:
