@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
 
 from dreamactor import __version__
-from dreamactor.backbones.catalogue import CATALOGUE, GIB, Dtype, Entry, Offload
+from dreamactor.backbones.catalogue import CATALOGUE, GIB, Dtype, Entry, Offload, Storage
 from dreamactor.backbones.folder import find_folder
 from dreamactor.errors import DreamActorError
 from dreamactor.manifest import MISSING
@@ -39,6 +38,10 @@ SPARE = 0.94
 """Part of a GPU's memory that may be planned with: the driver and fragments take the rest."""
 HOST_SPARE = 4.0
 """GiB of the host's memory beside weights that wait there."""
+SPARING: tuple[tuple[Offload, Storage], ...] = (
+    ("model", "auto"), ("model", "float8"), ("group", "auto"),
+)  # fmt: skip
+"""What spares memory, the quickest first."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,12 @@ def advice(entry: Entry, machine: Machine) -> str:
     weights = sum(entry.bytes_of(part, dtype) for part in entry.parts) / GIB
     if entry.needs("none", dtype) <= gpu.memory * SPARE:
         return f"yes: {options}"
-    for offload in get_args(Offload)[1:]:
-        if entry.needs(offload, dtype) > gpu.memory * SPARE:
+    for offload, storage in SPARING:
+        if entry.needs(offload, dtype, storage) > gpu.memory * SPARE:
             continue
         spares = "--preset low-memory" if offload == "group" else f"--offload {offload}"
+        if storage != "auto":
+            spares += f" --storage {storage}"
         if machine.memory and machine.memory < weights + HOST_SPARE:
             return (
                 f"no: {spares} keeps {weights:.0f} GiB in the host's memory, here are "

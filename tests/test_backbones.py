@@ -115,6 +115,7 @@ def test_needs_by_offload():
     assert entry.needs("none") == pytest.approx(transformer + text + vae + clip + 7.1)
     assert entry.needs("model") == pytest.approx(transformer + vae + 7.1)
     assert entry.needs("group") < 11
+    assert entry.needs("model", storage="float8") == pytest.approx(transformer / 2 + vae + 7.1)
     assert entry.needs("model", "float32") == pytest.approx(2 * transformer + vae + 7.1)
     fun = CATALOGUE["wan2.1-fun-1.3b-inp"]
     assert fun.needs("model") == pytest.approx(text)  # the text encoder is the largest there
@@ -136,11 +137,16 @@ def test_needs_by_offload():
         (
             "wan2.2-i2v-a14b",
             Machine(16, 128, (Gpu("RTX 4090", 23.6, True),)),
+            "yes: --device cuda --offload model --storage float8",
+        ),
+        (
+            "wan2.1-i2v-14b-480p",
+            Machine(16, 128, (Gpu("RTX 4090", 23.6, True),)),
             "yes: --device cuda --preset low-memory",
         ),
         (
             "wan2.2-i2v-a14b",
-            Machine(16, 32, (Gpu("RTX 4090", 23.6, True),)),
+            Machine(16, 32, (Gpu("RTX 4080", 15.6, True),)),
             "no: --preset low-memory keeps 64 GiB in the host's memory, here are 32",
         ),
         (
@@ -151,7 +157,7 @@ def test_needs_by_offload():
         (
             "hunyuanvideo-1.5-480p-i2v",
             Machine(16, 128, (Gpu("RTX 4090", 23.6, True),)),
-            "yes: --device cuda --preset low-memory",
+            "yes: --device cuda --offload model --storage float8",
         ),
         (
             "wan2.1-fun-1.3b-inp",

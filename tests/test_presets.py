@@ -125,6 +125,8 @@ def test_what_is_named_by_hand_goes_over_a_preset():
     assert config(**large, preset="low-memory", offload="none").choice.offload == "none"
     yielding = config(**large, preset="fast", offload="group").choice
     assert (yielding.offload, yielding.compile) == ("group", False)
+    with pytest.raises(ConfigError, match="storage=float8: not with offload=group"):
+        config(**large, preset="low-memory", storage="float8")
     for named in ({"preset": "low-memory"}, {"offload": "group"}):
         with pytest.raises(ConfigError, match="compile=true: not with offload=group"):
             config(**large, **named, compile=True)

@@ -14,6 +14,7 @@ import torch
 import wan_folder
 from filming import film
 from safetensors.torch import load_file, save_file
+from test_wan import canvas_of
 from torch.testing import assert_close
 
 from dreamactor import cli
@@ -143,6 +144,8 @@ def test_without_weights_it_says_where_they_are(monkeypatch):
         ("nano", {"dtype": "bfloat16"}, "nano runs in float32"),
         ("nano", {"size": "512x512"}, "size=512x512: only for large backbones"),
         ("nano", {"offload": "group"}, "nano is small"),
+        ("nano", {"storage": "float8"}, "nano is small"),
+        (LARGE[0], {"storage": "float8", "compile": True}, "not with storage=float8"),
         (LARGE[0], {"offload": "model"}, "wants --device cuda"),
         (LARGE[0], {"size": "100x96"}, "size=100x96: want multiples of 16, nearest is 96x96"),
         (LARGE[0], {"frames": 80}, r"want 4 \* k \+ 1, 9 or more, nearest is 81"),
@@ -159,6 +162,7 @@ def test_refuses_options(name, options, message, folders):
     [
         ({"dtype": "half"}, "dtype='half': want auto, float32, bfloat16"),
         ({"offload": "disk"}, "want none, model, group"),
+        ({"storage": "int4"}, "want auto, float8"),
         ({"size": "832"}, "want WIDTHxHEIGHT, such as 832x480"),
     ],
 )
@@ -279,3 +283,33 @@ def test_offload_changes_nothing(offload, folders, tmp_path):
             results.append((text, wan.velocity(x, torch.tensor(0.5), cond), wan.decode(x)))
     for plain, offloaded in zip(*results, strict=True):
         assert_close(plain, offloaded, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["full", "one-way-aligned"])
+def test_layers_in_float8_take_a_byte_and_predict_nearly_the_same(mode, folders, tmp_path):
+    """Embeddings and norms stay, and what comes as low-rank layers is not rounded."""
+    name, path = "wan2.1-i2v-14b-480p", tmp_path / "adapter.safetensors"
+    info = AdapterInfo("rgb", name, "f" * 64, rank=2, attention=mode)
+    plain = load_backbone(name, folders[1])
+    torch.manual_seed(0)
+    for layer in attach(plain.experts["transformer"], info):
+        torch.nn.init.normal_(layer, std=0.3)
+    save_layers(path, plain.experts, info)
+    weights, predicted = {}, {}
+    for storage in ("auto", "float8"):
+        wan = load_backbone(name, folders[1], adapter=path, options=Options(storage=storage))
+        weights[storage] = dict(wan.experts["transformer"].named_parameters())
+        with torch.inference_mode():
+            cond = wan.encode(canvas_of(), wan.encode_text(["a fox runs"]))
+            noise = torch.randn(cond.latents.shape, generator=torch.Generator().manual_seed(0))
+            predicted[storage] = wan.velocity(noise, torch.tensor(0.7), cond)
+    small = weights["float8"]
+    sizes = {name: small[name].element_size() for name in small}
+    assert sizes["blocks.0.attn1.to_q.weight"] == 1
+    assert sizes["blocks.0.ffn.net.2.base_layer.weight"] == 1
+    assert sizes["patch_embedding.weight"] == sizes["blocks.0.norm2.weight"] == 4
+    low_rank = [name for name in small if "lora" in name]
+    assert len(low_rank) == 8
+    assert all(torch.equal(small[name], weights["auto"][name]) for name in low_rank)
+    error = (predicted["float8"] - predicted["auto"]).std() / predicted["auto"].std()
+    assert 1e-4 < error < 0.05

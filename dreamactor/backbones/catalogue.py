@@ -29,6 +29,8 @@ Mode = Literal["full", "one-way", "one-way-aligned"]
 """Who sees whom on the canvas (`backbones.incontext`); weights are trained in one mode."""
 Injection = Literal["canvas", "temporal", "channel", "cross-attention"]
 """How the driver comes in (`backbones.injection`); weights are trained in one way."""
+Storage = Literal["auto", "float8"]
+"""What the weights of a large transformer's layers wait in until they compute."""
 Cache = Literal["none", "device", "host"]
 """Where the context of the one-way modes is kept from step to step: nowhere, where the network
 runs, or in the host's memory, from which it is streamed."""
@@ -70,6 +72,9 @@ class Options:
     cache_holds: CacheHolds = "keys"
     compile: bool = False
     """Compile the transformers' blocks, at their first pass (`backbones.compiled`)."""
+    storage: Storage = "auto"
+    """What a transformer's layers wait in: auto is `dtype`, float8 (e4m3, sign and 7 bits) takes
+    half of bfloat16's memory, and each layer is brought to `dtype` when it computes."""
 
     def __post_init__(self) -> None:
         """Check every value by itself.
@@ -80,7 +85,7 @@ class Options:
         object.__setattr__(self, "lora", tuple(self.lora or ()))
         choices = {
             "dtype": Dtype, "offload": Offload, "cache": Cache,
-            "cache_dtype": CacheDtype, "cache_holds": CacheHolds,
+            "cache_dtype": CacheDtype, "cache_holds": CacheHolds, "storage": Storage,
         }  # fmt: skip
         for name, choice in choices.items():
             words, value = get_args(choice), getattr(self, name)
@@ -179,9 +184,13 @@ class Entry:
         wide = dtype == "float32" or part in self.full_precision or not self.hub
         return self.parts[part] * (4 if wide else 2)
 
-    def needs(self, offload: Offload, dtype: Dtype = "bfloat16") -> float:
+    def needs(
+        self, offload: Offload, dtype: Dtype = "bfloat16", storage: Storage = "auto"
+    ) -> float:
         """GiB on the device that runs it: weights that are there at once, and activations."""
         weights = {part: self.bytes_of(part, dtype) / GIB for part in self.parts}
+        if storage == "float8":  # but for norms and embeddings, which are small
+            weights |= {part: self.parts[part] / GIB for part in self.experts}
         room, vae = self.activations or 0.0, weights["vae"]
         if offload == "none":
             return sum(weights.values()) + room
@@ -314,9 +323,12 @@ CATALOGUE = {
 
 def table() -> Iterator[str]:
     """Lines for `dreamactor backbones`: sizes, memory, licence and what is tested."""
-    heads: tuple[Offload, ...] = get_args(Offload)
+    ways: dict[str, tuple[Offload, Storage]] = {
+        "none": ("none", "auto"), "model": ("model", "auto"), "float8": ("model", "float8"),
+        "group": ("group", "auto"),
+    }  # fmt: skip
     yield f"{'backbone':27}{'parameters':>11}{'on disk':>9}{'half, frames':>20}   GPU memory, GiB"
-    yield f"{'':27}{'billions':>11}{'GB':>9}{'':>20}" + "".join(f"{h:>8}" for h in heads)
+    yield f"{'':27}{'billions':>11}{'GB':>9}{'':>20}" + "".join(f"{w:>8}" for w in ways)
     for entry in CATALOGUE.values():
         numbers = sum(entry.parts.values())
         size = sum(map(entry.bytes_of, entry.parts))
@@ -324,7 +336,12 @@ def table() -> Iterator[str]:
         half = (
             f"{native['width']}x{native['height']}, {native['frames']}" if native else "256x256, 17"
         )
-        needs = "".join(f"{entry.needs(h):8.1f}" for h in heads) if entry.hub else f"{'CPU':>8}"
+        needs = f"{'CPU':>8}"
+        if entry.hub:
+            needs = "".join(
+                f"{entry.needs(offload, storage=storage):8.1f}"
+                for offload, storage in ways.values()
+            )
         yield f"{entry.name:27}{numbers / 1e9:11.2f}{size / 1e9:9.1f}{half:>20}{needs}"
     yield ""
     for entry in CATALOGUE.values():
@@ -335,6 +352,6 @@ def table() -> Iterator[str]:
         yield f"    tested   {entry.tested}"
     yield ""
     yield "On disk, GPU memory: in bfloat16, but Wan's image encoder and autoencoder in float32."
-    yield "GPU memory: by --offload, with room for one pass over the canvas at the half above. That"
-    yield "was measured on one H100 at 832x480, 81 (Wan 14B, HunyuanVideo-1.5) and scaled to the"
-    yield "others; decoding was not measured, nor --offload."
+    yield "GPU memory: by --offload (float8: model, with --storage float8), with room for one pass"
+    yield "over the canvas at the half above. It was measured on one H100 at 832x480, 81 (Wan 14B,"
+    yield "HunyuanVideo-1.5) and scaled to the others; decoding was not measured, nor --offload."

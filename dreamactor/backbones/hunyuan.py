@@ -48,6 +48,7 @@ from dreamactor.backbones.folder import (
     open_pipeline,
     place,
     read_config,
+    store,
 )
 from dreamactor.backbones.load import HUNYUAN, Variant
 from dreamactor.conditioning.canvas import (
@@ -325,13 +326,15 @@ def load_hunyuan(
         WeightsError: Files are missing, damaged, or of another model.
     """
     options = options or Options()
-    folder, pipe = _open(name, source, dtype_of(options.dtype, device))
+    dtype = dtype_of(options.dtype, device)
+    folder, pipe = _open(name, source, dtype)
     backbone = Hunyuan(pipe, name, fingerprints(folder, CATALOGUE[name].parts))
     backbone.native = sized(backbone.native, options)
     if adapter is not None:
         from dreamactor.backbones.lora import adapt
 
         adapt(backbone, adapter)
+    store([backbone.transformer], options.storage, dtype)
     place(pipe, device, options.offload)
     return backbone
 

@@ -194,12 +194,28 @@ def check_options(name: str, device: str, options: Options) -> None:
             raise ConfigError(
                 f"offload={options.offload}: only for large backbones, {name} is small"
             )
+        if options.storage != "auto":
+            raise ConfigError(
+                f"storage={options.storage}: only for large backbones, {name} is small"
+            )
     if options.lora and CATALOGUE[name].family == "hunyuan":
         raise ConfigError(f"lora={options.lora[0]}: only for Wan's backbones; {name} has none")
     if options.cache == "host" and device == "cpu":
         raise ConfigError("cache=host: wants --device cuda; on the CPU both are one memory")
     if options.offload != "none" and device == "cpu":
         raise ConfigError(f"offload={options.offload}: wants --device cuda, from which to offload")
+    if options.storage == "float8" and options.offload == "group":
+        # low-rank layers would be put beside layers that have gone; never tried on a GPU either
+        raise ConfigError(
+            "storage=float8: not with offload=group, which needs no smaller layers; want offload "
+            "none or model"
+        )
+    if options.compile and options.storage == "float8":
+        # layers change their weights' format within a block, which cuts its graph in pieces
+        raise ConfigError(
+            "compile=true: not with storage=float8, whose layers change as they compute; want "
+            "storage=auto, or leave --compile out"
+        )
     if options.compile and options.offload == "group":
         # what brings a block cuts its graph in pieces; on a GPU, by streams, that was never run
         raise ConfigError(

@@ -280,6 +280,11 @@ def _put(backbone: Stackable, name: str, layers: Layers, scale: float) -> None:
                 transformer.load_lora_adapter(
                     placed, prefix=None, adapter_name=name, _pipeline=backbone.pipe
                 )
+            for key, value in placed.items():  # peft rounds them where the layers are in float8
+                place, kind = key.rsplit(".", 1)
+                layer = transformer.get_parameter(f"{place}.{name}.{kind}")
+                if layer.dtype != value.dtype:
+                    layer.data = value
         names = [
             name for name in backbone.scales if name in getattr(transformer, "peft_config", {})
         ]

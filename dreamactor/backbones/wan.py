@@ -35,7 +35,7 @@ from transformers import CLIPVisionModel, UMT5EncoderModel
 from dreamactor.backbones import incontext
 from dreamactor.backbones.base import Cond, Native, sized
 from dreamactor.backbones.catalogue import CATALOGUE, Keeping, Mode, Options
-from dreamactor.backbones.folder import dtype_of, fingerprints, open_pipeline, place
+from dreamactor.backbones.folder import dtype_of, fingerprints, open_pipeline, place, store
 from dreamactor.backbones.load import Variant
 from dreamactor.backbones.nano import TIMESTEPS, transformer_input
 from dreamactor.backbones.parallel import Team, check_keeping
@@ -241,6 +241,7 @@ def load_wan(
         incontext.set_mode(expert, mode)
     if entry.boundary is not None and model.boundary is None:
         model.boundary = entry.boundary
+    store(model.experts.values(), options.storage, dtype)
     place(pipe, device, options.offload)
     return model
 

@@ -51,6 +51,9 @@ def animate(
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="Large: auto, float32 or bfloat16.")] = "auto",
+    storage: Annotated[
+        str, typer.Option(help="Large: layers wait in dtype (auto), or in float8, half as large.")
+    ] = "auto",
     offload: Annotated[
         str | None, typer.Option(help="Large: none, model or group wait in the host's memory.")
     ] = None,

@@ -13,7 +13,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from dreamactor.backbones.catalogue import Cache, CacheDtype, CacheHolds, Dtype, Offload, Options
+from dreamactor.backbones.catalogue import (
+    Cache,
+    CacheDtype,
+    CacheHolds,
+    Dtype,
+    Offload,
+    Options,
+    Storage,
+)
 from dreamactor.backbones.load import (
     ESTIMATOR,
     Variant,
@@ -102,6 +110,9 @@ class AnimateConfig:
     """Where the backbone runs: cpu, cuda or cuda:N."""
     dtype: Dtype = "auto"
     """Precision of a large backbone; auto is bfloat16 on a GPU, float32 on the CPU."""
+    storage: Storage = "auto"
+    """What the layers of a large backbone's transformer wait in: auto is `dtype`, float8 takes half
+    of bfloat16's memory and rounds the weights."""
     offload: Offload | None = None
     """What of a large backbone waits in the host's memory: none, model (all networks but the one
     at work) or group (all blocks but those at work); None takes none."""
@@ -144,7 +155,7 @@ class AnimateConfig:
             raise ConfigError(f"fps={self.fps}: want 0.1 to 240")
         choices = {
             "variant": Variant, "fit": Fit, "interpolate": Interpolation, "describer": Describer,
-            "dtype": Dtype, "guard": Guard,
+            "dtype": Dtype, "guard": Guard, "storage": Storage,
         }  # fmt: skip
         for name, words in ((name, get_args(choice)) for name, choice in choices.items()):
             if getattr(self, name) not in words:
@@ -164,6 +175,7 @@ class AnimateConfig:
         return Options(
             self.dtype, "none" if self.offload is None else self.offload, self.size, self.frames,
             tuple(self.lora), self.cache, self.cache_dtype, self.cache_holds, bool(self.compile),
+            self.storage,
         )  # fmt: skip
 
     @property

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from dreamactor import manifest, provenance, watermark
 from dreamactor.backbones.base import Backbone, Cond, identity
-from dreamactor.backbones.catalogue import Cache, CacheDtype, CacheHolds, Dtype, Offload
+from dreamactor.backbones.catalogue import Cache, CacheDtype, CacheHolds, Dtype, Offload, Storage
 from dreamactor.backbones.compiled import is_compiled
 from dreamactor.backbones.load import Variant, check_variant, load_backbone
 from dreamactor.backbones.parallel import ALONE, Team
@@ -91,6 +91,7 @@ class Settings(TypedDict, total=False):
     overwrite: bool
     device: str
     dtype: Dtype
+    storage: Storage
     offload: Offload | None
     compile: bool | None
     size: str | None
