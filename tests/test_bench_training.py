@@ -290,7 +290,7 @@ def test_what_does_not_fit_the_processes_is_refused(tmp_path: Path, monkeypatch)
     with pytest.raises(ConfigError, match="batch=3 over 2 processes: want a multiple, such as 4"):
         bench_training(tmp_path / "a", config)
     monkeypatch.setattr(Accelerator, "is_fsdp2", True)
-    with pytest.raises(ConfigError, match="mode=one-way: cannot be sharded; want mode=full"):
+    with pytest.raises(ConfigError, match="attention one-way: cannot be sharded; want full"):
         bench_training(tmp_path / "a", replace(config, batch=2, mode="one-way"))
     assert not (tmp_path / "a").exists()
     if not torch.cuda.is_available():

@@ -34,7 +34,7 @@ from dreamactor.backbones.lora import adapter_state, save_adapter
 from dreamactor.backbones.nano import load_vae
 from dreamactor.backbones.weights import save_weights
 from dreamactor.conditioning.framing import to_picture
-from dreamactor.errors import ConfigError, DreamActorError
+from dreamactor.errors import DreamActorError
 from dreamactor.image import write_png
 from dreamactor.provenance import sha256
 from dreamactor.runs import RunFolder
@@ -46,6 +46,7 @@ from dreamactor.training.preview import Preview
 from dreamactor.training.stage import (
     AdaptConfig,
     check_fit,
+    check_shards,
     draw,
     in_mode,
     mode_for,
@@ -83,11 +84,7 @@ class _Run:
         trainee = load_trainee(config.backbone, config.base, config.expert)
         check_fit(config, variant, self.cache, trainee)
         mode = mode_for(config, trainee)
-        if self.accelerator.is_fsdp2 and mode != "full":  # its blocks are called twice a pass
-            raise ConfigError(
-                f"attention={mode}: cannot be sharded; want attention=full, or whole copies "
-                "(configs/accelerate/ddp.yaml)"
-            )
+        check_shards(mode, self.accelerator.is_fsdp2)
         settings = identity(asdict(config))
         if config.injection == "canvas":
             del settings["injection"]  # runs from before there were others can go on

@@ -50,7 +50,7 @@ from dreamactor.training.cache import CacheHeader
 from dreamactor.training.learner import Learner
 from dreamactor.training.measure_report import Row, add, read
 from dreamactor.training.plan import adapter_size, memory, step_seconds, tokens_of
-from dreamactor.training.stage import AdaptConfig, in_mode, prepare, share_of
+from dreamactor.training.stage import AdaptConfig, check_shards, in_mode, prepare, share_of
 
 BACKBONES = {
     "wan-14b": "wan2.1-i2v-14b-480p",
@@ -173,9 +173,7 @@ def bench_training(out: Path, config: TrainingBenchConfig) -> Path:
     precision = "bf16" if config.torch_dtype == torch.bfloat16 else "no"
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision)
     share_of(config.recipe, accelerator.num_processes)
-    if accelerator.is_fsdp2 and config.mode != "full":
-        # a block is called twice and called back twice; FSDP2 frees its weights after the first
-        raise ConfigError(f"mode={config.mode}: cannot be sharded; want mode=full, or DDP")
+    check_shards(config.mode, accelerator.is_fsdp2)
     row = _foreseen(config, accelerator)
     known = read(open_folder(out))
     accelerator.wait_for_everyone()  # nobody adds to the file before all have read it

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dreamactor.backbones.incontext import join
 from dreamactor.backbones.layers import STRIDE_T
-from dreamactor.backbones.sight import Sight
+from dreamactor.backbones.sight import Sight, turned
 from dreamactor.conditioning.skeleton import JOINTS
 from dreamactor.training.guide import Look
 
@@ -158,12 +158,4 @@ def compared(
     x = (block.norm1(tokens.float()) * (1 + scale) + shift).type_as(tokens)
     attention = block.attn1
     query, key = attention.norm_q(attention.to_q(x)), attention.norm_k(attention.to_k(x))
-    query, key = (side.unflatten(2, (attention.heads, -1)) for side in (query, key))
-    return _turn(query, *rotary), _turn(key, *rotary)
-
-
-def _turn(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Rotary embedding as diffusers' WanAttnProcessor does it, of neighbouring channels."""
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    c, s = cosines[..., 0::2], sines[..., 1::2]
-    return torch.stack([even * c - odd * s, even * s + odd * c], dim=-1).flatten(-2).type_as(x)
+    return turned(query, attention.heads, rotary), turned(key, attention.heads, rotary)

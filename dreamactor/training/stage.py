@@ -228,6 +228,20 @@ def mode_for(config: AdaptConfig, trainee: Trainee) -> Mode:
     return wanted
 
 
+def check_shards(mode: Mode, sharded: bool) -> None:
+    """Refuse to shard what FSDP2 cannot.
+
+    Raises:
+        ConfigError: A one-way mode: a block is called twice a pass and called back twice, and FSDP2
+            frees its weights after the first.
+    """
+    if sharded and mode != "full":
+        raise ConfigError(
+            f"attention {mode}: cannot be sharded; want full, or whole copies "
+            "(configs/accelerate/ddp.yaml)"
+        )
+
+
 def in_mode(trainee: Trainee, mode: Mode, silence: Tensor | None = None) -> Trainee:
     """A trainee that attends in a mode.
 
