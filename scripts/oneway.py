@@ -4,6 +4,7 @@
     python scripts/oneway.py bits       what fewer bits do to a prediction of the weights that ship
     python scripts/oneway.py compiled   what compiling their blocks does to it, and takes
     python scripts/oneway.py memory MODE PLACE    the process's peak over a segment of theirs
+    python scripts/oneway.py float8 CAST PAIRS    what layers in 8-bit floats do to their clips
 
 Modes take turns, so that what else the machine does falls on all of them; medians are printed.
 """
@@ -12,7 +13,9 @@ import statistics
 import sys
 import time
 from itertools import product
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from dreamactor.backbones.base import Cond
@@ -20,8 +23,12 @@ from dreamactor.backbones.catalogue import Cache, Keeping, Mode
 from dreamactor.backbones.compiled import compile_blocks
 from dreamactor.backbones.incontext import Context, predict, set_mode
 from dreamactor.backbones.nano import NanoConfig, inputs_of, load_nano
+from dreamactor.bench import stats
+from dreamactor.bench.cases import cases
+from dreamactor.bench.systems import Animation
 from dreamactor.conditioning.canvas import Canvas, LatentGrid, build_canvas, reference_half
 from dreamactor.provenance import peak_memory
+from dreamactor.world.cast import load_cast
 
 TURNS = 5
 GRID = LatentGrid(stride_t=4, stride_s=8, channels=64)
@@ -128,6 +135,26 @@ def print_memory(mode: Mode, place: Cache) -> None:
     print(f"{mode}, cache {place}: {peak_memory():.0f} MiB")
 
 
+def print_float8(cast: str, pairs: str) -> None:
+    """PSNR on the subject, dB, of pairs of the test split in 4 steps."""
+    plain, small = load_nano(), load_nano()
+    small.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
+    found: list[tuple[float, float, float]] = []
+    for case in cases(load_cast(Path(cast)), int(pairs)):
+        clips = [Animation(nano, 4).animate([case])[0] for nano in (plain, small)]
+        a, b, truth = (clip.astype(float)[case.mask] for clip in (*clips, case.truth))
+        found.append((decibels(a, truth), decibels(b, truth), decibels(a, b)))
+    rows = np.array(found)
+    more = stats.bootstrap(rows[:, 1] - rows[:, 0])
+    print(f"{rows[:, 0].mean():.2f} dB, in float8 {rows[:, 1].mean():.2f}, between them "
+          f"{rows[:, 2].mean():.1f}; difference {stats.format_interval(more, 3)}")  # fmt: skip
+
+
+def decibels(a: np.ndarray, b: np.ndarray) -> float:
+    """PSNR of numbers up to 255."""
+    return float(10 * np.log10(255**2 / np.square(a - b).mean()))
+
+
 def noise_canvas() -> Canvas:
     """A whole segment of nano's."""
     clip = torch.rand(1, 3, 17, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -143,6 +170,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     kinds = {
         "seconds": print_seconds, "bits": print_bits, "compiled": print_compiled,
-        "memory": print_memory,
+        "memory": print_memory, "float8": print_float8,
     }  # fmt: skip
     kinds[sys.argv[1]](*sys.argv[2:])
