@@ -2,7 +2,7 @@
 
     python scripts/marks.py survive CLIP... [-- CLIP...]    marks clips, alters them, reads them
     python scripts/marks.py chance FILE...                  looks in files without a mark
-    python scripts/marks.py picture OUT CLIP...             plain, marked, the difference x 20
+    python scripts/marks.py picture OUT.jpg CLIP...         plain, marked, the difference x 20
 
 CLIPs are without a mark, such as of `dreamactor animate --no-watermark`.
 """
@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dreamactor.errors import DreamActorError
-from dreamactor.image import Rgb, contact_sheet, read_image, resize, write_png
+from dreamactor.image import Rgb, atomic, contact_sheet, read_image, resize
 from dreamactor.video import iter_frames, probe, write_clip
 from dreamactor.watermark import CHANCE, Found, Marker, read
 
@@ -228,7 +228,8 @@ def picture(out: Path, paths: Sequence[Path]) -> None:
         added = np.clip(128 + 20 * (marked.astype(int) - frame), 0, 255).astype(np.uint8)
         rows.append((f"plain, marked ({decibels([frame], [marked]):.1f} dB), difference x 20",
                      [frame, marked, added]))  # fmt: skip
-    write_png(out, contact_sheet(rows, 384))
+    with atomic(out) as hidden:
+        Image.fromarray(contact_sheet(rows, 384)).save(hidden, "JPEG", quality=90, subsampling=0)
 
 
 if __name__ == "__main__":

@@ -339,33 +339,71 @@ OWNERS = {
 }
 
 
-def judged(points, cases=6):
-    """Answers of a judge who gives a clip of a level so many points."""
-    levels = {"clean": 0} | {system: owner[2] for system, owner in OWNERS.items()}
-    rows = [(f"c{c}", s, level) for c in range(cases) for s, level in levels.items()]
-    return [answer(case, system, points(level)) for case, system, level in rows]
+def judged(points, cases=6, noise=None):
+    """Answers of a judge who gives a clip of a level so many points; others under noise."""
+    levels = {"clean": ("", 0)} | {s: (kind, level) for s, (kind, _, level) in OWNERS.items()}
+    rows = [(f"c{c}", s, kind, level) for c in range(cases) for s, (kind, level) in levels.items()]
+    return [answer(case, system, (noise if noise and kind == "noise" else points)(level))
+            for case, system, kind, level in rows]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("points", "cases", "ranked", "right", "trusted"),
+    ("points", "cases", "found", "order", "trusted"),
     [
         (lambda level: 5 - level, 6, 1.0, 1.0, True),
         (lambda level: 5 - level, 5, 1.0, 1.0, False),  # too few to say
         (lambda level: 3, 6, 0.0, 0.0, False),
-        (lambda level: 1 + level, 6, -1.0, 0.0, False),
-        (lambda level: 5 - max(0, level - 1), 6, 0.975, 0.75, False),  # blind to the weakest
+        (lambda level: 1 + level, 6, 0.0, -1.0, False),
+        (lambda level: 5 - max(0, level - 1), 6, 0.75, 1.0, False),  # blind to the weakest
+        (lambda level: 1 if level else 5, 6, 1.0, 0.0, False),  # finds all, grades none
+        (lambda level: 5 - [0, 2, 1, 4, 3][level], 6, 1.0, 0.6, True),
+        (lambda level: 5 - [0, 2, 1, 3, 1][level], 6, 1.0, -0.211, False),
         (lambda level: None if level == 4 else 5 - level, 6, 1.0, 1.0, True),
+        (lambda level: None if level > 2 else 5 - level, 6, 1.0, np.nan, False),
     ],
 )
-def test_exact_verdicts(points, cases, ranked, right, trusted):
+def test_exact_verdicts(points, cases, found, order, trusted):
     answers = judged(points, cases)
-    found = find_verdicts(answers, OWNERS, "clean", ["imaging_quality"])["imaging_quality"]
-    assert found.ranked.mean == pytest.approx(ranked, abs=0.001)
-    assert found.right.mean == pytest.approx(right)
-    assert found.trusted is trusted
-    text = report({"imaging_quality": found}, answers, OWNERS, "clean",
+    said = find_verdicts(answers, OWNERS, "clean", ["imaging_quality"])["imaging_quality"]
+    assert said.found.mean == pytest.approx(found)
+    assert [x.mean for x in said.order.values()] == pytest.approx(
+        [order] * 2, abs=1e-3, nan_ok=True
+    )
+    assert said.trusted is trusted
+    text = report({"imaging_quality": said}, answers, OWNERS, "clean",
                   {"blur": "1, 2 px", "noise": "3"}, "Made", "0")  # fmt: skip
     assert ("may be trusted |" in text) is trusted
+
+
+def test_exact_one_kind_in_order_does_not_cover_for_the_other():
+    """The weakest kind decides, and the report names it; so does an interval that reaches down."""
+    answers = judged(lambda level: 1 if level else 5, noise=lambda level: 5 - level)
+    said = find_verdicts(answers, OWNERS, "clean", ["imaging_quality"])["imaging_quality"]
+    assert (said.order["noise"].low, said.order["blur"].high) == (1.0, 0.0)
+    assert (said.weakest, said.trusted) == ("blur", False)
+    text = report({"imaging_quality": said}, answers, OWNERS, "clean",
+                  {"blur": "1 px", "noise": "3"}, "Made", "0")  # fmt: skip
+    assert "| 1.00 [1.00, 1.00] | 0.00 | 0.00 [0.00, 0.00] blur |" in text
+    assert "| noise: 3 | imaging quality | 5.00 | 4.00 | 3.00 | 2.00 | 1.00 | 1.00 [1.00" in text
+    mixed = judged(lambda level: 5 - level, 4)
+    turned = judged(lambda level: 5 - [0, 4, 3, 2, 1][level], 6)
+    mixed += [a for a in turned if a.case in ("c4", "c5")]
+    said = find_verdicts(mixed, OWNERS, "clean", ["imaging_quality"])["imaging_quality"]
+    assert said.order["blur"].mean == pytest.approx(1 / 3)
+    assert said.order["blur"].low < 0
+    assert not said.trusted
+
+
+def test_refuses_verdicts_by_an_older_rule(tmp_path):
+    """A file of before says nothing of the order among damaged clips."""
+    judge, path = ByMeasure(), tmp_path / "calibration.json"
+    row = {"trusted": True, "about": dict(judge.about("imaging_quality"))}
+    old = {"judge": "measured", "dimensions": {"imaging_quality": row}}
+    path.write_text(json.dumps(old))
+    with pytest.raises(ConfigError, match="by rule 1 of trust: want 2; the same `bench calibrate`"):
+        load_calibration(path, judge)
+    path.write_text(json.dumps({**old, "rule": 2}))
+    assert load_calibration(path, judge) == {"imaging_quality": True}
 
 
 def test_exact_drift_is_between_the_same_questions():
@@ -450,7 +488,8 @@ def test_exact_calibration_of_a_tiny_suite(made, tmp_path, monkeypatch):
     assert not out.exists()
     assert calibrate(made / "suite", out, config) == str(out / "report.md")
     found = json.loads((out / "calibration.json").read_text())
-    assert found["dimensions"]["imaging_quality"]["ranked"]["mean"] > 0.9
+    order = found["dimensions"]["imaging_quality"]["order"]
+    assert min(order[kind]["mean"] for kind in ("blur", "noise")) > 0.9
     assert found["dimensions"]["imaging_quality"]["trusted"] is False  # one case
     assert load_calibration(out / "calibration.json", knowing) == dict.fromkeys(
         words.split(","), False
@@ -466,6 +505,11 @@ def test_exact_calibration_of_a_tiny_suite(made, tmp_path, monkeypatch):
         load_calibration(out / "calibration.json", ByMeasure())
     before = (out / "answers.jsonl").read_bytes()
     calibrate(made / "suite", out, config)
+    assert (out / "answers.jsonl").read_bytes() == before
+    now = (out / "calibration.json").read_text()
+    (out / "calibration.json").write_text(json.dumps({**found, "rule": 1}))  # of before
+    calibrate(made / "suite", out, config)
+    assert (out / "calibration.json").read_text() == now
     assert (out / "answers.jsonl").read_bytes() == before
     with pytest.raises(ConfigError, match="begun with another seed"):
         calibrate(made / "suite", out, replace(config, seed=1))

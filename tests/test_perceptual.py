@@ -1,6 +1,7 @@
 """ST-LPIPS: equal to the package that the weights come from, and what a distance must do."""
 
 import importlib.util
+import pickle
 
 import numpy as np
 import pytest
@@ -107,6 +108,29 @@ def test_blur_pool_keeps_a_flat_grid_and_averages_a_point():
     point = torch.zeros(1, 1, 6, 6)
     point[0, 0, 2, 2] = 16.0  # at cell 4, 4 of the padded grid: between the windows 2..4 and 4..6
     assert blur_pool(point)[0, 0, 1:3, 1:3].tolist() == [[1.0, 1.0], [1.0, 1.0]]
+
+
+def test_refuses_another_file_in_the_package_before_it_is_unpickled(tmp_path, monkeypatch):
+    """A pickle that would write a file when it is read, in the place of the weights."""
+    touched = tmp_path / "touched"
+
+    class Evil:
+        def __reduce__(self):
+            return (touched.write_text, ("by a pickle",))
+
+    pickle.loads(pickle.dumps(Evil()))
+    assert touched.exists()  # it would
+    touched.unlink()
+    folder = tmp_path / "a_package" / "weights" / "vST0.0"
+    folder.mkdir(parents=True)
+    (tmp_path / "a_package" / "__init__.py").write_text("")
+    (folder / "alex_shift_tolerant.pth").write_bytes(pickle.dumps(Evil()))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(perceptual, "PACKAGE", "a_package")
+    monkeypatch.setattr(torch, "load", lambda *given, **more: pytest.fail("it was read"))
+    with pytest.raises(WeightsError, match=r"alex_shift_tolerant\.pth is not the file of a_pack"):
+        Perceptual.load("alex")
+    assert not touched.exists()
 
 
 def test_refuses_wrong_shapes_nets_and_files(tmp_path, monkeypatch):

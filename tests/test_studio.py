@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -11,8 +12,15 @@ import standin
 pytest.importorskip("fastapi", reason="no web framework: pip install 'dreamactor[studio]'")
 from serving import Fake, served, write_inputs
 from standin import Tint
+from study_folder import study_inputs
 from test_serve import head, raw
 
+from dreamactor import cli
+from dreamactor.bench.study.answers import read_answers
+from dreamactor.bench.study.design import StudyConfig
+from dreamactor.bench.study.make import make_study
+from dreamactor.bench.study.plan import load_plan
+from dreamactor.bench.study.server import links, open_study
 from dreamactor.bootstrap.manifest import DataSet
 from dreamactor.bootstrap.pairs import make_pairs
 from dreamactor.bootstrap.sources import Folders
@@ -95,6 +103,10 @@ class Page:
 
     def shoot(self, name):
         self.run("scrollTo(0, 0)")
+        self.browser.save_screenshot(str(self.shots / f"{name}.png"))
+
+    def shoot_frame(self, name):
+        """All of the page, from inside a frame."""
         self.browser.save_screenshot(str(self.shots / f"{name}.png"))
 
     def choose(self, kind, path):
@@ -364,3 +376,145 @@ def test_exact_the_review_is_a_tab(open_page, data):
     said = raw(page.client.port, head("GET", "/review/media/..%2f..%2fx/source", page.client.port))
     assert said[0].startswith(b"HTTP/1.1 4")
     assert json.dumps(page.client.get("/tabs")).count("null") == 1
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A study to take part in."""
+    folder = tmp_path_factory.mktemp("study")
+    config = StudyConfig(gsb="ours", raters=2, cases=2, systems="ours,rivalone")
+    return make_study(*study_inputs(folder), folder / "out", config)
+
+
+def test_exact_the_study_is_a_tab(open_page, study):
+    """A code, two clips rated by clicks and by keys; what another tab shows is not looked at."""
+    with open_study(study.root) as book:
+        page = open_page(Fake(), tabs=[review_tab(None), study_tab(book)])
+        rater = study.raters[0]
+        rated = [item.id for item in rater.items if item.kind == "rate"]
+        page.click("tab-study")
+        enter(page)
+        page.shoot_frame("study_code")
+        page.at("code").send_keys(rater.code + "\n")
+        page.wait(lambda: page.run("section") == "consent")
+        page.click("agree")
+        page.wait(lambda: page.run("section") == "how-rate")
+        page.browser.find_element("css selector", "#how-rate .go").click()
+        page.wait(lambda: page.run("section === 'item' && player.ready()"))
+        page.wait(lambda: page.run("document.getElementById('reference').naturalWidth") == 48)
+        for name, points in (("imaging", 4), ("motion", 2), ("appearance", 5)):
+            chosen = f"input[name={name}][value='{points}']"
+            page.browser.find_element("css selector", chosen).click()
+        page.shoot_frame("study")
+        page.click("next")
+        page.wait(lambda: page.run("place") == 1)
+        assert read_answers(load_plan(study.root)).of(rater)[rated[0]].said == {
+            "imaging": 4,
+            "motion": 2,
+            "appearance": 5,
+        }
+        assert page.run("watch.since !== null")
+        page.browser.switch_to.default_content()
+        page.click("tab-history")
+        enter(page)
+        assert page.run("watch.since === null")
+        seconds = page.run("watch.seconds()")
+        time.sleep(0.3)
+        assert page.run("watch.seconds()") == seconds
+        page.browser.switch_to.default_content()
+
+        # back, and into the frame, without a mouse
+        page.at("tab-history").send_keys("\ue010")  # End
+        actions = pytest.importorskip("selenium.webdriver").ActionChains
+        inside = f"document.activeElement === {FRAME}"
+        for _ in range(6):
+            actions(page.browser).send_keys("\ue004").perform()
+            if page.run(inside):
+                break
+        assert page.run(inside)
+        enter(page)
+        assert page.run("watch.since !== null")
+        page.run("document.getElementById('task').focus()")
+        for key in ("3", "4", "3", "\ue007"):
+            actions(page.browser).send_keys(key).perform()
+        page.wait(lambda: page.run("place") == 2)
+        page.browser.switch_to.default_content()
+        answers = read_answers(load_plan(study.root)).of(rater)
+        assert answers[rated[1]].said == {"imaging": 3, "motion": 4, "appearance": 3}
+        assert page.faults() == []
+
+        (link,) = links(book, f"http://127.0.0.1:{page.client.port}/study")[:1]
+        page.browser.get(link.split()[0])  # the same page by itself, another day
+        page.wait(lambda: page.run("section === 'item' && place === 2 && player.ready()"))
+        assert page.faults() == []
+        status, headers, _ = page.client.ask("GET", f"/study/r/{rater.code}")
+        assert status == 200
+        assert "frame-ancestors 'self'" in headers["content-security-policy"]
+        for path in ("/study/plan.json", "/study/media/plan.json", "/study/media/..%2fplan.json"):
+            assert page.client.ask("GET", path)[0] == 404, path
+        where = f"/study/api/{rater.code}/answers/{rated[0]}"
+        given = {"answer": {"imaging": 1, "motion": 1, "appearance": 1}, "seconds": 1, "plays": 1}
+        foreign = {"Origin": "http://evil.example"}
+        assert page.client.ask("PUT", where, given, headers=foreign)[0] == 403
+        assert page.client.ask("GET", "/study/", headers={"Host": "evil.example"})[0] == 400
+
+
+def test_exact_the_study_fits_a_phone(open_page, study):
+    with open_study(study.root) as book:
+        page = open_page(Fake(), PHONE, tabs=[study_tab(book)])
+        wide = "document.documentElement.scrollWidth"
+        page.click("tab-study")
+        assert page.run(wide) == PHONE[0]
+        enter(page)
+        page.at("code").send_keys(study.raters[1].code + "\n")
+        page.wait(lambda: page.run("section") == "consent")
+        page.click("agree")
+        page.wait(lambda: page.run("section") == "how-rate")
+        page.browser.find_element("css selector", "#how-rate .go").click()
+        page.wait(lambda: page.run("section === 'item' && player.ready()"))
+        assert page.run(wide) == page.run("innerWidth")
+        sizes = "[...document.querySelectorAll('.numbers label, #item button')].map(x => {"
+        sizes += "const r = x.getBoundingClientRect(); return Math.min(r.width, r.height) })"
+        assert min(page.run(sizes)) >= 44
+        for name in ("imaging", "motion", "appearance"):
+            page.browser.find_element("css selector", f"input[name={name}][value='2']").click()
+        page.shoot_frame("phone_study_tab")
+        page.click("next")
+        page.wait(lambda: page.run("place") == 1)
+        page.browser.switch_to.default_content()
+
+
+def test_exact_a_study_wants_the_token_too(open_page, study):
+    token = "correct-horse-battery"
+    with open_study(study.root) as book:
+        page = open_page(Fake(), token=token, tabs=[study_tab(book)])
+        page.client.token = None
+        for path in ("/study/", f"/study/r/{study.raters[0].code}", "/study/page.js"):
+            assert page.client.ask("GET", path)[0] == 401, path
+
+
+def test_refuses_what_is_no_study(tmp_path, monkeypatch, capsys, study):
+    def run(*words):
+        argv = ["dreamactor", "studio", "--folder", str(tmp_path / "jobs"), "--no-browser", *words]
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code, capsys.readouterr().err
+
+    code, said = run("--study", str(tmp_path))
+    assert (code, said.count("\n")) == (2, 1)
+    assert said.startswith(f"error: {tmp_path}: no study: want a folder with plan.json")
+    with open_study(study.root):
+        code, said = run("--study", str(study.root))
+    assert (code, said.count("\n")) == (2, 1)
+    assert "is being served already" in said
+    assert not (tmp_path / "jobs").exists()
+
+
+FRAME = "document.querySelector('#study iframe')"
+
+
+def enter(page):
+    """Into the study's frame."""
+    page.browser.switch_to.frame(page.browser.find_element("css selector", "#study iframe"))
+    page.wait(lambda: page.browser.find_elements("id", "code"))

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from dreamactor import __version__
 from dreamactor.bench import damages
-from dreamactor.bench.calibration_report import Verdict, draw, find_verdicts, report
+from dreamactor.bench.calibration_report import RULE_VERSION, Verdict, draw, find_verdicts, report
 from dreamactor.bench.coverage import choose_cases
 from dreamactor.bench.judge import AskConfig
 from dreamactor.bench.judging import Scene, Task, check_settings, run
@@ -272,5 +272,6 @@ def _plain(
     judge: str, suite: Suite, about: Mapping[str, object], verdicts: Mapping[str, Verdict]
 ) -> str:
     rows = {d: {**asdict(v), "trusted": v.trusted, "about": about[d]} for d, v in verdicts.items()}
-    head = {"judge": judge, "suite": f"{suite.name} {suite.version}", "version": __version__}
+    head = {"judge": judge, "suite": f"{suite.name} {suite.version}", "version": __version__,
+            "rule": RULE_VERSION}  # fmt: skip
     return json.dumps({**head, "dimensions": rows}, indent=1) + "\n"

@@ -1,7 +1,9 @@
 """What a judge's scores of damaged clips say of the judge.
 
-A dimension may be trusted when it ranks the strengths of the damages that it is there to see, and
-tells damaged clips from the clean one. Both are taken per case and averaged over cases.
+A dimension may be trusted when it tells damaged clips from the clean one and, among the damaged
+ones, says of two strengths of one kind which is the stronger. The clean clip is no part of the
+second number: with it a judge that finds every damage and grades none has a rank correlation of
+.71. Both are taken per case and averaged over cases.
 """
 
 from __future__ import annotations
@@ -18,11 +20,15 @@ from dreamactor.bench.stats import Interval, bootstrap, format_interval, markdow
 from dreamactor.errors import ConfigError
 from dreamactor.image import atomic
 
-RANKED, RIGHT, CASES = 0.5, 0.8, 6
-"""Least lower end of the interval of the rank correlation, share of pairs in order, and cases."""
+FOUND, ORDERED, CASES = 0.8, 0.5, 6
+"""Least share of damaged clips that are found, lower end of the interval of their order, cases."""
+RULE_VERSION = 2
+"""In calibration.json; 1 counted the clean clip into the order, and files of it name none."""
 RULE = (
-    f"may be trusted = the lower end of the rank correlation is {RANKED} or more, {RIGHT:.0%} of "
-    f"the pairs are in order or more, and both were seen in {CASES} cases or more"
+    f"may be trusted = {FOUND:.0%} of the damaged clips or more score below the clean one, and "
+    "within each kind of damage the rank correlation of strength and lost points among the damaged "
+    f"clips alone has an interval whose lower end is {ORDERED} or more, both in {CASES} cases or "
+    "more"
 )
 
 Owners = Mapping[str, tuple[str, str, int]]
@@ -33,22 +39,29 @@ Owners = Mapping[str, tuple[str, str, int]]
 class Verdict:
     """What one dimension of a judge is worth."""
 
-    ranked: Interval
-    """Rank correlation of strength and lost points, mean over its kinds; 1 = always in order."""
-    right: Interval
-    """Share of pairs in which the damaged clip has fewer points than the clean one."""
+    found: Interval
+    """Share of damaged clips with fewer points than the clean one."""
+    order: Mapping[str, Interval]
+    """By kind: rank correlation of strength and lost points without the clean clip; 1 = always in
+    order, 0 = no order, such as the same points for all."""
     tied: float
-    """Share of pairs with the same points; they are not right."""
+    """Share of damaged clips with the same points as the clean one; they are not found."""
     drift: float
     """Mean distance of the lowest and highest score of one and the same question; NaN if none was
     asked twice."""
     unjudged: int
 
     @property
+    def weakest(self) -> str:
+        """The kind that is ordered worst, by the lower end."""
+        return min(self.order, key=lambda kind: np.nan_to_num(self.order[kind].low, nan=-2.0))
+
+    @property
     def trusted(self) -> bool:
         """By `RULE`."""
-        seen = min(self.ranked.clips, self.right.clips)
-        return seen >= CASES and self.ranked.low >= RANKED and self.right.mean >= RIGHT
+        least = self.order[self.weakest]
+        seen = min(self.found.clips, *(x.clips for x in self.order.values()))
+        return seen >= CASES and self.found.mean >= FOUND and least.low >= ORDERED
 
 
 def find_verdicts(
@@ -73,20 +86,19 @@ def _verdict(
 ) -> Verdict:
     points = _points(answers)
     kinds = sorted({kind for kind, owner, _ in owners.values() if owner == dimension})
-    ranked, right, tied = [], [], []
-    for case in sorted({case for case, _ in points}):
-        rhos = [_rho(points, owners, clean, case, kind) for kind in kinds]
-        ranked.append(float(np.nanmean(rhos)) if not np.isnan(rhos).all() else np.nan)
+    cases = sorted({case for case, _ in points})
+    found, tied = [], []
+    for case in cases:
         best = points.get((case, clean))
         own = [points[case, s] for s, (_, owner, _) in owners.items()
                if owner == dimension and (case, s) in points]  # fmt: skip
         if best is None or not own:
             continue
-        right.append(float(np.mean([x < best for x in own])))
+        found.append(float(np.mean([x < best for x in own])))
         tied.append(float(np.mean([x == best for x in own])))
     return Verdict(
-        bootstrap(ranked, seed),
-        bootstrap(right, seed),
+        bootstrap(found, seed),
+        {k: bootstrap([_order(points, owners, case, k) for case in cases], seed) for k in kinds},
         float(np.mean(tied)) if tied else float("nan"),
         _drift(answers),
         sum(a.score is None for a in answers),
@@ -113,12 +125,13 @@ def report(
         made: Command, judge, suite.
         cost: The estimate.
     """
-    head = ["dimension", "rank correlation", "pairs in order", "tied", "drift", "unjudged",
-            "verdict"]  # fmt: skip
+    head = ["dimension", "damage found", "tied", "order among damaged, worst kind", "drift",
+            "unjudged", "verdict"]  # fmt: skip
     rows = [
         [
-            d.replace("_", " "), format_interval(v.ranked), format_interval(v.right),
-            f"{v.tied:.2f}", "-" if np.isnan(v.drift) else f"{v.drift:.2f}", str(v.unjudged),
+            d.replace("_", " "), format_interval(v.found), f"{v.tied:.2f}",
+            f"{format_interval(v.order[v.weakest])} {v.weakest}",
+            "-" if np.isnan(v.drift) else f"{v.drift:.2f}", str(v.unjudged),
             "may be trusted" if v.trusted else "may **not**",
         ]
         for d, v in verdicts.items()
@@ -130,11 +143,9 @@ def report(
         mine = {level: s for s, (name, _, level) in owners.items() if name == kind}
         dimension = owners[mine[1]][1]
         points = _points([a for a in answers if a.dimension == dimension])
-        cases = sorted({case for case, _ in points})
-        rhos = [_rho(points, owners, clean, case, kind) for case in cases]
         scores = [_mean(points, s) for s in (clean, *(mine[k] for k in sorted(mine)))]
         of_kind.append([f"{kind}: {strengths[kind]}", dimension.replace("_", " "), *scores,
-                        format_interval(bootstrap(rhos))])  # fmt: skip
+                        format_interval(verdicts[dimension].order[kind])])  # fmt: skip
     others = []
     for kind in kinds:
         worst = next(s for s, (name, _, k) in owners.items() if (name, k) == (kind, levels))
@@ -151,10 +162,10 @@ def report(
             f"{made}. Estimated before it began: {cost}. {RULE[0].upper()}{RULE[1:]}. Drift: "
             "between the same questions, in points.\n",
             markdown_table(head, rows),
-            "Mean score by strength, and rank correlation, under the dimension that should see the "
-            "damage:\n",
+            "Mean score by strength, and the order among the damaged clips, under the dimension "
+            "that should see the damage:\n",
             markdown_table(["damage", "dimension", "none",
-                            *(f"{k}" for k in range(1, levels + 1)), "rank correlation"],
+                            *(f"{k}" for k in range(1, levels + 1)), "order"],
                            of_kind),
             "Points that the strongest damage costs under each dimension; bold = should be seen. "
             "The others are noted and decide nothing:\n",
@@ -207,16 +218,14 @@ def _points(answers: Iterable[Answer]) -> dict[tuple[str, str], float]:
     return {(a.case, a.system): a.score for a in answers if not a.repeat and a.score is not None}
 
 
-def _rho(
-    points: Mapping[tuple[str, str], float], owners: Owners, clean: str, case: str, kind: str
-) -> float:
-    """Of one kind in one case; NaN with fewer than three scores."""
-    levels = {clean: 0} | {s: level for s, (name, _, level) in owners.items() if name == kind}
-    held = [(level, -points[case, s]) for s, level in levels.items() if (case, s) in points]
+def _order(points: Mapping[tuple[str, str], float], owners: Owners, case: str, kind: str) -> float:
+    """Of the damaged clips of one kind in one case; NaN with fewer than three scores."""
+    held = [(level, -points[case, s]) for s, (name, _, level) in owners.items()
+            if name == kind and (case, s) in points]  # fmt: skip
     if len(held) < 3:
         return float("nan")
     found = spearman(*zip(*held, strict=True))
-    return 0.0 if np.isnan(found) else found  # the same score for everything ranks nothing
+    return 0.0 if np.isnan(found) else found  # the same score for everything orders nothing
 
 
 def _mean(points: Mapping[tuple[str, str], float], system: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamactor.bench.calibration_report import RULE_VERSION
 from dreamactor.bench.judges import Judge
 from dreamactor.bench.judging import Answer, Scene
 from dreamactor.bench.stats import (
@@ -130,16 +131,21 @@ def load_calibration(path: Path, judge: Judge) -> dict[str, bool]:
     """By dimension: may a judge be trusted?
 
     Raises:
-        ConfigError: The file is none of `bench calibrate`, or of another judge, prompt or way
-            of showing frames.
+        ConfigError: The file is none of `bench calibrate`, its verdicts are by an older rule, or
+            it is of another judge, prompt or way of showing frames.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         rows = {name: (row["about"], bool(row["trusted"])) for name, row in
                 found["dimensions"].items()}  # fmt: skip
-        name = str(found["judge"])
+        name, rule = str(found["judge"]), found.get("rule", 1)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: no calibration.json of `bench calibrate`: {error}") from error
+    if rule != RULE_VERSION:
+        raise ConfigError(
+            f"{path}: verdicts by rule {rule} of trust: want {RULE_VERSION}; the same `bench "
+            "calibrate` command on its folder writes them anew and asks nothing again"
+        )
     for dimension, (about, _) in rows.items():
         now = json.loads(json.dumps(dict(judge.about(dimension))))
         if (name, about) != (judge.name, now):

@@ -18,7 +18,9 @@ Source:
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,11 @@ Net = Literal["vgg", "alex"]
 
 PACKAGE = "stlpips_pytorch"
 INSTALL_HINT = f"pip install --no-deps {PACKAGE}==0.0.2, or name a file of export_weights()"
+SHA256 = {
+    "alex": "b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee",
+    "vgg": "44597da68f49c1837c100ff52299050f274d102eb102e5837178c79be6f0e250",
+}
+"""Of the package's files: they are pickles, and only bytes that were looked at are unpickled."""
 SHIFT = (-0.030, -0.088, -0.188)  # ImageNet mean and deviation for pictures in [-1, 1] (LPIPS v0.1)
 SCALE = (0.458, 0.448, 0.450)
 BLUR_PAD = 2  # ST-LPIPS pads 2 where Zhang 2019 pads 1, so no pixel is lost at the border
@@ -236,7 +243,11 @@ def _names(net: str, depth: int) -> list[str]:
 
 
 def _read_package(net: str) -> dict[str, Tensor]:
-    """Weights of the installed package, under our names. Its code is never imported."""
+    """Weights of the installed package, under our names.
+
+    Its code is never imported, and its file is read only if it is the known one, by PyTorch's
+    unpickler that makes nothing but tensors.
+    """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise WeightsError(f"perceptual weights need the package {PACKAGE}; {INSTALL_HINT}")
@@ -244,7 +255,12 @@ def _read_package(net: str) -> dict[str, Tensor]:
     path = folder / f"{net}_shift_tolerant.pth"
     if not path.is_file():
         raise WeightsError(f"{path} is missing; {INSTALL_HINT}")
-    foreign: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    content = path.read_bytes()  # once: what is checked is what is read
+    if hashlib.sha256(content).hexdigest() != SHA256[net]:
+        raise WeightsError(f"{path} is not the file of {PACKAGE} 0.0.2; {INSTALL_HINT}")
+    foreign: dict[str, Tensor] = torch.load(
+        io.BytesIO(content), map_location="cpu", weights_only=True
+    )
     state = {}
     for s, stage in enumerate(TRUNKS[net], start=1):
         for i, conv in enumerate(stage.convs, start=1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import webbrowser
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -46,10 +47,13 @@ def studio(
     data: Annotated[
         Path | None, typer.Option(help="Data set of `bootstrap pairs`, to review in a tab.")
     ] = None,
+    study: Annotated[
+        Path | None, typer.Option(help="Study of `study make`, to take part in in a tab.")
+    ] = None,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
 ) -> None:
     """The same as serve, with a page in front of it: upload, trim, animate, compare, history."""
-    _serve(folder, settings, host, port, name, device, page=True, data=data, browser=browser)
+    _serve(folder, settings, host, port, name, device, True, data, study, browser)
 
 
 def _serve(
@@ -61,6 +65,7 @@ def _serve(
     devices: list[str] | None,
     page: bool = False,
     data: Path | None = None,
+    study: Path | None = None,
     browser: bool = False,
 ) -> None:
     end_on_sigterm()
@@ -73,18 +78,22 @@ def _serve(
         from dreamactor.studio import server
     except ImportError as error:
         raise ConfigError(f"this needs {error.name}: pip install 'dreamactor[studio]'") from error
+    from dreamactor.bench.study.server import links, open_study
     from dreamactor.bootstrap.manifest import DataSet
     from dreamactor.studio.page import review_tab, studio, study_tab
 
     place = server.Place(folder, host, port, tuple(names or ()), tuple(devices or ("cpu",)))
     reviewed = None if data is None else DataSet(data)
-    extend = [studio([review_tab(reviewed), study_tab()])] if page else []
-    server.serve(
-        place,
-        setup,
-        lambda line: print(line, flush=True),
-        extend,
-        ready=webbrowser.open if browser else lambda address: None,
-    )
+    with ExitStack() as stack:
+        book = None if study is None else stack.enter_context(open_study(study))
+        extend = [studio([review_tab(reviewed), study_tab(book)])] if page else []
+
+        def ready(address: str) -> None:
+            for line in links(book, f"{address}study") if book else ():
+                print(line, flush=True)
+            if browser:
+                webbrowser.open(address)
+
+        server.serve(place, setup, lambda line: print(line, flush=True), extend, ready=ready)
     if reviewed is not None:
         reviewed.write_manifest()

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, RedirectResponse
 from starlette.types import ASGIApp
 
+from dreamactor.bench.study.answers import Book
 from dreamactor.bootstrap.manifest import DataSet
 from dreamactor.studio.api import Server
 
@@ -114,6 +115,16 @@ def review_tab(data: DataSet | None, judge: str | None = "measured") -> Tab:
     return Tab("review", "Bootstrap review", how, page.create_app(data, judge, ("*",)))
 
 
-def study_tab(app: ASGIApp | None = None) -> Tab:
-    """The human study, where its application is given."""
-    return Tab("study", "Study", "dreamactor study", app)
+def study_tab(book: Book | None = None) -> Tab:
+    """The human study.
+
+    Args:
+        book: A study and its answers, held; None = the tab says how to open it.
+    """
+    how = "dreamactor studio --study STUDY"
+    if book is None:
+        return Tab("study", "Study", how)
+    from dreamactor.bench.study.server import create_app
+
+    # the studio's guard has looked at the host
+    return Tab("study", "Study", how, create_app(book, ("*",)))

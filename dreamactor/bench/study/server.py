@@ -8,17 +8,18 @@
     PUT  /api/{code}/answers/{item}   {"answer": {...}, "seconds": s, "plays": n}
     GET  /media/{name}                a clip or picture, by its blind name; parts of it, too
 
-Nothing but these files can be reached, and no answer names a system. Who has no code sees
-nothing; a code is drawn from 8e14. Other sites can neither write (PUT is asked for first, and
-`Origin` has to be the page's own) nor read under another name (`Host` is checked).
+The page names all of these relative to itself, so that it may be mounted below another one, as a
+tab of the studio. Nothing but these files can be reached, and no answer names a system. Who has
+no code sees nothing; a code is drawn from 8e14. Other sites can neither write (PUT is asked for
+first, and `Origin` has to be the page's own) nor read under another name (`Host` is checked).
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from socket import gethostname, socket
 from typing import Any
@@ -26,7 +27,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -45,7 +46,7 @@ HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
         "media-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; "
-        "frame-ancestors 'none'"
+        "frame-ancestors 'self'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -90,8 +91,9 @@ def create_app(book: Book, hosts: tuple[str, ...] = LOOPBACK) -> FastAPI:
 
     @app.get("/")
     @app.get("/r/{code}")
-    def page(code: str = "") -> FileResponse:
-        return FileResponse(PAGES / "page.html", media_type="text/html")
+    def page(code: str = "") -> HTMLResponse:
+        text = (PAGES / "page.html").read_text(encoding="utf-8")
+        return HTMLResponse(text.replace('="page.', '="../page.') if code else text)
 
     @app.get("/page.{kind}")
     def part(kind: str) -> FileResponse:
@@ -144,6 +146,20 @@ def state_of(book: Book, rater: Rater) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def open_study(root: Path) -> Iterator[Book]:
+    """Hold a study that is whole, to serve it.
+
+    Raises:
+        ConfigError: There is none or a file of it is gone, or it is being served already.
+    """
+    plan = load_plan(root)
+    if gone := [name for name in plan.media if not (root / "media" / name).is_file()]:
+        raise ConfigError(f"{root}: {len(gone)} files are gone, such as media/{gone[0]}")
+    with open_book(plan) as book:
+        yield book
+
+
 def links(book: Book, base: str) -> list[str]:
     """A line a rater: where they go, and how far they are."""
     lines = []
@@ -166,10 +182,7 @@ def serve(root: Path, host: str, port: int, say: Callable[[str], object]) -> Non
         ConfigError: There is no study or a file of it is gone, it is being served already, or the
             address cannot be had.
     """
-    plan = load_plan(root)
-    if gone := [name for name in plan.media if not (root / "media" / name).is_file()]:
-        raise ConfigError(f"{root}: {len(gone)} files are gone, such as media/{gone[0]}")
-    with open_book(plan) as book, listen(host, port) as listening:
+    with open_study(root) as book, listen(host, port) as listening:
         shown, taken = listening.getsockname()[:2]
         inside = host in LOOPBACK
         name = shown if inside else gethostname() if host in EVERYWHERE else host

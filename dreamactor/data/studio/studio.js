@@ -422,6 +422,8 @@ function open_(name, focus = false) {
   }
   const frame = $(name).querySelector("iframe");
   if (frame && !frame.src) frame.src = frame.dataset.path;
+  // a page in a frame is not told by the browser that its tab was opened or left
+  for (const x of document.querySelectorAll("iframe")) x.contentDocument?.dispatchEvent(new Event("visibilitychange"));
   if (name !== "animate") pause();
 }
 $("tabs").addEventListener("click", event => { if (event.target.role === "tab") open_(event.target.id.slice(4)) });

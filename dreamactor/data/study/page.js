@@ -9,6 +9,7 @@ const CHOICES = [["a", "A is better"], ["same", "About the same"], ["b", "B is b
 const KEYS = { a: "a", s: "same", b: "b", 1: "a", 2: "same", 3: "b" };
 const SECTIONS = ["enter", "consent", "how-rate", "how-pair", "item", "end"];
 const BREAK = 40;  // pages
+const ROOT = document.currentScript.src.replace(/page\.js$/, "");  // wherever it is mounted
 const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 let code = "", items = [], place = 0, busy = false, section = "";
@@ -18,7 +19,7 @@ let code = "", items = [], place = 0, busy = false, section = "";
 async function call(method, path, body) {
   let reply;
   try {
-    reply = await fetch(`/api/${encodeURIComponent(code)}${path}`, { method,
+    reply = await fetch(`${ROOT}api/${encodeURIComponent(code)}${path}`, { method,
       headers: body ? { "Content-Type": "application/json" } : {}, body: body && JSON.stringify(body) });
   } catch { throw new Error("the server cannot be reached. Your page stays as it is; try again.") }
   const said = await reply.json().catch(() => ({}));
@@ -125,17 +126,19 @@ function back() { if (!busy && place > 0) { place--; show() } }
 
 /* ---- seconds that the page is in view ---- */
 
+// as a tab of the studio it has a frame, which is hidden while another tab is open
+const seen = () => !document.hidden && (!frameElement || frameElement.getClientRects().length > 0);
 const watch = {
   sum: 0, since: null,
-  begin() { this.sum = 0; this.since = document.hidden ? null : performance.now() },
+  begin() { this.sum = 0; this.since = seen() ? performance.now() : null },
   seconds() {
     const running = this.since === null ? 0 : performance.now() - this.since;
     return Math.min(86400, Math.round((this.sum + running) / 100) / 10);
   },
 };
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden && watch.since !== null) { watch.sum += performance.now() - watch.since; watch.since = null }
-  else if (!document.hidden && watch.since === null) watch.since = performance.now();
+  if (!seen() && watch.since !== null) { watch.sum += performance.now() - watch.since; watch.since = null }
+  else if (seen() && watch.since === null) watch.since = performance.now();
 });
 
 /* ---- clips: they begin together, and again when the last one is over ---- */
@@ -144,12 +147,12 @@ const player = {
   clips: [], plays: 0, wanted: !calm,
   load(item) {
     const files = [["driving", item.driving], ["first", item.shown[0]], ["second", item.shown[1]]];
-    $("reference").src = `/media/${item.reference}`;
+    $("reference").src = `${ROOT}media/${item.reference}`;
     this.clips = []; this.plays = 0; this.wanted = !calm;
     for (const [id, file] of files) {
       const clip = $(id);
       if (!file) { clip.removeAttribute("src"); clip.load(); continue }
-      if (!clip.src.endsWith(`/media/${file}`)) clip.src = `/media/${file}`;
+      if (!clip.src.endsWith(`/media/${file}`)) clip.src = `${ROOT}media/${file}`;
       this.clips.push(clip);
     }
     this.restart();
@@ -170,7 +173,7 @@ const player = {
     this.go();
   },
   stop() { for (const clip of this.clips) clip.pause(); this.clips = [] },
-  ended() { if (this.clips.length && this.clips.every(clip => clip.ended)) { this.plays++; this.restart() } },
+  ended() { if (this.clips.length && this.clips.every(clip => clip.ended)) { this.plays += +seen(); this.restart() } },
   align() {  // a clip that had to wait catches up with the one that is behind
     const running = this.clips.filter(clip => !clip.ended && !clip.paused && !clip.seeking);
     const first = Math.min(...running.map(clip => clip.currentTime));
@@ -195,11 +198,11 @@ function ahead(item) {
   waiting.length = 0;
   if (!item) return;
   const picture = new Image();
-  picture.src = `/media/${item.reference}`;
+  picture.src = `${ROOT}media/${item.reference}`;
   waiting.push(picture);
   for (const file of [item.driving, ...item.shown]) {
     const clip = document.createElement("video");
-    clip.preload = "auto"; clip.muted = true; clip.src = `/media/${file}`;
+    clip.preload = "auto"; clip.muted = true; clip.src = `${ROOT}media/${file}`;
     waiting.push(clip);
   }
 }
@@ -294,8 +297,8 @@ $("instructions").addEventListener("close", () => { player.wanted = !calm; playe
 $("code-form").addEventListener("submit", event => {
   event.preventDefault();
   code = $("code").value.toLowerCase().replace(/[\s-]/g, "");
-  history.replaceState(null, "", "/r/" + encodeURIComponent(code));
+  history.replaceState(null, "", ROOT + "r/" + encodeURIComponent(code));
   begin();
 });
-const named = /^\/r\/([^/]+)$/.exec(location.pathname);
+const named = /\/r\/([^/]+)$/.exec(location.pathname);
 if (named) { code = decodeURIComponent(named[1]); begin() } else open("enter");
