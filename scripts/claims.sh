@@ -9,11 +9,12 @@
 #                                             measure rows on held-out pairs, some on each GPU,
 #                                             and join them in bench-rows-joined/report.md
 #
-# Rows are in `kind` below, and NAME@SEED is a seed of a row: full@0 full@1 channel@0 channel@1; a row is
-# named with a seed always or never. Those of stage 2 start from FULL (`full`) and want `pairs` first. BASELINE
-# (FULL without its seed, or the first row) is what the joined report compares with. HOME and OUT as of gpu.sh. Where the clock ends rows before their STEPS, they have had equal time, each its part of
-# a GPU. From the environment: GPUS, FIRST_GPU, STEPS (1000), BATCH (32), SECONDS_LIMIT (570),
-# PROCESSES (8 a GPU), KEEP (0.5 of the pairs pass), SIZE (256), DEVICE (cuda).
+# Rows are in `kind` below, and NAME@SEED is a seed of a row: full@0 full@1 channel@0 channel@1; a
+# row has a seed in its name always or never. Rows of stage 2 start from FULL (`full`) and want
+# `pairs` first. BASELINE (FULL's row, or the first) is what the joined report compares with. HOME
+# and OUT as of gpu.sh. Where the clock ends rows before their STEPS, they have had equal time, each
+# its part of a GPU. From the environment: GPUS, FIRST_GPU, STEPS (1000), BATCH (32), SECONDS_LIMIT
+# (570), PROCESSES (8 a GPU), KEEP (0.5 of the pairs pass), SIZE (256), DEVICE (cuda).
 set -euo pipefail
 verb=$1 home=$2
 limit=${SECONDS_LIMIT:-570} steps=${STEPS:-1000} batch=${BATCH:-32} each=${PROCESSES:-8}
@@ -151,7 +152,7 @@ case $verb in
     done
     wait
     runs=() baseline=${BASELINE:-}
-    for number in "${!mine[@]}"; do
+    for number in $(printf '%s\n' "${!mine[@]}" | sort); do
       tail -1 "$home/bench-rows-$number.log"
       if [ -f "$home/bench-rows-$number/results.jsonl" ]; then runs+=("$home/bench-rows-$number"); fi
     done

@@ -302,37 +302,38 @@ def test_refuses_to_join_what_makes_no_table(tmp_path):
 # whole runs
 
 
-def test_two_runs_of_tiny_rows_are_measured_and_joined(tmp_path, monkeypatch, capsys):
+def test_tiny_rows_are_measured_and_joined(tmp_path, monkeypatch, capsys):
     """exact: what a user does, with networks that can do nothing."""
     try:
         PairSampler(load_cast(MINI), "test", SIDE).renderer.context  # noqa: B018 - opens it
     except AssetError as fault:
         pytest.skip(str(fault))
-    nano, folders = tiny_nano(), []
+    nano, rows = tiny_nano(), []
     for seed in range(2):
         torch.nn.init.normal_(next(nano.transformer.parameters()), std=0.1 + seed)
-        folders.append(tmp_path / f"weights{seed}")
-        folders[-1].mkdir()
-        save(nano, folders[-1])
+        folder = tmp_path / f"weights{seed}"
+        folder.mkdir()
+        save(nano, folder)
+        rows.append(f"full@{seed}:{folder}")
     network = KeypointNet(KeypointsConfig((8, 8, 8, 8), (1, 1, 1, 1), 8))
-    own = tmp_path / "keypoints.safetensors"
+    own, run = tmp_path / "keypoints.safetensors", tmp_path / "run"
     save_weights(own, network.state_dict(), header_of(network, 0))
-    plain = {"size": SIDE, "lpips": 0, "steps": 1, "count": 1, "keypoints": own, "joints": 2}
-    for seed, folder in enumerate(folders):
-        config = VariantsBenchConfig(others=f"full@{seed}:{folder}", compare=seed == 0,
-                                     oracle=folders[0], **plain)  # fmt: skip
-        text = bench_variants(MINI, tmp_path / f"run{seed}", config).read_text()
-        assert f"found by keypoints (sha256 {sha256(own)[:12]}) in 2 frames" in text
-    assert {"results.jsonl", "contact.png", "seesaw.png", "report.md"} <= {
-        path.name for path in (tmp_path / "run0").iterdir()
-    }
-    for record in evaluate.read(tmp_path / "run0" / "results.jsonl"):
-        assert 0.9 <= record.metrics["colour_likeness"] <= 1 or record.system != "truth"
-        if record.system == "truth" and not math.isnan(record.metrics["pck"]):
-            assert (record.metrics["akd"], record.metrics["pck"]) == (0, 1)
-    words = ["join", "--out", tmp_path / "out", "--baseline", "copy", tmp_path / "run0"]
-    words = ["dreamactor", "bench", *words, tmp_path / "run1"]
-    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    config = VariantsBenchConfig(
+        count=1, size=SIDE, lpips=0, steps=1, joints=2, keypoints=own, others=",".join(rows),
+        oracle=tmp_path / "weights0",
+    )  # fmt: skip
+    text = bench_variants(MINI, run, config).read_text()
+    assert f"found by keypoints (sha256 {sha256(own)[:12]}) in 2 frames" in text
+    assert "| full - oracle |" not in text  # the baseline is the row of the first variant
+    assert "| oracle - full | 1 |" in text
+    files = {path.name for path in run.iterdir()}
+    assert {"results.jsonl", "contact.png", "seesaw.png", "report.md"} <= files
+    records = {record.system: record.metrics for record in evaluate.read(run / "results.jsonl")}
+    assert {"copy", "full@0", "full@1", "oracle", "truth"} == records.keys()
+    assert records["copy"]["colour_likeness"] == pytest.approx(1)
+    assert all(0 < found["colour_likeness"] <= 1 + 1e-9 for found in records.values())
+    words = ["bench", "join", "--out", tmp_path / "out", "--baseline", "copy", run]
+    monkeypatch.setattr(sys, "argv", ["dreamactor", *map(str, words)])
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert not end.value.code

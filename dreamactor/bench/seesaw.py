@@ -149,8 +149,9 @@ def _label(axes: Axes, points: Sequence[Point]) -> None:
                 high = taken + ROOM
         placed.append((begin, begin + wide, high))
         moved = high > up + 5
+        line = {"arrowstyle": "-", "color": point.colour, "alpha": 0.4}
         axes.annotate(
-            point.name, (point.x, point.y), (-6 if turned else 6, high - up), textcoords="offset points",
-            ha="right" if turned else "left", va="center", fontsize=9, color=point.colour,
-            arrowprops={"arrowstyle": "-", "color": point.colour, "alpha": 0.4} if moved else None,
+            point.name, (point.x, point.y), (-6 if turned else 6, high - up),
+            textcoords="offset points", ha="right" if turned else "left", va="center", fontsize=9,
+            color=point.colour, arrowprops=line if moved else None,
         )  # fmt: skip
