@@ -4,18 +4,21 @@
 #   scripts/gpu.sh base HOME OUT minutes=7    nano as an image-to-video model, frozen from then on
 #   scripts/claims.sh caches HOME SHARDS      render pairs to keep; examples for all rows
 #   scripts/claims.sh rows HOME OUT NAME...   an adapter each, spread over the GPUs, of STEPS steps
-#   scripts/claims.sh pairs HOME OUT COUNT    bootstrap with the row `full`: COUNT pairs a process
+#   scripts/claims.sh pairs HOME OUT COUNT    bootstrap with the row FULL: COUNT pairs a process
 #   scripts/claims.sh bench HOME OUT PAIRS NAME...
-#                                             measure rows on held-out pairs, some on each GPU
+#                                             measure rows on held-out pairs, some on each GPU,
+#                                             and join them in bench-rows-joined/report.md
 #
-# Rows are in `row` below; those of stage 2 start from `full` and want `pairs` first. HOME and OUT
-# as of gpu.sh. Where the clock ends rows before their STEPS, they have had equal time, each its part of
-# a GPU. From the environment: GPUS, FIRST_GPU, STEPS (1000), BATCH (32), SECONDS_LIMIT (570),
-# PROCESSES (8 a GPU), KEEP (0.5 of the pairs pass), SIZE (256), DEVICE (cuda).
+# Rows are in `kind` below, and NAME@SEED is a seed of a row: full@0 full@1 channel@0 channel@1; a
+# row has a seed in its name always or never. Rows of stage 2 start from FULL (`full`) and want
+# `pairs` first. BASELINE (FULL's row, or the first) is what the joined report compares with. HOME
+# and OUT as of gpu.sh. Where the clock ends rows before their STEPS, they have had equal time, each
+# its part of a GPU. From the environment: GPUS, FIRST_GPU, STEPS (1000), BATCH (32), SECONDS_LIMIT
+# (570), PROCESSES (8 a GPU), KEEP (0.5 of the pairs pass), SIZE (256), DEVICE (cuda).
 set -euo pipefail
 verb=$1 home=$2
 limit=${SECONDS_LIMIT:-570} steps=${STEPS:-1000} batch=${BATCH:-32} each=${PROCESSES:-8}
-size=${SIZE:-256} device=${DEVICE:-cuda}
+size=${SIZE:-256} device=${DEVICE:-cuda} full=${FULL:-full}
 gpus=${GPUS:-$(nvidia-smi -L | wc -l)} first=${FIRST_GPU:-0}
 export PYTHONPATH=$home/src:$home/site PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
 export OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false
@@ -29,8 +32,8 @@ on() { CUDA_VISIBLE_DEVICES=$((first + $1 % gpus)) "${@:2}"; }
 left() { echo $((limit - SECONDS)); }
 done_in() { echo "$1 after $SECONDS s"; }
 
-# row NAME: stage, cache and settings of an adapter
-row() {
+# kind NAME: stage, cache and settings of an adapter
+kind() {
   case $1 in
     full) echo pose pose ;;                      # the paper's stage 1
     seed1) echo pose pose seed=1 ;;
@@ -50,14 +53,22 @@ row() {
   esac
 }
 
+# row NAME or NAME@SEED: the same, with the seed
+row() {
+  local found
+  found=$(kind "${1%@*}")
+  case $1 in *@*) found+=" seed=${1##*@}" ;; esac
+  echo "$found"
+}
+
 # result NAME: what a row has trained
-result() { if [ "$1" = whole ]; then echo "$home/whole-weights"; else
+result() { if [ "${1%@*}" = whole ]; then echo "$home/$1-weights"; else
   echo "$home/rows/$1/adapter.safetensors"; fi; }
 
 train() {
   local name=$1 stage cache more start=()
   read -r stage cache more <<< "$(row "$name")"
-  if [ "$stage" = rgb ]; then start=("start=$home/rows/full/adapter.safetensors"); fi
+  if [ "$stage" = rgb ]; then start=("start=$home/rows/$full/adapter.safetensors"); fi
   case $more in *rate=*) ;; *) more="$more rate=5e-4" ;; esac
   # shellcheck disable=SC2086  # settings are words
   timeout -k 20 "$(left)" python3 -m dreamactor.cli train "$stage" --out "$home/rows/$name" \
@@ -102,9 +113,9 @@ case $verb in
     for name in "${@:4}"; do on "$number" train "$name" & number=$((number + 1)); done
     wait
     for name in "${@:4}"; do
-      if [ "$name" = whole ] && [ -f "$home/rows/whole/transformer.safetensors" ]; then
-        dreamactor train export --vae "$vae" --transformer "$home/rows/whole/transformer.safetensors" \
-          --shift 2 --out "$home/whole-weights"
+      if [ "${name%@*}" = whole ] && [ -f "$home/rows/$name/transformer.safetensors" ]; then
+        dreamactor train export --vae "$vae" --transformer "$home/rows/$name/transformer.safetensors" \
+          --shift 2 --out "$home/$name-weights"
       fi
       echo "== $name: $(tail -1 "$home/rows/$name.log")"
       grep missed_1 "$home/rows/$name/metrics.jsonl" | tail -1 || true
@@ -115,7 +126,7 @@ case $verb in
     for number in $(seq 0 $((each * gpus - 1))); do
       on "$number" timeout -k 10 "$(left)" python3 -m dreamactor.cli bootstrap pairs --out "$home/data" \
         --cast "$home/full.castpack" count="$4" seed="$number" weights="$home/base" variant=pose \
-        adapter="$home/rows/full/adapter.safetensors" device="$device" threads=2 \
+        adapter="$home/rows/$full/adapter.safetensors" device="$device" threads=2 \
         > "$home/pairs-$number.log" 2>&1 || tail -2 "$home/pairs-$number.log" &
     done
     wait
@@ -127,7 +138,7 @@ case $verb in
     number=0
     for name in "${@:5}"; do
       key=$((number % gpus))
-      if [ "$name" = silent ]; then key+=s; fi  # measured as it was trained, without text
+      if [ "${name%@*}" = silent ]; then key+=s; fi  # measured as it was trained, without text
       mine[$key]+="${mine[$key]:+,}$name:$(result "$name")"
       number=$((number + 1))
     done
@@ -140,7 +151,16 @@ case $verb in
         perceptual="$home/alex.safetensors" processes="${WORKERS:-12}" > "$home/bench-rows-$number.log" 2>&1 &
     done
     wait
-    for number in "${!mine[@]}"; do tail -1 "$home/bench-rows-$number.log"; done
+    runs=() baseline=${BASELINE:-}
+    for number in $(printf '%s\n' "${!mine[@]}" | sort); do
+      tail -1 "$home/bench-rows-$number.log"
+      if [ -f "$home/bench-rows-$number/results.jsonl" ]; then runs+=("$home/bench-rows-$number"); fi
+    done
+    if [ -z "$baseline" ]; then
+      case " ${*:5} " in *" $full "*) baseline=${full%@*} ;; *) baseline=${5%@*} ;; esac
+    fi
+    dreamactor bench join --out "$home/bench-rows-joined" --baseline "$baseline" "${runs[@]}" ||
+      echo "not joined: repeat bench, or bench join on what lies in $3/rows.tar.gz"
     tar -czf "$3/rows.tar.gz" -C "$home" $(cd "$home" && ls -d bench-rows-* pairs-0.log cache-*.log rows/*.log rows/*/samples)
     done_in bench ;;
   *) echo "unknown verb $verb" >&2; exit 2 ;;

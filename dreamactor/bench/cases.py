@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -31,6 +31,7 @@ from dreamactor.world.pairs import Pair, PairSampler
 
 if TYPE_CHECKING:
     from dreamactor.bench.perceptual import Perceptual
+    from dreamactor.bench.pointing import Pointing
 
 SPLIT = "test"
 
@@ -76,6 +77,8 @@ def as_case(pair: Pair, name: str, index: int) -> Case:
     """A pair, drawn with truth, as a case."""
     assert pair.flow is not None, "draw the pair with truth=True"
     rgb = np.ascontiguousarray(pair.driving[..., :3])
+    joints = pair.target_joints
+    own = {k: getattr(joints, k)[1:] for k in ("pixels", "depth", "visible")}  # 0: the reference
     return Case(
         name=name,
         domain=pair.spec.domain,
@@ -89,6 +92,7 @@ def as_case(pair: Pair, name: str, index: int) -> Case:
         index=index,
         before=rgb[0],
         caption=pair.caption,
+        joints=replace(joints, **own),
     )
 
 
@@ -151,6 +155,7 @@ class Studio:
         config: BenchConfig,
         perceptual: Perceptual | None,
         options: evaluate.Options,
+        pointing: Pointing | None = None,
     ) -> tuple[list[evaluate.Record], list[str], bool]:
         """Measure the first cases, as far as they are not measured yet.
 
@@ -160,6 +165,7 @@ class Studio:
             config: How many cases, and how many at once.
             perceptual: Network of ST-LPIPS, or None.
             options: What is measured.
+            pointing: Finds joints, or None.
 
         Returns:
             All records of the file, the names of the cases, and whether any was measured now.
@@ -167,7 +173,14 @@ class Studio:
         names = {self.source.name(i): i for i in range(config.count)}
         todo = [names[name] for name in evaluate.missing(path, systems, names)]
         records = evaluate.run(
-            self.cases(todo), systems, path, perceptual, options, config.at_once, self.pool
+            self.cases(todo),
+            systems,
+            path,
+            perceptual,
+            options,
+            config.at_once,
+            self.pool,
+            pointing,
         )
         return records, list(names), bool(todo)
 

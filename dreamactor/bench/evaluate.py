@@ -27,19 +27,26 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dreamactor.bench import metrics
+from dreamactor.bench.metrics.appearance import colour_likeness
 from dreamactor.bench.metrics.clips import MARGIN
+from dreamactor.bench.networks import OF_JOINTS, by_networks
 from dreamactor.errors import ConfigError, MediaError, ShapeError
 
 if TYPE_CHECKING:
     from dreamactor.bench.baselines import System
     from dreamactor.bench.perceptual import Perceptual
+    from dreamactor.bench.pointing import Pointing
+    from dreamactor.world.scene import Joints
 
 TRUTH = "truth"  # the row that measures the truth against itself: the best any system can get
 BACKLOG = 48  # cases whose metrics may be under way at once; 25 MB each
+IDENTITY = "colour_likeness"  # of those without truth what reacts to identity (docs/metrics.md)
 METRICS = (
     *("psnr", "ssim", "l1", "lpips", "sharpness_ratio"),
     *("psnr_frame", "ssim_frame", "lpips_frame", "sharpness_frame"),
     *("flow_epe", "dynamic_degree", "temporal_flicker"),
+    *OF_JOINTS,
+    IDENTITY,
 )
 """Names of all metrics; those that end in `_frame` look at whole frames."""
 
@@ -72,6 +79,8 @@ class Case:
     """(H, W, 3) the driver's frame before the first one, where there is one."""
     caption: str = ""
     """Who does what in the truth."""
+    joints: Joints | None = None
+    """The truth's, on its T frames, where they are known."""
 
     def __post_init__(self) -> None:
         frames, height, width = self.mask.shape
@@ -85,6 +94,9 @@ class Case:
             if getattr(self, name).shape != shape:
                 given = getattr(self, name).shape
                 raise ShapeError(f"case {self.name!r}: {name} is {given}: want {shape}")
+        if self.joints is not None and len(self.joints.pixels) != frames:
+            given = len(self.joints.pixels)
+            raise ShapeError(f"case {self.name!r}: joints of {given} frames: want {frames}")
 
 
 @dataclass(frozen=True)
@@ -124,6 +136,8 @@ class Options:
     """Frames of a clip that `lpips` looks at, evenly spread; None = all."""
     whole: bool = False
     """Also measure fidelity and sharpness on whole frames (PSNR always is)."""
+    identity: bool = False
+    """Also hold the colours against the reference's: whose identity is it?"""
     about: Mapping[str, Any] = field(default_factory=dict)
     """JSON values that tell what else the numbers depend on: pack, seed, weights."""
 
@@ -136,6 +150,7 @@ def measure(
     case: Case,
     perceptual: Perceptual | None = None,
     options: Options = PLAIN,
+    pointing: Pointing | None = None,
 ) -> dict[str, float]:
     """Every metric of one result, by the names of `METRICS`.
 
@@ -147,9 +162,10 @@ def measure(
         case: What it is measured against.
         perceptual: Network of `lpips`; None leaves that metric NaN.
         options: What is measured.
+        pointing: Finds the joints of `akd` and `pck`; None leaves them NaN.
     """
     values = _measure_each({"": result}, case, options)
-    return values[""] | _feel_each({"": result}, case, perceptual, options)[""]
+    return values[""] | by_networks({"": result}, case, options, perceptual, pointing)[""]
 
 
 def _measure_each(
@@ -174,30 +190,10 @@ def _measure_each(
         if options.whole:
             values["ssim_frame"] = metrics.ssim(result, truth)
             values["sharpness_frame"] = metrics.sharpness_ratio(result, truth)
+        if options.identity:
+            values[IDENTITY] = colour_likeness(result, case.reference)
         measured[name] = values
     return measured
-
-
-def _feel_each(
-    results: Mapping[str, NDArray[Any]],
-    case: Case,
-    perceptual: Perceptual | None,
-    options: Options,
-) -> dict[str, dict[str, float]]:
-    """The metrics of a network, for all results of a case at once."""
-    if perceptual is None:
-        return {name: {} for name in results}
-    boxes = {"lpips": metrics.subject_box(case.mask, options.margin)}
-    if options.whole:
-        boxes["lpips_frame"] = np.array([0, 0, *case.truth.shape[1:3]])
-    felt: dict[str, dict[str, float]] = {name: {} for name in results}
-    for metric, box in boxes.items():
-        values = metrics.lpips_each(
-            list(results.values()), case.truth, perceptual, box, frames=options.lpips_frames
-        )
-        for name, value in zip(results, values, strict=True):
-            felt[name][metric] = value
-    return felt
 
 
 def run(
@@ -208,6 +204,7 @@ def run(
     options: Options = PLAIN,
     batch: int = 1,
     pool: Executor | None = None,
+    pointing: Pointing | None = None,
 ) -> list[Record]:
     """Measure every system on every case, going on where an earlier run stopped.
 
@@ -219,6 +216,7 @@ def run(
         options: What is measured.
         batch: Cases that a `CaseSystem` gets at once.
         pool: Where metrics are computed; None = here. Networks always run here.
+        pointing: Finds the joints of `akd` and `pck`; None leaves those metrics out.
 
     Returns:
         All records of the file, those of earlier runs too.
@@ -236,7 +234,7 @@ def run(
     total = len(cases) if isinstance(cases, Sized) else None
     bar = tqdm(total=total, unit="case", disable=None, leave=False)
     with alone(path) as file, bar:
-        records = _resume(path, _settings(perceptual, options))
+        records = _resume(path, _settings(options, perceptual, pointing))
         done = {(r.case, r.system) for r in records}
 
         def write(most: int) -> None:
@@ -253,7 +251,7 @@ def run(
                     raise ConfigError(f"two cases are named {case.name!r}: want unique names")
                 met.add(case.name)
             for case, results in _results(group, systems, done):
-                waiting.append(_Measuring.start(case, results, perceptual, options, pool))
+                waiting.append(_Measuring.start(case, results, options, perceptual, pointing, pool))
                 write(BACKLOG if pool else 0)
         write(0)
     return records
@@ -283,7 +281,24 @@ def missing(path: Path | str, systems: Iterable[str], names: Iterable[str]) -> l
 
 def read(path: Path | str) -> list[Record]:
     """Records of a results file, in order; a half-written last line is left out."""
-    return _parse(Path(path))[1]
+    return read_whole(path)[1]
+
+
+def read_whole(path: Path | str) -> tuple[dict[str, Any], list[Record]]:
+    """Settings of a results file, and its records; a metric that it does not have is NaN."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"results {path} do not exist: run the evaluation first")
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    try:
+        settings: dict[str, Any] = json.loads(lines[0])["settings"]
+        rows = [json.loads(line) for line in lines[1:] if line.endswith("\n")]
+        for row in rows:
+            found = {k: math.nan if v is None else v for k, v in row["metrics"].items()}
+            row["metrics"] = dict.fromkeys(METRICS, math.nan) | found
+        return settings, [Record(**row) for row in rows]
+    except (IndexError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} is no results file of ours ({error}): name another") from error
 
 
 @dataclass(frozen=True)
@@ -300,8 +315,9 @@ class _Measuring:
         cls,
         case: Case,
         results: dict[str, tuple[NDArray[Any], float]],
-        perceptual: Perceptual | None,
         options: Options,
+        perceptual: Perceptual | None,
+        pointing: Pointing | None,
         pool: Executor | None,
     ) -> _Measuring:
         clips = {name: clip for name, (clip, _) in results.items()}
@@ -311,7 +327,7 @@ class _Measuring:
             measured.set_result(_measure_each(clips, case, options))
         else:
             measured = pool.submit(_measure_each, clips, case, options)
-        felt = _feel_each(clips, case, perceptual, options)
+        felt = by_networks(clips, case, options, perceptual, pointing)
         return cls(case, {name: spent for name, (_, spent) in results.items()}, felt, measured)
 
     def records(self) -> Iterator[Record]:
@@ -359,9 +375,20 @@ def _results(
         yield case, found[case.name]
 
 
-def _settings(perceptual: Perceptual | None, options: Options) -> dict[str, Any]:
+def _settings(
+    options: Options, perceptual: Perceptual | None, pointing: Pointing | None
+) -> dict[str, Any]:
+    """What numbers depend on; what is not asked for is left out, as before there was such."""
     net = None if perceptual is None else f"{perceptual.net}-{len(perceptual.stages)}"
-    return {**asdict(options), "lpips": net, "metrics": list(METRICS)}
+    settings, without = {**asdict(options), "lpips": net}, set()
+    if pointing is None:
+        without |= set(OF_JOINTS)
+    else:
+        settings["joints"] = pointing.about
+    if not options.identity:
+        without.add(IDENTITY)
+        del settings["identity"]
+    return {**settings, "metrics": [name for name in METRICS if name not in without]}
 
 
 def _resume(path: Path, settings: dict[str, Any]) -> list[Record]:
@@ -373,26 +400,13 @@ def _resume(path: Path, settings: dict[str, Any]) -> list[Record]:
     if not whole.endswith(b"\n"):
         path.write_bytes(whole[: whole.rfind(b"\n") + 1])
         return _resume(path, settings)
-    stored, records = _parse(path)
+    stored, records = read_whole(path)
     if stored != settings:
-        differs = sorted(k for k in stored.keys() | settings.keys() if stored.get(k) != settings[k])
+        keys = stored.keys() | settings.keys()
+        differs = sorted(k for k in keys if stored.get(k) != settings.get(k))
         old, new = ({k: s.get(k) for k in differs} for s in (stored, settings))
         raise ConfigError(f"{path} was made with {old}, now {new}: name another file")
     return records
-
-
-def _parse(path: Path) -> tuple[dict[str, Any], list[Record]]:
-    if not path.is_file():
-        raise ConfigError(f"results {path} do not exist: run the evaluation first")
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    try:
-        settings: dict[str, Any] = json.loads(lines[0])["settings"]
-        rows = [json.loads(line) for line in lines[1:] if line.endswith("\n")]
-        for row in rows:
-            row["metrics"] = {k: math.nan if v is None else v for k, v in row["metrics"].items()}
-        return settings, [Record(**row) for row in rows]
-    except (IndexError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path} is no results file of ours ({error}): name another") from error
 
 
 def _to_line(record: Record) -> str:

@@ -9,6 +9,8 @@ Legend: T frames of H x W pixels, n of them looked at, J joints.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +31,12 @@ class Pointing:
         self.estimator, self.frames = estimator, frames
         self._known: Known | None = None
         self._theirs: Compared | None = None
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """JSON values that its numbers depend on."""
+        weights = sorted(self.estimator.weights.values())
+        return {"estimator": self.estimator.name, "frames": self.frames, "weights": weights}
 
     def __call__(self, clip: NDArray[np.uint8], known: Known, fps: float) -> Compared | None:
         """Joints of both; None where nobody knows the truth's.

@@ -14,6 +14,7 @@ from typing import Literal
 
 from dreamactor.bench import stats
 from dreamactor.bench.evaluate import TRUTH, Record, read
+from dreamactor.bench.seeds import over_seeds, seeds_of, spread
 from dreamactor.errors import ConfigError
 
 GROUPS = ("domain", "style", "framing")
@@ -41,13 +42,21 @@ COLUMNS = (
     Column("lpips_frame", "ST-LPIPS frame", "down", 3),
     Column("sharpness_frame", "sharpness frame", "one", 2),
     Column("flow_epe", "motion error px", "down", 2),
+    Column("akd", "AKD px", "down", 2),
+    Column("pck", "PCK@0.1", "up", 3),
+    Column("colour_likeness", "identity (colours)", "up", 3),
     Column("dynamic_degree", "dynamic degree", "truth", 2),
     Column("temporal_flicker", "flicker", "truth", 3),
 )
-BRIEF = ("psnr", "ssim", "lpips", "sharpness_ratio", "flow_epe")
-"""Metrics of the tables by group."""
-OF_TRUTH = ("flow_epe", "dynamic_degree", "temporal_flicker")
+BRIEF = ("psnr", "ssim", "lpips", "sharpness_ratio", "flow_epe", "akd", "colour_likeness")
+"""Metrics of all tables but the first."""
+OF_TRUTH = ("flow_epe", "colour_likeness", "dynamic_degree", "temporal_flicker")
 """Metrics that say something of the truth itself."""
+OVER_SEEDS = (
+    "Mean over clips of the mean over seeds; the interval is over clips. Between seeds: standard "
+    "deviation of the seeds' means over the same clips. A difference of rows that is not well "
+    "above it may be the seed's alone."
+)
 ARROWS = {"up": "↑", "down": "↓", "one": "→1", "truth": "→truth"}
 
 
@@ -99,7 +108,7 @@ def difference_table(records: Iterable[Record], baseline: str, seed: int = 0) ->
     kept = [r for r in records if r.system != TRUTH]
     systems = list(dict.fromkeys(r.system for r in kept))
     if baseline not in systems:
-        raise ConfigError(f"baseline {baseline!r}: the file has {sorted(systems)}")
+        raise ConfigError(f"baseline {baseline!r}: there are {sorted(systems)}")
     shown = [c for c in _shown(kept) if c.name in BRIEF]
     rows = []
     for system in (s for s in systems if s != baseline):
@@ -114,6 +123,32 @@ def difference_table(records: Iterable[Record], baseline: str, seed: int = 0) ->
         ]
         rows.append([f"{system} - {baseline}", str(differences[0].clips), *texts])
     return stats.markdown_table(["difference", "clips", *(c.title for c in shown)], rows)
+
+
+def seeds_table(records: Iterable[Record], seed: int = 0) -> str:
+    """Markdown table of the metrics of `BRIEF`, row by row: a row's seeds are one.
+
+    Args:
+        records: Of every seed.
+        seed: Of the bootstrap.
+    """
+    kept = [r for r in records if r.system != TRUTH]
+    merged, rows = over_seeds(kept), seeds_of(r.system for r in kept)
+    lines = []
+    for c in (c for c in _shown(kept) if c.name in BRIEF):
+        for row, systems in rows.items():
+            several = systems != [row]
+            interval = stats.bootstrap(values(merged, row, c.name).values(), seed)
+            apart = spread(kept, row, c.name)
+            lines.append([
+                f"{c.title} {ARROWS[c.better]}", row,
+                str(len(systems)) if several else "-",
+                str(interval.clips),
+                stats.format_interval(interval, c.digits),
+                "-" if math.isnan(apart) else f"{apart:.{c.digits}f}",
+            ])  # fmt: skip
+    header = ["metric", "row", "seeds", "clips", "mean [95 %]", "between seeds"]
+    return stats.markdown_table(header, lines)
 
 
 def report(
@@ -135,12 +170,38 @@ def report(
         extra: Title and text of sections between the first table and the others.
     """
     records = read(path)
-    clips = len({r.case for r in records})
-    parts = [stats.caption(command, hardware, seed, clips), summary_table(records, seed=seed)]
+    made = stats.caption(command, hardware, seed, len({r.case for r in records}))
+    return tables(records, made, seed, baseline, extra)
+
+
+def tables(
+    records: Sequence[Record],
+    made: str,
+    seed: int = 0,
+    baseline: str | None = None,
+    extra: Sequence[tuple[str, str]] = (),
+) -> str:
+    """What `report` writes, of records from wherever.
+
+    Args:
+        records: Seeds of a row (`dreamactor.bench.seeds`) are apart in the first table, and one
+            row in all others.
+        made: How they came about; stands first.
+        seed: Of the bootstrap.
+        baseline: As of `report`, by the name of its row.
+        extra: As of `report`.
+
+    Raises:
+        ConfigError: There is no such baseline, or names of rows clash.
+    """
+    merged = over_seeds(records)
+    parts = [made, summary_table(records, seed=seed)]
+    if any(systems != [row] for row, systems in seeds_of(r.system for r in records).items()):
+        parts.append(f"### Over seeds\n\n{OVER_SEEDS}\n\n{seeds_table(records, seed)}")
     parts += [f"### {title}\n\n{text}" for title, text in extra]
     if baseline is not None:
-        parts.append(f"### Against {baseline}\n\n{difference_table(records, baseline, seed)}")
-    parts += [f"### By {group}\n\n{summary_table(records, group, seed)}" for group in GROUPS]
+        parts.append(f"### Against {baseline}\n\n{difference_table(merged, baseline, seed)}")
+    parts += [f"### By {group}\n\n{summary_table(merged, group, seed)}" for group in GROUPS]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 

@@ -100,8 +100,22 @@ def open_folder(out: Path) -> Path:
 
 def notes_of(config: BenchConfig, about: Mapping[str, Any]) -> str:
     """What a reader needs besides the command: pack, program, weights, frames of ST-LPIPS."""
+    return notes_on(about, config.lpips)
+
+
+def notes_on(about: Mapping[str, Any], lpips: int | None) -> str:
+    """As `notes_of`, from what a results file says; `lpips` counts frames, 0 = left out."""
     notes = [f"Cast pack sha256 {about['cast'][:12]}, dreamactor {about['version']}."]
     notes += [f"{name} sha256 {digest[:12]}." for name, digest in about["weights"].items()]
-    if config.lpips:
-        notes.append(f"ST-LPIPS looks at {config.lpips} frames of each clip.")
+    if lpips != 0:
+        notes.append(f"ST-LPIPS looks at {lpips or 'all'} frames of each clip.")
     return " ".join(notes)
+
+
+def notes_on_joints(about: Mapping[str, Any]) -> str:
+    """Of who found the joints, from `Pointing.about`."""
+    weights = ", ".join(digest[:12] for digest in about["weights"])
+    return (
+        f"Joints of result and truth are found by {about['estimator']} (sha256 {weights}) in "
+        f"{about['frames']} frames of each."
+    )

@@ -2,10 +2,12 @@
 
 What the recipe makes (docs/recipe.md): adapters of one base, against the model that was trained on
 true pairs of the world, and against the copy of the reference; and any other adapters of that base,
-each a row. A folder is a run, and the same command resumes it:
+each a row. Rows NAME@SEED are one training by several seeds (`seeds`). Rows of several runs go into
+one report by `bench join`. A folder is a run, and the same command resumes it:
 
     results.jsonl   every metric of every clip of every system
     contact.png     12 cases: reference, driving, truth and all variants
+    seesaw.png      identity against motion error, a point a row
     worst.png       the 5 cases on which the last variant has its lowest PSNR
     report.md       tables with intervals, goals
 """
@@ -18,20 +20,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamactor.bench import evaluate, stats, timing
+from dreamactor.bench import evaluate, seesaw, stats, timing
 from dreamactor.bench.baselines import copy_reference
 from dreamactor.bench.cases import Source, Studio
 from dreamactor.bench.evaluate import Record
 from dreamactor.bench.goals import Goal, goals_table
 from dreamactor.bench.motion import ON_SHEET, draw_sheets
+from dreamactor.bench.pointing import Pointing
 from dreamactor.bench.report import report, values
-from dreamactor.bench.settings import BenchConfig, notes_of, open_folder
+from dreamactor.bench.seeds import over_seeds, row_of, seeds_of
+from dreamactor.bench.settings import BenchConfig, notes_of, notes_on_joints, open_folder
 from dreamactor.config import check_least
 from dreamactor.errors import ConfigError
 from dreamactor.runs import write_text
 
 if TYPE_CHECKING:
     from dreamactor.backbones.base import Backbone
+    from dreamactor.conditioning.pose import PoseEstimator
 
 COPY, POSE, RGB, ORACLE = "copy", "pose", "end-to-end", "oracle"
 """Rows of the table."""
@@ -44,25 +49,30 @@ class VariantsBenchConfig(BenchConfig):
     pose: Path | None = None
     """Adapter of the pose variant; None = no such row."""
     keypoints: Path | None = None
-    """Weights of the network that finds its skeletons; None takes those that ship."""
+    """Weights of the network that finds joints: skeletons of the pose variant, and those of
+    `joints`; None takes those that ship."""
     rgb: Path | None = None
     """Adapter of the end-to-end variant; None = no such row."""
     oracle: Path | None = None
     """Folder of a model trained on true pairs; None takes the one that ships."""
     others: str = ""
     """More rows, NAME:PATH with commas between: adapters of the base, or folders of weights that
-    were trained in full. Their files say what drives them."""
+    were trained in full. Their files say what drives them. NAME@SEED is a seed of a row."""
     compare: bool = True
     """Also measure the copy of the reference and the oracle."""
     captions: bool = False
     """Tell all networks who does what in the target, in the world's own words."""
     steps: int = 4
     """Sampling steps of all."""
+    joints: int = 8
+    """Frames of a clip in which joints are looked for; 0 leaves AKD and PCK out."""
+    identity: bool = True
+    """Also hold the colours against the reference's."""
 
     def __post_init__(self) -> None:
         """As of `BenchConfig`; and there is a variant."""
         super().__post_init__()
-        check_least(self, {"steps": 1})
+        check_least(self, {"steps": 1, "joints": 0})
         if not self.variants:
             raise ConfigError("no pose, rgb or others: want at least one adapter")
 
@@ -71,7 +81,7 @@ class VariantsBenchConfig(BenchConfig):
         """Adapters, and folders of weights, by the names of their rows.
 
         Raises:
-            ConfigError: A row has no name or no file, or the name of another one.
+            ConfigError: A row has no name or no file, or the name of another one or of its seeds.
         """
         named = {POSE: self.pose, RGB: self.rgb}
         found = {name: path for name, path in named.items() if path is not None}
@@ -82,6 +92,7 @@ class VariantsBenchConfig(BenchConfig):
             if name in {*found, COPY, ORACLE}:
                 raise ConfigError(f"others={word.strip()!r}: there is a row {name!r}; rename it")
             found[name] = Path(path)
+        seeds_of([*found, COPY, ORACLE, evaluate.TRUTH])
         return found
 
 
@@ -101,37 +112,49 @@ def bench_variants(cast: Path, out: Path, config: VariantsBenchConfig) -> Path:
         ConfigError: A setting cannot work, or the folder was begun with others.
         WeightsError: Weights cannot be loaded, or an adapter belongs to others.
     """
+    from dreamactor.backbones.load import load_estimator
+
     with Studio(Source(cast, config.seed, config.size), config.processes) as studio:
         config.check_device()
-        (systems, weights), perceptual = _systems(config), config.load_perceptual()
+        estimator = load_estimator("keypoints", config.keypoints, config.device)
+        systems, weights = _systems(config, estimator)
+        perceptual = config.load_perceptual()
+        pointing = Pointing(estimator, config.joints) if config.joints else None
         path = open_folder(out) / "results.jsonl"
         about = {**studio.about, "weights": weights, "steps": config.steps}
         if config.captions:
             about["captions"] = True
-        options = evaluate.Options(lpips_frames=config.lpips or None, about=about)
-        records, names, fresh = studio.measure(path, systems, config, perceptual, options)
+        options = evaluate.Options(
+            lpips_frames=config.lpips or None, identity=config.identity, about=about
+        )
+        records, names, fresh = studio.measure(path, systems, config, perceptual, options, pointing)
         shown = [name for name in systems if name != COPY]
         if fresh or not (out / "contact.png").is_file():
             main = RGB if RGB in systems else shown[0]
             draw_sheets(out, studio, systems, shown, main, records, names[:ON_SHEET], columns=3)
+    notes = notes_of(config, about)
+    if pointing is not None:
+        notes += f" {notes_on_joints(pointing.about)}"
     text = report(
         path,
         config.command("variants", cast),
         timing.hardware(config.device),
         config.seed,
-        baseline=shown[0],
+        baseline=row_of(shown[0]),
         extra=[
-            ("Goals", goals_table(variant_goals(records, config.seed))),
-            ("Notes", notes_of(config, about)),
+            *seesaw.section(out, records, config.seed),
+            ("Goals", goals_table(variant_goals(over_seeds(records), config.seed))),
+            ("Notes", notes),
         ],
     )
     write_text(out / "report.md", text)
     return out / "report.md"
 
 
-def _systems(config: VariantsBenchConfig) -> tuple[dict[str, Any], dict[str, str]]:
+def _systems(
+    config: VariantsBenchConfig, joints: PoseEstimator
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Systems by name, and the sha256 of all weights that they rest on."""
-    from dreamactor.backbones.keypoints import DATA, Keypoints, load_network
     from dreamactor.backbones.load import load_backbone
     from dreamactor.bench.systems import Animation
     from dreamactor.provenance import sha256
@@ -143,9 +166,8 @@ def _systems(config: VariantsBenchConfig) -> tuple[dict[str, Any], dict[str, str
         backbone = load_backbone("nano", folder, config.device, adapter)
         estimator = None
         if backbone.variant == "pose":
-            path = config.keypoints or DATA
-            estimator = Keypoints(load_network(path), config.device)
-            weights["keypoints"] = sha256(path)
+            estimator = joints
+            (weights["keypoints"],) = joints.weights.values()
         systems[name] = Animation(
             backbone,
             config.steps,

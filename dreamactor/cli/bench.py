@@ -34,6 +34,20 @@ def bench_variants(cast: HeldOut, out: Results, settings: Settings = None) -> No
     print(bench_variants(cast, out, parsed(VariantsBenchConfig, settings)))
 
 
+@app.command("join")
+def bench_join(
+    folders: Annotated[list[Path], typer.Argument(help="Runs of `bench variants`.")],
+    out: Annotated[Path, typer.Option(help="Folder of the report and its plot.")],
+    baseline: Annotated[
+        str | None, typer.Option(help="Row that all others are compared with, pair by pair.")
+    ] = None,
+) -> None:
+    """One report of rows that were measured in several runs on the same pairs."""
+    from dreamactor.bench.join import join_runs
+
+    print(join_runs(folders, out, baseline))
+
+
 @app.command("vae")
 def bench_vae(cast: HeldOut, out: Results, settings: Settings = None) -> None:
     """What nano's autoencoder keeps of held-out clips, photographs and films."""

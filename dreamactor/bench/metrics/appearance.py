@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dreamactor.bench.metrics.clips import Array, Floats, unit_range
+from dreamactor.bench.metrics.clips import Array, Floats, to_bytes
 from dreamactor.bench.metrics.features import cell_weights
 from dreamactor.errors import ShapeError
 
@@ -84,11 +84,11 @@ def colour_likeness(
     Returns:
         0 to 1; NaN where a mask is empty throughout.
     """
-    wanted = palette(_bytes(reference[None])[0], reference_mask)
+    wanted = palette(to_bytes(reference[None])[0], reference_mask)
     chosen = np.linspace(0, len(clip) - 1, min(FRAMES, len(clip))).round().astype(int)
     found = [
         palette(frame, None if mask is None else mask[t])
-        for t, frame in zip(chosen, _bytes(clip[chosen]), strict=True)
+        for t, frame in zip(chosen, to_bytes(clip[chosen]), strict=True)
         if mask is None or mask[t].any()
     ]
     return float(np.mean(np.stack(found) @ wanted)) if found and wanted.any() else float("nan")
@@ -108,7 +108,3 @@ def palette(frame: NDArray[np.uint8], mask: NDArray[Any] | None = None) -> Float
     only = None if mask is None else np.ascontiguousarray(mask, np.uint8)
     counts = cv2.calcHist([lab], [0, 1, 2], only, list(BINS), [0, 256] * 3).ravel()
     return np.sqrt(counts.astype(np.float64) / max(float(counts.sum()), 1))
-
-
-def _bytes(clip: Array) -> NDArray[np.uint8]:
-    return (unit_range(clip) * 255).round().astype(np.uint8)

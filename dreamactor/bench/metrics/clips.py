@@ -36,6 +36,11 @@ def unit_range(clip: Array) -> Floats:
     return x.clip(0, 1)
 
 
+def to_bytes(clip: Array) -> NDArray[np.uint8]:
+    """Levels 0 to 255 of a clip of either kind."""
+    return (unit_range(clip) * 255).round().astype(np.uint8)
+
+
 def subject_box(mask: Array, margin: int = 0) -> Ints:  # (T, 4)
     """Smallest box around the subject of every frame.
 
