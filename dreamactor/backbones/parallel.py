@@ -192,6 +192,23 @@ def by_diffusers(transformer: Any, team: Team, even: bool) -> None:
 
 
 @contextmanager
+def all_or_none() -> Iterator[None]:
+    """End this process at once if the block fails; what started all of them ends the others then.
+
+    To leave in order it would wait for them, who wait for it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, DreamActorError):
+            print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201
+            os._exit(2)
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+@contextmanager
 def together(device: str) -> Iterator[Team]:
     """Join the processes that torchrun started, or be the only one.
 
@@ -222,16 +239,9 @@ def together(device: str) -> Iterator[Team]:
     dist.init_process_group(
         "nccl" if on_gpu else "gloo", timeout=STALL, device_id=place if on_gpu else None
     )
-    try:
+    with all_or_none():
         group = dist.group.WORLD
         assert group is not None
         yield Team(rank, count, group.group_name, place)
-    except BaseException as error:
-        if isinstance(error, DreamActorError):
-            print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201
-            os._exit(2)
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
     dist.barrier()  # on a busy machine one may leave while another still talks
     dist.destroy_process_group()

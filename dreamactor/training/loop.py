@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dreamactor.errors import DreamActorError
+from dreamactor.backbones.parallel import all_or_none
 from dreamactor.runs import RunFolder, plain
 from dreamactor.training.state import load_state, put_back, read_out, save_state
 
@@ -113,16 +112,8 @@ def workers(device: str = "auto") -> Iterator[Worker]:
         yield Worker(rank, count, place)
         return
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=STALL)
-    try:
+    with all_or_none():
         yield Worker(rank, count, place)
-    except BaseException as error:
-        # Leaving in order would wait for the others, who wait for this one.
-        if isinstance(error, DreamActorError):
-            print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201
-            os._exit(2)
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
     dist.destroy_process_group()
 
 
