@@ -14,6 +14,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,18 @@ def end_with_parent() -> None:
         os._exit(1)
 
     Thread(target=wait, daemon=True).start()
+
+
+def begin_worker() -> None:
+    """Start a worker process of a pool: Ctrl-C is its parent's, and it ends with it.
+
+    OpenCV gets one thread, since there is a worker a core.
+    """
+    end_with_parent()
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ driver's frame before the first one is kept beside it.
 from __future__ import annotations
 
 import multiprocessing
-import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -25,7 +24,7 @@ from dreamactor.bench import evaluate
 from dreamactor.bench.evaluate import Case
 from dreamactor.bench.settings import BenchConfig
 from dreamactor.errors import AssetError
-from dreamactor.runs import end_with_parent
+from dreamactor.runs import begin_worker
 from dreamactor.world.cast import Cast, load_cast
 from dreamactor.world.pairs import Pair, PairSampler
 
@@ -218,13 +217,10 @@ _worker: tuple[Source, PairSampler]  # of a worker process
 
 def _prepare(source: Source) -> None:
     """Start a worker: one thread each, since there is a worker a core; Ctrl-C is the parent's."""
-    end_with_parent()
-    import cv2
     import torch
 
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
+    begin_worker()
     torch.set_num_threads(1)
     _worker = source, source.sampler()
 

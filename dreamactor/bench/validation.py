@@ -22,7 +22,6 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -60,7 +59,7 @@ from dreamactor.conditioning.pose import identity
 from dreamactor.config import check_device, check_least
 from dreamactor.decode import iter_frames
 from dreamactor.errors import AssetError, ConfigError, ShapeError
-from dreamactor.runs import RunFolder, end_with_parent, numpy_generator, write_text
+from dreamactor.runs import RunFolder, begin_worker, numpy_generator, write_text
 from dreamactor.world.pairs import FPS, Pair, PairSpec
 
 
@@ -391,13 +390,10 @@ _bench: _Bench  # of a worker process
 
 def _prepare(source: Source, config: MetricsBenchConfig) -> None:
     """Start a worker: one thread, since there is a worker a core; Ctrl-C is the parent's."""
-    end_with_parent()
-    import cv2
     import torch
 
     global _bench
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
+    begin_worker()
     torch.set_num_threads(1)
     _bench = _Bench(source, config)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
-import signal
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -30,7 +29,7 @@ from dreamactor.bootstrap.manifest import DataSet
 from dreamactor.bootstrap.triplets import THRESHOLD, Verdict
 from dreamactor.errors import AnswerError, ConfigError, MediaError
 from dreamactor.image import read_image
-from dreamactor.runs import end_with_parent
+from dreamactor.runs import begin_worker
 from dreamactor.video import iter_frames
 
 Answer = tuple[Scores, Mapping[str, Any]]
@@ -89,38 +88,33 @@ def gate(data: DataSet, judge: Judge, threshold: float = THRESHOLD, workers: int
 
 def _gate(data: DataSet, judge: Judge, threshold: float, workers: int = 0) -> Gated:
     about = json.loads(json.dumps(dict(judge.about)))
-    items, passed, unjudged = data.items(), 0, {}
-    clips = {item: data.facts(item)["clip"]["sha256"] for item in items}
-    known = {item: data.said(item, "gate").get(judge.name) for item in items}
-    todo = [
-        item
-        for item, said in known.items()
-        if said is None or (said["about"], said["clip"]) != (about, clips[item])
-    ]
+    items, passed, unjudged, todo = data.items(), 0, {}, {}
+    for item in items:
+        known, clip = data.said(item, "gate").get(judge.name), data.facts(item)["clip"]["sha256"]
+        if known is None or (known["about"], known["clip"]) != (about, clip):
+            todo[item] = clip
+        else:  # the threshold may be another
+            passed += _say(data, item, judge, threshold, known)
     bar = tqdm(total=len(todo), unit="item", disable=None, leave=False)
-    with bar, closing(_answers(data, judge, todo, workers)) as answers:
+    with bar, closing(_answers(data, judge, list(todo), workers)) as answers:
         for item, answer in answers:
             bar.update()
             if isinstance(answer, AnswerError):
                 unjudged[item] = str(answer)
                 continue
             scores, why = answer
-            said = {"about": about, "clip": clips[item], "scores": scores.plain()}
-            _say(data, item, judge, threshold, {**said, "why": dict(why)})
-    for item in sorted(known.keys() - set(todo)):
-        _say(data, item, judge, threshold, known[item] or {})  # the threshold may be another
-    for item in known.keys() - unjudged.keys():
-        verdict = data.verdict(item, judge.name)
-        passed += verdict is not None and verdict.passed
+            said = {"about": about, "clip": todo[item], "scores": scores.plain(), "why": dict(why)}
+            passed += _say(data, item, judge, threshold, said)
     data.write_manifest()
     return Gated(len(items), passed, len(todo) - len(unjudged), unjudged)
 
 
-def _say(data: DataSet, item: str, judge: Judge, threshold: float, said: Mapping[str, Any]) -> None:
-    """Keep a verdict beside its scores."""
+def _say(data: DataSet, item: str, judge: Judge, threshold: float, said: Mapping[str, Any]) -> bool:
+    """Keep a verdict beside its scores; whether the item passes."""
     verdict = Verdict(judge.name, Scores(**said["scores"]), threshold)
     passed = {"average": verdict.scores.average, "passed": verdict.passed}
     data.say(item, "gate", judge.name, {**said, "threshold": threshold, **passed})
+    return verdict.passed
 
 
 def _answers(
@@ -157,13 +151,8 @@ _worker: tuple[DataSet, Judge]  # of a worker process
 
 
 def _begin(root: Path, judge: Judge) -> None:
-    """Start a worker: one thread, since there is a worker a core; Ctrl-C is the parent's."""
-    end_with_parent()
-    import cv2
-
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
+    begin_worker()
     _worker = DataSet(root), judge
 
 
