@@ -2,7 +2,9 @@
 # The recipe's rows that docs/results.md compares, on a machine with GPUs, behind scripts/gpu.sh:
 #
 #   scripts/gpu.sh base HOME OUT minutes=7    nano as an image-to-video model, frozen from then on
-#   scripts/claims.sh caches HOME SHARDS      render pairs to keep; examples for all rows
+#   scripts/claims.sh caches HOME SHARDS [NAME...]
+#                                             render pairs to keep; examples for all rows, or some:
+#                                             pose, plain, twins
 #   scripts/claims.sh rows HOME OUT NAME...   an adapter each, spread over the GPUs, of STEPS steps
 #   scripts/claims.sh pairs HOME OUT COUNT    bootstrap with the row FULL: COUNT pairs a process
 #   scripts/claims.sh bench HOME OUT PAIRS NAME...
@@ -17,7 +19,7 @@
 # (570), PROCESSES (8 a GPU), KEEP (0.5 of the pairs pass), SIZE (256), DEVICE (cuda).
 set -euo pipefail
 verb=$1 home=$2
-limit=${SECONDS_LIMIT:-570} steps=${STEPS:-1000} batch=${BATCH:-32} each=${PROCESSES:-8}
+spread=${SPREAD:-1} limit=${SECONDS_LIMIT:-570} steps=${STEPS:-1000} batch=${BATCH:-32} each=${PROCESSES:-8}
 size=${SIZE:-256} device=${DEVICE:-cuda} full=${FULL:-full}
 gpus=${GPUS:-$(nvidia-smi -L | wc -l)} first=${FIRST_GPU:-0}
 export PYTHONPATH=$home/src:$home/site PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
@@ -28,7 +30,10 @@ vae=$home/start/vae.safetensors base=$home/base/transformer.safetensors
 pools=$(cat "$home/pools")
 
 dreamactor() { python3 -m dreamactor.cli "$@"; }
-on() { CUDA_VISIBLE_DEVICES=$((first + $1 % gpus)) "${@:2}"; }
+on() {
+  local from=$((first + $1 * spread % gpus))
+  CUDA_VISIBLE_DEVICES=$(seq -s, "$from" $((from + spread - 1))) PORT=$((29600 + from)) "${@:2}"
+}
 left() { echo $((limit - SECONDS)); }
 done_in() { echo "$1 after $SECONDS s"; }
 
@@ -70,11 +75,13 @@ train() {
   read -r stage cache more <<< "$(row "$name")"
   if [ "$stage" = rgb ]; then start=("start=$home/rows/$full/adapter.safetensors"); fi
   case $more in *rate=*) ;; *) more="$more rate=5e-4" ;; esac
+  local by=(python3)
+  if [ "$spread" -gt 1 ]; then by=(torchrun --nproc-per-node "$spread" --master-port "$PORT"); fi
   # shellcheck disable=SC2086  # settings are words
-  timeout -k 20 "$(left)" python3 -m dreamactor.cli train "$stage" --out "$home/rows/$name" \
+  timeout -k 20 "$(left)" "${by[@]}" -m dreamactor.cli train "$stage" --out "$home/rows/$name" \
     cache="$home/cache-$cache" base="$base" vae="$vae" steps="$steps" batch="$batch" \
     warmup=100 decay_from=0.5 average=0.995 checkpoint=false look_every=500 save_minutes=60 \
-    "minutes=$(awk "BEGIN {print ($(left) - 65) / 60}")" "${start[@]}" $more > "$home/rows/$name.log" 2>&1
+    "minutes=$(awk "BEGIN {print ($(left) - 65) / 60}")" "${start[@]}" $more ${MORE:-} > "$home/rows/$name.log" 2>&1
 }
 
 # examples NAME TASK settings...: a cache, by several processes on one GPU
@@ -90,9 +97,18 @@ case $verb in
       --shards "$3" --size "$size" --processes "${RENDERERS:-16}" --minutes 3 --gpus "$gpus" --first-gpu "$first" --seed 7 \
       > "$home/keep.log" 2>&1
     done_in "$(find "$pools/keep" -name '*.json' | wc -l) shards"
-    on 0 examples pose pose pool="$pools/keep" draws=2 &
-    on 1 examples plain pose pool="$pools/keep" draws=2 scale_share=0 &
-    on 2 examples twins rgb pool="$pools/keep" &
+    names=("${@:4}") number=0
+    if [ ${#names[@]} = 0 ]; then names=(pose plain twins); fi
+    for name in "${names[@]}"; do
+      case $name in
+        pose) more=(pose draws=2) ;;
+        plain) more=(pose draws=2 scale_share=0) ;;
+        twins) more=(rgb) ;;
+        *) echo "no cache $name" >&2; exit 2 ;;
+      esac
+      on "$number" examples "$name" "${more[@]}" pool="$pools/keep" &
+      number=$((number + 1))
+    done
     wait ;;
   rows)
     mkdir -p "$home/rows"
