@@ -133,10 +133,7 @@ EXAMPLES = (
             Background("terrain", SKY, texture="terrain-desert_city_tile", tile=6.0),
             drop=frozenset({"weapon"}),
         ),
-        motions=(
-            ("biped/infantry/knife/attack_melee_knife_a", 1.0),
-            ("biped/infantry/knife/attack_melee_knife_a", 1.0),
-        ),
+        motions=(("biped/infantry/knife/attack_melee_knife_a", 1.3),),
         start=0.0,
         pose=("biped/infantry/slinger/idle_ready", 0.5),
         turn=10.0,
@@ -154,7 +151,7 @@ EXAMPLES = (
             Background("terrain", SKY, texture="terrain-temperate-grass_01", tile=7.0),
         ),
         driver=Figure("fauna/camel#0", Background("gradient", SAND)),
-        motions=(("quadraped/deer_run_01", 2.0),),
+        motions=(("quadraped/deer_run_01", 1.25),),
         start=0.6,
         pose=("quadraped/elephant_asian_walk", 0.3),
         turn=8.0,
@@ -176,9 +173,9 @@ EXAMPLES = (
             drop=frozenset({"shield", "weapon"}),
         ),
         motions=(
-            ("biped/gatherer/walk_axe", 1.5),
-            ("biped/infantry/promotion", 1.4),
-            ("biped/infantry/hoplite/run_relax", 1.3),
+            ("biped/gatherer/walk_axe", 1.0),
+            ("biped/infantry/promotion", 1.3),
+            ("biped/infantry/hoplite/run_relax", 1.0),
         ),
         start=0.0,
         pose=("biped/infantry/crossbowman/idle_relax_01", 0.0),
@@ -187,7 +184,7 @@ EXAMPLES = (
         size=(512, 384),
         driving_size=320,
         fps=30,
-        fanfare=1.9,
+        fanfare=1.4,
     ),
 )
 

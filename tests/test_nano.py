@@ -8,6 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from dreamactor.backbones.base import Cond, Native
+from dreamactor.backbones.layers import CausalMix
 from dreamactor.backbones.load import load_backbone
 from dreamactor.backbones.nano import (
     PREDICTS,
@@ -264,3 +265,14 @@ def test_refuses_unknown_backbones_and_devices(tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="torch sees no CUDA device"):
             load_backbone("nano", tmp_path, "cuda")
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_frames_are_mixed_with_the_two_before(frames: int) -> None:
+    """same: three frames stacked on channels, and one layer over them; frame 0 before frame 0."""
+    mix = CausalMix(6)
+    x = torch.randn(2 * frames, 6, 3, 4)
+    clip = x.unflatten(0, (2, frames))
+    stacked = [torch.cat([clip[:, max(0, t - k)] for k in (2, 1, 0)], dim=1) for t in range(frames)]
+    expected = mix.conv(torch.stack(stacked, dim=1).flatten(0, 1))
+    assert_close(mix(x, frames), expected)

@@ -35,12 +35,18 @@ class CausalMix(nn.Module):
         self.conv = nn.Conv2d(3 * channels, channels, 1)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:  # (B * frames, C, h, w)
-        """Apply the three taps."""
-        clip = x.unflatten(0, (-1, frames))
-        before = torch.cat([clip[:, :1], clip[:, :-1]], dim=1)[:, :frames]
-        before2 = torch.cat([clip[:, :1], clip[:, :1], clip[:, :-2]], dim=1)[:, :frames]
-        taps = torch.cat([before2, before, clip], dim=2).flatten(0, 1)
-        return self.conv(taps.contiguous(memory_format=torch.channels_last))
+        """Apply each tap to all frames: stacking three frames first takes longer than the taps."""
+        before2, before, now = (
+            F.conv2d(x, weight).unflatten(0, (-1, frames))
+            for weight in self.conv.weight.chunk(3, dim=1)
+        )
+        assert self.conv.bias is not None
+        out = now + self.conv.bias.view(-1, 1, 1)
+        out[:, 1:] += before[:, :-1]
+        out[:, :1] += before[:, :1]
+        out[:, 2:] += before2[:, :-2]
+        out[:, :2] += before2[:, :1]
+        return out.flatten(0, 1)
 
 
 class Block(nn.Module):
