@@ -75,13 +75,14 @@ train() {
   read -r stage cache more <<< "$(row "$name")"
   if [ "$stage" = rgb ]; then start=("start=$home/rows/$full/adapter.safetensors"); fi
   case $more in *rate=*) ;; *) more="$more rate=5e-4" ;; esac
-  local by=(python3)
+  local by=(python3) here
+  here=$(awk "BEGIN {print ($(left) - 65) / 60}")
   if [ "$spread" -gt 1 ]; then by=(torchrun --nproc-per-node "$spread" --master-port "$PORT"); fi
   # shellcheck disable=SC2086  # settings are words
   timeout -k 20 "$(left)" "${by[@]}" -m dreamactor.cli train "$stage" --out "$home/rows/$name" \
     cache="$home/cache-$cache" base="$base" vae="$vae" steps="$steps" batch="$batch" \
     warmup=100 decay_from=0.5 average=0.995 checkpoint=false look_every=500 save_minutes=60 \
-    "minutes=$(awk "BEGIN {print ($(left) - 65) / 60}")" "${start[@]}" $more ${MORE:-} > "$home/rows/$name.log" 2>&1
+    "minutes=${MINUTES:-$here}" "pause_minutes=$here" "${start[@]}" $more ${MORE:-} > "$home/rows/$name.log" 2>&1
 }
 
 # examples NAME TASK settings...: a cache, by several processes on one GPU

@@ -30,7 +30,7 @@ from dreamactor.cli import main
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.provenance import sha256
 from dreamactor.training.adapt import train_adapter
-from dreamactor.training.cache import CacheHeader, open_cache, shard_path, write_examples
+from dreamactor.training.cache import Cache, CacheHeader, open_cache, shard_path, write_examples
 from dreamactor.training.stage import AdaptConfig, RgbConfig, draw, order
 from dreamactor.training.state import (
     State,
@@ -264,6 +264,40 @@ def test_time_ends_a_run(files: Path, tmp_path: Path) -> None:
     path = train_adapter(_config(files, steps=10**6, minutes=0.03), "pose", tmp_path)
     assert path.is_file()
     assert 0 < max(_losses(tmp_path)) < 10**6
+
+
+def test_a_paused_run_goes_on(files: Path, tmp_path: Path) -> None:
+    """unchanged by: two pauses at once; the losses are those of an unbroken run."""
+    config = _config(files, steps=6)
+    train_adapter(config, "pose", tmp_path / "whole")
+    for _ in range(2):
+        train_adapter(replace(config, pause_minutes=0.0), "pose", tmp_path / "paused")
+        assert load_state(tmp_path / "paused" / "state.safetensors")[1]["step"] == 0  # type: ignore[index]
+    train_adapter(config, "pose", tmp_path / "paused")
+    assert _losses(tmp_path / "paused") == _losses(tmp_path / "whole")
+
+
+def test_a_run_that_is_told_to_end_saves_first(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """exact: SIGTERM while step 3 is read; the next process has the losses of an unbroken run."""
+    config, batch = _config(files, steps=6, batch=1), Cache.batch
+    train_adapter(config, "pose", tmp_path / "whole")
+
+    def told(self: Cache, which: list[int]) -> dict[str, torch.Tensor]:
+        if len(which) == 1 and (reads := len(_read)) < 4:
+            _read.append(reads)
+            if reads == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return batch(self, which)
+
+    _read: list[int] = []
+    monkeypatch.setattr(Cache, "batch", told)
+    train_adapter(config, "pose", tmp_path / "told")
+    step = load_state(tmp_path / "told" / "state.safetensors")[1]["step"]  # type: ignore[index]
+    assert 0 < step < 6
+    train_adapter(config, "pose", tmp_path / "told")
+    assert _losses(tmp_path / "told") == _losses(tmp_path / "whole")
 
 
 # ---- crashes and processes --------------------------------------------------------------------

@@ -41,7 +41,7 @@ from dreamactor.runs import RunFolder
 from dreamactor.training.cache import Cache
 from dreamactor.training.learner import Learner
 from dreamactor.training.looks import held_numbers
-from dreamactor.training.loop import Budget, identity, learning_rate
+from dreamactor.training.loop import Budget, identity, learning_rate, signalled
 from dreamactor.training.preview import Preview
 from dreamactor.training.stage import (
     AdaptConfig,
@@ -74,7 +74,7 @@ class _Run:
     """One training run."""
 
     def __init__(self, config: AdaptConfig, variant: Variant, run: Path) -> None:
-        self.config = config
+        self.config, self.began = config, time.monotonic()
         on_gpu = torch.cuda.is_available()
         precision = "bf16" if on_gpu and config.precision == "bf16" else "no"
         self.accelerator = Accelerator(cpu=not on_gpu, mixed_precision=precision)
@@ -128,14 +128,14 @@ class _Run:
     # ---- steps ----------------------------------------------------------------------------
 
     def train(self) -> Path:
-        """All steps."""
+        """All steps, or those until the time is up; SIGTERM pauses as `pause_minutes` does."""
         config, saved = self.config, time.monotonic()
         if self.step == 0:
             self._look()
         self.budget.started = time.monotonic()  # getting ready is not training
-        with ThreadPoolExecutor(1) as reader:
+        with signalled() as told, ThreadPoolExecutor(1) as reader:
             ahead = reader.submit(self._read, self.step)
-            while self.step < config.steps and not self._agree(self.budget.fraction >= 1):
+            while self.step < config.steps and not self._agree(told.is_set() or self._ended()):
                 total = torch.zeros((), device=self.device)
                 count = min(config.log_every, config.steps - self.step)
                 for _ in range(count):
@@ -170,6 +170,11 @@ class _Run:
         loss = self.learner.update(batch, self.step, self.rate)
         self.step += 1
         return loss
+
+    def _ended(self) -> bool:
+        """Whether the time of the run, or of this process, is up."""
+        here = time.monotonic() - self.began
+        return self.budget.fraction >= 1 or here >= 60 * self.config.pause_minutes
 
     def _fraction(self) -> float:
         """How much of the run is over."""

@@ -150,7 +150,7 @@ def learning_rate(fraction: float, step: int, warmup: int, decay_from: float) ->
 
 
 @contextmanager
-def _signalled() -> Iterator[threading.Event]:
+def signalled() -> Iterator[threading.Event]:
     """An event that SIGTERM sets, in the place of what it did before."""
     told = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda number, frame: told.set())
@@ -285,7 +285,7 @@ class Loop:
         SIGTERM, which `timeout` and batch systems send before they kill, pauses it.
         """
         self.budget.started = time.monotonic()  # waiting for the pool is not training
-        with _signalled() as told:
+        with signalled() as told:
             self._steps(losses, look, told)
         self.save()
 

@@ -57,6 +57,8 @@ class AdaptConfig:
     steps: int = 50_000
     minutes: float = math.inf
     """Stop after so many minutes, if that comes before all steps."""
+    pause_minutes: float = math.inf
+    """This process stops so many minutes after it began, to be resumed by the same command."""
     batch: int = 2
     """Examples a step, over all processes."""
     at_once: int | None = None
