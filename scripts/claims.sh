@@ -15,8 +15,11 @@
 # row has a seed in its name always or never. Rows of stage 2 start from FULL (`full`) and want
 # `pairs` first. BASELINE (FULL's row, or the first) is what the joined report compares with. HOME
 # and OUT as of gpu.sh. Where the clock ends rows before their STEPS, they have had equal time, each
-# its part of a GPU. From the environment: GPUS, FIRST_GPU, STEPS (1000), BATCH (32), SECONDS_LIMIT
-# (570), PROCESSES (8 a GPU), KEEP (0.5 of the pairs pass), SIZE (256), DEVICE (cuda).
+# its part of a GPU. HOME/base, if it is there, is a base that `train export` wrote before.
+# From the environment: GPUS, FIRST_GPU, SPREAD (1: GPUs of a row, which BATCH is over), STEPS (1000),
+# BATCH (32), MINUTES (of a row, over as many commands as it takes; by default this command's), MORE
+# (settings of every row: "compile=true held=16"), SECONDS_LIMIT (570), PROCESSES (8 a GPU), KEEP (0.5
+# of the pairs pass), SIZE (256), DEVICE (cuda).
 set -euo pipefail
 verb=$1 home=$2
 spread=${SPREAD:-1} limit=${SECONDS_LIMIT:-570} steps=${STEPS:-1000} batch=${BATCH:-32} each=${PROCESSES:-8}
