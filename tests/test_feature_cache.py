@@ -395,6 +395,8 @@ def test_the_bench_says_how_much_was_skipped(tmp_path):
         ["| cached", "40%", "4.8", "8 steps"],
         ["| cached", "40%", "4.8", "4 steps"],
     ]
+    with pytest.raises(ConfigError, match="no line of 'cached', though it was measured"):
+        skips.table(records, rows, {8: "eight"}, {})
     assert "-1.00 [" in lines[0]
     assert "-0.25 [" in lines[1]
 

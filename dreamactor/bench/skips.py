@@ -99,9 +99,14 @@ def table(
         plain: Names of the others by their steps.
         skipped: Block calls of the rows.
         seed: Of the intervals.
+
+    Raises:
+        ConfigError: A row's block calls are not there.
     """
     records, lines = list(records), []
     for name, row in rows.items():
+        if name not in skipped:
+            raise ConfigError(f"{FILE}: no line of {name!r}, though it was measured; want its own")
         tally = skipped[name]
         share = tally.skipped / tally.calls
         worth = row.steps * (1 - share)
