@@ -40,6 +40,8 @@ class Cond:
     """(B, N, E) states of an image encoder that sees the reference, where a backbone has one."""
     context: Context | None = None
     """What a one-way mode keeps of latents, mask and image from step to step; text may change."""
+    branch: str = "cond"
+    """Of guidance: each has its own state in a feature cache."""
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,10 @@ class ContextCache:
         pairs = zip(packed[::2], packed[1::2], strict=True)
         return tuple(self._unpack(levels, scale) for levels, scale in pairs)
 
+    def of_clip(self, clip: int) -> OneClip:
+        """What of it is one clip's, to be read."""
+        return OneClip(self, clip)
+
     def _pack(self, tensor: Tensor) -> tuple[Tensor, ...]:
         if self.keeping.dtype == "int8":
             levels, scale = quantise_rows(tensor.reshape(-1, self.head))
@@ -122,6 +126,17 @@ class ContextCache:
     def _start(self, block: int) -> tuple[Tensor, ...]:
         with torch.cuda.stream(self._stream):  # of None, this does nothing
             return tuple(part.to(self.device, non_blocking=True) for part in self._blocks[block])
+
+
+class OneClip:
+    """One clip's part of the context of several."""
+
+    def __init__(self, cache: ContextCache, clip: int) -> None:
+        self._cache, self._clip = cache, clip
+
+    def get(self, block: int) -> tuple[Tensor, ...]:
+        """As of `ContextCache`, (1, ...)."""
+        return tuple(part[self._clip : self._clip + 1] for part in self._cache.get(block))
 
 
 def kept_dtype(keeping: Keeping, dtype: torch.dtype) -> torch.dtype:

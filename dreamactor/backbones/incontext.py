@@ -34,6 +34,7 @@ from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import Tensor
 
+from dreamactor.backbones import feature_cache
 from dreamactor.backbones.catalogue import Keeping, Mode
 from dreamactor.backbones.context_cache import ContextCache, announce, cache_bytes, kept_dtype
 from dreamactor.backbones.parallel import Spread, Team, by_diffusers, check_keeping, check_team
@@ -287,7 +288,7 @@ class InContextTransformer(WanTransformer3DModel):
         skip, frames = self._skipped(shape), self._frames(shape)
         seen_rotary = (positions[0][:, skip:], positions[1][:, skip:])
         for number, block in enumerate(self.blocks):
-            seen = cache.get(number)
+            seen = cache.get(number) if number == 0 or feature_cache.runs(self) else ()
             sight = Sight(stream.rotary, seen, seen_rotary, frames, spread=stream.spread)
             target = block(target, stream.text, stream.time, sight)
         return target
@@ -385,7 +386,8 @@ class Context:
             canvas, head = inputs["hidden_states"], transformer.config.attention_head_dim
             announce(predicted_bytes(transformer, canvas, self.keeping), self.keeping)
             cache = ContextCache(self.keeping, canvas.dtype, head, canvas.device)
-            transformer(**inputs, cache=cache, fill=True)
+            with feature_cache.aside(transformer):
+                transformer(**inputs, cache=cache, fill=True)
             self._owner, self._cache = transformer, cache
         return self._cache
 
@@ -409,7 +411,11 @@ def keep(
 
 
 def predict(
-    transformer: Any, context: Context | None, silence: Tensor | None = None, **inputs: Any
+    transformer: Any,
+    context: Context | None,
+    silence: Tensor | None = None,
+    branch: str = "cond",
+    **inputs: Any,
 ) -> Tensor:
     """One pass of a transformer in any mode.
 
@@ -417,6 +423,7 @@ def predict(
         transformer: diffusers'.
         context: Kept from pass to pass over the same canvas; None computes all of it anew.
         silence: (1, L, text) of the empty prompt; None = zeros.
+        branch: Of guidance, for a feature cache.
         **inputs: The first four arguments of `InContextTransformer.forward`.
 
     Returns:
@@ -426,5 +433,7 @@ def predict(
         inputs |= {"silence": silence}
         if context is not None:
             inputs |= {"cache": context.of(transformer, inputs)}
+    if feature_cache.at_work(transformer):
+        return feature_cache.predict_each(transformer, branch, inputs)
     found: Tensor = transformer(**inputs, return_dict=False)[0]
     return found

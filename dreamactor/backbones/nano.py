@@ -89,7 +89,8 @@ def transformer_input(x: Tensor, cond: Cond) -> Tensor:
 
 def predict(transformer: nn.Module, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
     """The transformer's prediction of the latents at x (B, C, F, h, 2w), sigma (B,)."""
-    return incontext.predict(transformer, cond.context, **inputs_of(x, sigma, cond))
+    inputs = inputs_of(x, sigma, cond)
+    return incontext.predict(transformer, cond.context, branch=cond.branch, **inputs)
 
 
 def inputs_of(x: Tensor, sigma: Tensor, cond: Cond) -> dict[str, Tensor]:

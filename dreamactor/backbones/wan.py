@@ -35,6 +35,7 @@ from transformers import CLIPVisionModel, UMT5EncoderModel
 from dreamactor.backbones import incontext
 from dreamactor.backbones.base import Cond, Native, sized
 from dreamactor.backbones.catalogue import CATALOGUE, Keeping, Mode, Options
+from dreamactor.backbones.feature_cache import at_work
 from dreamactor.backbones.folder import dtype_of, fingerprints, open_pipeline, place, store
 from dreamactor.backbones.load import Variant
 from dreamactor.backbones.nano import TIMESTEPS, transformer_input
@@ -151,6 +152,7 @@ class Wan:
             return self._pass(self.pipe.transformer, x, t, cond)
         if not high.any():
             return self._pass(self.pipe.transformer_2, x, t, cond)
+        assert not at_work(self.pipe.transformer), "a feature cache counts clips by their place"
         out = torch.empty_like(x, dtype=self.dtype)
         for rows, expert in ((high, self.pipe.transformer), (~high, self.pipe.transformer_2)):
             out[rows] = self._pass(expert, x[rows], t[rows], _rows(cond, rows))
@@ -164,7 +166,7 @@ class Wan:
 
     def _pass(self, expert: WanTransformer3DModel, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         inputs = self._inputs(x, t, cond)
-        return incontext.predict(expert, cond.context, self._silent(), **inputs)
+        return incontext.predict(expert, cond.context, self._silent(), cond.branch, **inputs)
 
     def _inputs(self, x: Tensor, t: Tensor, cond: Cond) -> dict[str, Any]:
         """What a transformer is called with."""

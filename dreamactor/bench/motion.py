@@ -6,6 +6,7 @@ A folder is a run, and the same command resumes it:
     timing.json     seconds per clip by stage, for each device it ran on
     contact.png     12 cases: reference, driving, truth, nano, flow warp
     worst.png       the 5 cases on which nano has its lowest PSNR
+    skipped.jsonl   blocks that rows with a feature cache skipped
     report.md       tables with intervals, goals, timing
 """
 
@@ -16,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamactor.bench import evaluate, sheets, timing
+from dreamactor.bench import evaluate, sheets, skips, timing
 from dreamactor.bench.baselines import copy_reference, driving_itself, flow_warp
 from dreamactor.bench.cases import Source, Studio
 from dreamactor.bench.goals import goals_table, motion_goals
 from dreamactor.bench.report import report
 from dreamactor.bench.settings import BenchConfig, notes_of, open_folder
+from dreamactor.bench.skips import SkipRow
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.image import write_png
 from dreamactor.runs import write_text
@@ -40,13 +42,16 @@ class NanoBenchConfig(BenchConfig):
 
     steps: str = "2,4,8,16,32"
     """Sampling steps, a row each; the weights' default is added."""
+    caches: str = "none"
+    """More rows, with commas between: a feature cache as `animate` takes it, at all steps or as
+    CACHE@STEPS, such as first-block:0.1@16."""
     before: bool = False
     """Show nano the driver's frame before the clip, as training does and `animate` cannot."""
 
     def __post_init__(self) -> None:
         """As of `BenchConfig`; and the steps are numbers."""
         super().__post_init__()
-        _ = self.step_counts
+        _ = self.skip_rows
 
     @property
     def step_counts(self) -> list[int]:
@@ -58,6 +63,12 @@ class NanoBenchConfig(BenchConfig):
         if counts[0] < 1 or counts[-1] > MAX_STEPS:
             raise ConfigError(f"steps={self.steps}: want 1 to {MAX_STEPS}")
         return counts
+
+    @property
+    def skip_rows(self) -> dict[str, SkipRow]:
+        """Those of `caches`, by name."""
+        rows = skips.rows_of(self.caches, self.step_counts)
+        return {f"{_row(row.steps)}, {row.cache}": row for row in rows}
 
 
 def bench_nano(cast: Path, out: Path, config: NanoBenchConfig) -> Path:
@@ -80,7 +91,7 @@ def bench_nano(cast: Path, out: Path, config: NanoBenchConfig) -> Path:
     with Studio(source, config.processes) as studio:
         config.check_device()
         nano, perceptual = load(config.weights, config.device), config.load_perceptual()
-        systems, main = _systems(nano, config)
+        systems, main = _systems(nano, config, out / skips.FILE)
         path = open_folder(out) / "results.jsonl"
         about = {
             **studio.about,
@@ -109,7 +120,9 @@ def load(weights: Path | None, device: str) -> Nano | None:
     return backbone
 
 
-def _systems(nano: Nano | None, config: NanoBenchConfig) -> tuple[dict[str, Any], str | None]:
+def _systems(
+    nano: Nano | None, config: NanoBenchConfig, noted: Path
+) -> tuple[dict[str, Any], str | None]:
     """Systems by name, and the name of nano at its default steps."""
     systems: dict[str, Any] = {
         "copy": copy_reference,
@@ -124,6 +137,16 @@ def _systems(nano: Nano | None, config: NanoBenchConfig) -> tuple[dict[str, Any]
     for steps in sorted({*config.step_counts, nano.native.steps}):
         system = Animation(nano, steps, config.seed, config.device, config.before)
         systems[_row(steps)] = system
+    for name, row in config.skip_rows.items():
+        systems[name] = Animation(
+            nano,
+            row.steps,
+            config.seed,
+            config.device,
+            config.before,
+            skips=row.cache,
+            told=skips.noting(noted, name),
+        )
     return systems, _row(nano.native.steps)
 
 
@@ -197,6 +220,11 @@ def _write_report(
         notes += " Rows of nano are absent: there were no weights."
     goals = goals_table(motion_goals(records, main or "", config.seed))
     extra = [("Goals", goals), ("Seconds per clip", timing.timing_table(timed)), ("Notes", notes)]
+    if main is not None and config.skip_rows:
+        plain = {n: _row(n) for n in config.step_counts}
+        skipped = skips.read(out / skips.FILE)
+        compared = skips.table(records, config.skip_rows, plain, skipped, config.seed)
+        extra.insert(0, ("Blocks skipped", compared))
     text = report(
         out / "results.jsonl",
         config.command("nano", cast),

@@ -7,7 +7,7 @@ half.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dreamactor.backbones.base import Backbone, Cond
+from dreamactor.backbones.feature_cache import (
+    NOTHING,
+    FeatureCache,
+    Tally,
+    check_loaded,
+    skipping,
+)
 from dreamactor.backbones.load import check_variant
 from dreamactor.backbones.nano_vae import NanoVAE
 from dreamactor.bench.evaluate import Case
@@ -50,6 +57,8 @@ class Animation:
         estimator: Finds the skeletons that drive a backbone of the pose variant; None lets the
             clips themselves drive.
         captions: Tell the backbone who does what in each case; else the text is empty.
+        skips: Which blocks are skipped.
+        told: Called with the cases of each batch and how many blocks were, if some may be.
     """
 
     def __init__(
@@ -61,7 +70,11 @@ class Animation:
         before: bool = False,
         estimator: PoseEstimator | None = None,
         captions: bool = False,
+        skips: FeatureCache = NOTHING,
+        told: Callable[[Sequence[Case], Tally], object] = lambda _, __: None,
     ) -> None:
+        check_loaded(skips, backbone, steps)
+        self.skips, self.told = skips, told
         self.backbone, self.steps, self.seed = backbone, steps, seed
         self.device, self.before = torch.device(device), before
         self.estimator, self.captions = estimator, captions
@@ -70,7 +83,7 @@ class Animation:
 
     def animate(self, cases: Sequence[Case], stages: Stages | None = None) -> list[Clip]:
         """Clips (16, H, W, 3) of the cases; what each stage takes is added to `stages`."""
-        native, clock = self.backbone.native, stages or Stages()
+        native, clock, tally = self.backbone.native, stages or Stages(), Tally()
         height, width = cases[0].mask.shape[1:]
         if (height, width) != (native.height, native.width):
             raise ConfigError(
@@ -95,7 +108,7 @@ class Animation:
                         beside = place_frames(beside, placement)
                     cond = self._encode(cases, reference, beside, made)
                     self._wait()
-                with clock("denoise"):
+                with clock("denoise"), skipping(self.skips, self.backbone, tally):
                     latents = self._denoise(cond, segment, [case.index for case in cases])
                     self._wait()
                 with clock("decode"):
@@ -104,6 +117,8 @@ class Animation:
                     made = clip if made is None else torch.cat([made, clip], dim=2)
                     self._wait()
         assert made is not None
+        if self.skips.on:
+            self.told(cases, tally)
         return [to_picture(clip) for clip in made[:, :, self.lead :]]
 
     def _skeletons(self, case: Case) -> Clip:

@@ -123,7 +123,7 @@ class Segment:
         dtype: torch.dtype,
     ) -> None:
         self._way, self._transformer = way, transformer
-        self._given = inputs_of(network, size, way.kind, way.halves, device, dtype)
+        self._given: dict[str, Any] = inputs_of(network, size, way.kind, way.halves, device, dtype)
         if way.keeping is not None:
             self._given["silence"] = torch.zeros_like(self._given["encoder_hidden_states"])
         self._kept: Any = None

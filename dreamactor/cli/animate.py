@@ -75,6 +75,9 @@ def animate(
     cache_holds: Annotated[
         str, typer.Option(help="One-way weights: keep keys (and values), or states.")
     ] = "keys",
+    feature_cache: Annotated[
+        str, typer.Option(help="Skip blocks whose input hardly changed: none, first-block[:SHARE].")
+    ] = "none",
     threads: Annotated[int, typer.Option(help="CPU threads; the result depends on it.")] = 4,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan, write nothing.")

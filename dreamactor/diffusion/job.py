@@ -22,6 +22,7 @@ from dreamactor.backbones.catalogue import (
     Options,
     Storage,
 )
+from dreamactor.backbones.feature_cache import check_settings
 from dreamactor.backbones.load import (
     ESTIMATOR,
     Variant,
@@ -133,6 +134,9 @@ class AnimateConfig:
     """What it is kept in: auto (as it is computed), bfloat16 or int8."""
     cache_holds: CacheHolds = "keys"
     """What is kept: keys (and values), or the states they are projected from, half as large."""
+    feature_cache: str = "none"
+    """Which blocks are skipped in a step that hardly differs from one before: none, or first-block
+    or first-block:SHARE (`backbones.feature_cache`)."""
     threads: int = 4
     """CPU threads. Not the machine's number: sums round otherwise for another one, and the same
     settings would give other bytes elsewhere. More cores than threads help a little."""
@@ -168,6 +172,9 @@ class AnimateConfig:
         choice = self.choice
         options = replace(self.options, compile=choice.compile, offload=choice.offload)
         check_options(self.backbone, self.device, options)
+        check_settings(
+            self.feature_cache, self.backbone, choice.steps, choice.compile, choice.offload
+        )
 
     @property
     def options(self) -> Options:

@@ -30,6 +30,7 @@ from dreamactor import manifest, provenance, watermark
 from dreamactor.backbones.base import Backbone, Cond, identity
 from dreamactor.backbones.catalogue import Cache, CacheDtype, CacheHolds, Dtype, Offload, Storage
 from dreamactor.backbones.compiled import is_compiled
+from dreamactor.backbones.feature_cache import Tally, check_loaded, parse, skipping
 from dreamactor.backbones.load import Variant, check_variant, load_backbone
 from dreamactor.backbones.parallel import ALONE, Team
 from dreamactor.backbones.presets import LARGE_NAMES, Preset
@@ -100,6 +101,7 @@ class Settings(TypedDict, total=False):
     cache: Cache | None
     cache_dtype: CacheDtype
     cache_holds: CacheHolds
+    feature_cache: str
     threads: int
 
 
@@ -187,11 +189,14 @@ def run(
     with both_or_neither(job.config.out, job.config.record, *more) as (clip, record, *beside):
         with _quiet_torch(job.config.threads):
             marker = _marker(task, basis)
-            frames, placement = _written(task, model, clip, stages, marker, watch)
+            tally = Tally()
+            frames, placement = _written(task, model, clip, stages, marker, watch, tally)
         with stages("sign"):
             _sign(task, clip, beside[0] if beside else None, basis)
         facts = _facts(task, clip, frames, stages, basis)
         facts |= {"estimator": found_by, "text": texts.plain(), "placement": placement}
+        if (skips := parse(job.config.feature_cache)).on:
+            facts |= {"feature_cache": tally.plain(skips)}
         write_record(record, facts)
     return Result(
         job.config.out, job.config.record, frames, job.fps, task.box.size, stages.total, facts
@@ -241,6 +246,7 @@ def _loaded(job: Job, backbone: Backbone | None, team: Team = ALONE) -> Backbone
         config.backbone, config.weights, config.device, config.adapter, config.options
     )
     check_variant(model, config.variant)
+    check_loaded(parse(config.feature_cache), model, config.steps or model.native.steps, team.count)
     if team.count > 1:
         from dreamactor.backbones.wan import Wan, spread
 
@@ -250,7 +256,12 @@ def _loaded(job: Job, backbone: Backbone | None, team: Team = ALONE) -> Backbone
 
 
 def generate(
-    task: Task, backbone: Backbone, stages: Stages, tick: Tick, placed: Placed = lambda _: None
+    task: Task,
+    backbone: Backbone,
+    stages: Stages,
+    tick: Tick,
+    placed: Placed = lambda _: None,
+    tally: Tally | None = None,
 ) -> Iterator[Rgb]:
     """The subject's frames at the backbone's rate, one by one, those of the lead among them.
 
@@ -260,6 +271,7 @@ def generate(
         stages: Where times are added.
         tick: Called after every sampling step.
         placed: Called once, with where the driver belongs.
+        tally: Counts blocks, if some are skipped.
 
     Returns:
         Iterator of `task.native_frames` pictures (H, W, 3) uint8 of a half.
@@ -268,6 +280,7 @@ def generate(
     reference = to_half(task.reference)[None].to(device)  # (1, 3, H, W)
     text = backbone.encode_text([task.prompt])  # (1, L, D)
     unsaid = backbone.encode_text([task.job.config.negative]) if task.guides else text
+    skips, tally = parse(task.job.config.feature_cache), tally or Tally()
     window = Window(stages.each("decode", motion_frames(task, backbone.native)))
     seams = Seams(task.job.config.guard, backbone.native.overlap)
     segments = [as_anchor(segment, task.job.config.guard) for segment in task.segments]
@@ -283,8 +296,10 @@ def generate(
             canvas = build_canvas(reference, driving, backbone.grid, seams.shown(segment))
             cond = backbone.encode(canvas, text)
         with stages("denoise"):
-            latents = denoise(task, segment, backbone, cond, replace(cond, text=unsaid), tick)
-        del cond  # its context goes before the next one comes
+            other = replace(cond, text=unsaid, branch="uncond")
+            with skipping(skips, backbone, tally):
+                latents = denoise(task, segment, backbone, cond, other, tick)
+        del cond, other  # its context goes before the next one comes
         with stages("decode latents"):
             clip = backbone.decode(latents)  # (1, 3, T, H, W)
         yield from map(to_picture, seams.join(clip, segment, following)[0].unbind(1))
@@ -365,6 +380,7 @@ def _written(
     stages: Stages,
     marker: watermark.Marker | None,
     watch: Watch,
+    tally: Tally,
 ) -> tuple[int, dict[str, Any] | None]:
     """Generate, mark and write the clip; the number of frames, and where the driver was brought."""
     job, config = task.job, task.job.config
@@ -380,7 +396,8 @@ def _written(
             bar.update()
             watch.step()
 
-        native = islice(generate(task, backbone, stages, tick, found.append), task.lead, None)
+        made = generate(task, backbone, stages, tick, found.append, tally)
+        native = islice(made, task.lead, None)
         cut = _seen(map(task.box.cut, native), watch)
         rate = rate_of(backbone.native)
         frames = at_rate(cut, rate, job.fps, job.count, config.interpolate)
