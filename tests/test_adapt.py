@@ -4,11 +4,9 @@ of processes."""
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -46,7 +44,6 @@ from dreamactor.training.state import (
 TINY = NanoVAEConfig(4, (8, 8, 8), (1, 1, 1), (8, 8, 8, 8), (1, 1, 1, 1))
 SHAPE = NanoConfig(2, 1, 16, 32, 4)
 NOTHING = State({}, [])
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -315,15 +312,12 @@ def _kill_after(words: list[str], run: Path, step: int) -> None:
 def test_two_processes_are_one_run(files: Path, tmp_path: Path) -> None:
     """unchanged by: the number of processes, to rounding, even where it changes in the middle."""
     steps, more = 60, ("batch=4", "at_once=1", "save_minutes=0.002")
-    one, two, both = (_words(files, tmp_path / k, steps, *more) for k in ("one", "two", "both"))
-    starting.run(one, tmp_path / "one.txt")
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    command = [sys.executable, *torchrun, "-m", "dreamactor.cli", *two]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, timeout=180, text=True)
-    assert done.returncode == 0, done.stderr
-    _kill_after(both, tmp_path / "both", 20)
-    starting.run_together(both, tmp_path / "both.txt")
-    first, *others = (_losses(tmp_path / name) for name in ("one", "two", "both"))
+    words = {k: _words(files, tmp_path / k, steps, *more) for k in ("one", "two", "both")}
+    starting.run(words["one"], tmp_path / "one.txt")
+    starting.run_together(words["two"], tmp_path / "two.txt")
+    _kill_after(words["both"], tmp_path / "both", 20)
+    starting.run_together(words["both"], tmp_path / "both.txt")
+    first, *others = (_losses(tmp_path / name) for name in words)
     for other in others:
         assert other.keys() == first.keys() == set(range(1, steps + 1))
         assert_close(list(other.values()), list(first.values()), atol=1e-5, rtol=1e-5)

@@ -494,9 +494,7 @@ def test_both_stages_train_from_a_pool(
     monkeypatch.setattr(
         "dreamactor.training.nano.NanoConfig", lambda **given: replace(TINY, **given)
     )
-    settings = VAETrainConfig(
-        pool, minutes=0.02, batch=2, crop=32, clips=64, least=64, coarse=0.0
-    )
+    settings = VAETrainConfig(pool, minutes=0.02, batch=2, crop=32, clips=64, least=64, coarse=0.0)
     vae = train_nano_vae(settings, tmp_path / "vae")
     state, header = load_weights(vae)
     assert header["model"] == "nano-vae"
