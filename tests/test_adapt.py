@@ -4,11 +4,9 @@ of processes."""
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -16,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import starting
 import torch
 from accelerate import Accelerator
 from diffusers import HunyuanVideo15Transformer3DModel, WanTransformer3DModel
@@ -45,7 +44,6 @@ from dreamactor.training.state import (
 TINY = NanoVAEConfig(4, (8, 8, 8), (1, 1, 1), (8, 8, 8, 8), (1, 1, 1, 1))
 SHAPE = NanoConfig(2, 1, 16, 32, 4)
 NOTHING = State({}, [])
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -303,23 +301,23 @@ def test_a_run_that_is_told_to_end_saves_first(
 # ---- crashes and processes --------------------------------------------------------------------
 
 
-def _command(files: Path, run: Path, steps: int, *more: str) -> list[str]:
+def _words(files: Path, run: Path, steps: int, *more: str) -> list[str]:
     settings = ["rank=4", f"steps={steps}", "rate=1e-2", "warmup=1", "held=2", "log_every=1"]
     places = [f"cache={files / 'pose'}", f"base={files / 'base.safetensors'}"]
     vae = f"vae={files / 'vae.safetensors'}"
-    stage = ["dreamactor.cli", "train", "pose", "--out", str(run)]
-    return ["-m", *stage, *settings, *places, vae, "look_every=1000000", *more]
+    stage = ["train", "pose", "--out", str(run)]
+    return [*stage, *settings, *places, vae, "look_every=1000000", *more]
 
 
 def test_a_killed_run_equals_an_unbroken_one(files: Path, tmp_path: Path) -> None:
     """unchanged by: SIGKILL in the middle, twice; every loss to the last bit, and the adapter."""
     steps = 150
     for run in ("whole", "killed"):
-        command = [sys.executable, *_command(files, tmp_path / run, steps, "save_minutes=0.002")]
+        words = _words(files, tmp_path / run, steps, "save_minutes=0.002")
         kills = (40, 90) if run == "killed" else ()
         for least in kills:
-            _kill_after(command, tmp_path / run, least)
-        subprocess.run(command, check=True, env=ENVIRONMENT, capture_output=True, timeout=120)
+            _kill_after(words, tmp_path / run, least)
+        starting.run(words, tmp_path / f"{run}.txt")
     whole_run, killed = (_losses(tmp_path / run) for run in ("whole", "killed"))
     assert set(killed) == set(range(1, steps + 1))
     assert killed == whole_run
@@ -330,50 +328,40 @@ def test_a_killed_run_equals_an_unbroken_one(files: Path, tmp_path: Path) -> Non
         assert torch.equal(second[0][name], value)
 
 
-def _kill_after(command: list[str], run: Path, step: int) -> None:
+def _kill_after(words: list[str], run: Path, step: int) -> None:
     """Start a run, and kill it at once when it has logged a step and left a state."""
-    process = subprocess.Popen(
-        command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    started = starting.start(words, run.with_name(f"{run.name}.{step}.txt"))
     deadline, log = time.monotonic() + 90, run / "metrics.jsonl"
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and started.running:
         lines = log.read_text().splitlines() if log.is_file() else []
         if len(lines) > step and (run / "state.safetensors").is_file():
             break
         time.sleep(0.002)
     else:
-        raise AssertionError(f"no step {step}: {process.communicate()[1]}")
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+        raise AssertionError(f"no step {step}: {started.output}")
+    started.send(signal.SIGKILL)
+    assert started.wait() == -signal.SIGKILL
 
 
 def test_two_processes_are_one_run(files: Path, tmp_path: Path) -> None:
     """unchanged by: the number of processes, to rounding, even where it changes in the middle."""
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     steps, more = 60, ("batch=4", "at_once=1", "save_minutes=0.002")
-    _kill_after(
-        [sys.executable, *_command(files, tmp_path / "both", steps, *more)], tmp_path / "both", 20
-    )
-    runs: dict[str, list[str]] = {"one": [], "two": launch, "both": launch}
-    for name, before in runs.items():
-        command = [sys.executable, *before, *_command(files, tmp_path / name, steps, *more)]
-        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, timeout=180, text=True)
-        assert done.returncode == 0, done.stderr
-    one, two, both = (_losses(tmp_path / name) for name in runs)
-    assert one.keys() == two.keys() == both.keys() == set(range(1, steps + 1))
-    for other in (two, both):
-        assert_close(list(other.values()), list(one.values()), atol=1e-5, rtol=1e-5)
-    assert len(set(one.values())) == steps
+    words = {k: _words(files, tmp_path / k, steps, *more) for k in ("one", "two", "both")}
+    starting.run(words["one"], tmp_path / "one.txt")
+    starting.run_together(words["two"], tmp_path / "two.txt")
+    _kill_after(words["both"], tmp_path / "both", 20)
+    starting.run_together(words["both"], tmp_path / "both.txt")
+    first, *others = (_losses(tmp_path / name) for name in words)
+    for other in others:
+        assert other.keys() == first.keys() == set(range(1, steps + 1))
+        assert_close(list(other.values()), list(first.values()), atol=1e-5, rtol=1e-5)
+    assert len(set(first.values())) == steps
 
 
 def test_a_sharded_state_is_whole_in_the_file(tmp_path: Path) -> None:
     """same: what FSDP2 shards over two processes comes back from its file, and in one process."""
     script = Path(__file__).parent / "sharded.py"
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    command = [sys.executable, *launch, str(script), str(tmp_path / "state.safetensors")]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, timeout=180, text=True)
-    assert done.returncode == 0, done.stderr
+    starting.run_together([script, tmp_path / "state.safetensors"], tmp_path / "said.txt")
     state, facts = load_state(tmp_path / "state.safetensors") or (NOTHING, {})
     assert facts == {"step": 3}
     import sharded

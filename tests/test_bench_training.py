@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import starting
 import torch
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
@@ -83,19 +82,12 @@ def curve(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def _launched(script: list[str], out: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command = [*torchrun, "--standalone", *script, "bench", "training", "--out", str(out), *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, env=environment, capture_output=True, timeout=180, text=True)
-
-
 @pytest.mark.parametrize("way", ["DDP", "FSDP2"])
-def test_two_processes_have_the_losses_of_one(way: str, curve: Path) -> None:
+def test_two_processes_have_the_losses_of_one(way: str, curve: Path, tmp_path: Path) -> None:
     """unchanged by: copies in two processes, or shards; the report says so, with the scaling."""
-    sharded = [str(Path(__file__).parent / "sharded_run.py")]
-    done = _launched({"DDP": ["-m", "dreamactor.cli"], "FSDP2": sharded}[way], curve, CURVE)
-    assert done.returncode == 0, done.stderr
+    script = {"DDP": [], "FSDP2": [Path(__file__).parent / "sharded_run.py"]}[way]
+    words = [*script, "bench", "training", "--out", curve, *CURVE]
+    starting.run_together(words, tmp_path / "said.txt")
     rows = read(curve)
     two = next(row for row in rows if row.way == f"2 {way}")
     assert len(two.losses) == 20

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import starting
 import torch
 from tiny_hunyuan import write_folder
 from torch.testing import assert_close
@@ -414,16 +415,12 @@ def test_what_cannot_be_is_refused(change, message, folders, caches, tmp_path):
 # ---- processes --------------------------------------------------------------------------------
 
 
-def _launched(before: list[str], config: AdaptConfig, run: Path) -> list[float]:
-    """Losses of a run that is started so."""
+def _words(config: AdaptConfig, run: Path) -> list[str]:
+    """The command of a run."""
     names = ("cache", "base", "backbone", "rank", "steps", "batch", "rate", "warmup", "held")
     names = (*names, "log_every", "look_every", "attention")
     words = [f"{name}={getattr(config, name)}" for name in names]
-    command = [*before, "train", "pose", "--out", str(run), *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, timeout=180, text=True)
-    assert done.returncode == 0, done.stderr
-    return _losses(run)
+    return ["train", "pose", "--out", str(run), *words]
 
 
 @pytest.mark.parametrize("how", ["ddp", "sharded"])
@@ -432,14 +429,18 @@ def test_two_processes_are_one_run(how, folders, caches, tmp_path):
     mode = "full" if how == "sharded" else "one-way-aligned"  # which cannot be
     config = _config(WAN, folders, caches, steps=20, batch=2, look_every=10, attention=mode)
     train_adapter(config, "pose", tmp_path / "one")
-    root = Path(__file__).parent
-    torchrun = ["torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    launch = {  # `accelerate launch --cpu` starts one process, whatever --num_processes says
-        "ddp": [*torchrun, "-m", "dreamactor.cli"],
-        "sharded": [*torchrun, str(root / "sharded_run.py")],
-    }
-    one = _losses(tmp_path / "one")
-    two = _launched([sys.executable, "-m", *launch[how]], config, tmp_path / "two")
+    words = _words(config, tmp_path / "two")
+    if how == "ddp":  # `accelerate launch --cpu` starts one process, whatever --num_processes says
+        torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+        done = subprocess.run(
+            [sys.executable, *torchrun, "-m", "dreamactor.cli", *words],
+            env={**os.environ, **starting.ALONE}, capture_output=True, timeout=180, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    else:
+        script = Path(__file__).parent / "sharded_run.py"
+        starting.run_together([script, *words], tmp_path / "two.txt")
+    one, two = (_losses(tmp_path / run) for run in ("one", "two"))
     assert len(one) == len(two) == 20
     assert_close(two, one, rtol=1e-3, atol=0)
     a, b = (load_weights(tmp_path / r / "adapter.safetensors")[0] for r in ("one", "two"))

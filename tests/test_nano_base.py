@@ -27,6 +27,8 @@ from dreamactor.training.matches import matching_cells
 from dreamactor.training.nano import NanoBaseConfig, NanoTrainConfig, _Run, draw, train_nano
 from dreamactor.training.pool import SHARD, read_shard
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -45,6 +45,7 @@ from dreamactor.training.nano_placement import (
 from dreamactor.training.pool import SHARD, Shard, read_shard, write_shard
 
 CPU = Worker(0, 1, torch.device("cpu"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 PLACED = replace(SEEN, placed=True)
 AWAY = Placement(torch.tensor([2.0, 0.5]), torch.tensor([[0.25, -0.5], [0.0, 0.25]]))
 

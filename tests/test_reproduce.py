@@ -5,11 +5,9 @@ from __future__ import annotations
 import fcntl
 import io
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import starting
 from test_nano import TINY, save, tiny_nano
 
 from dreamactor import cli
@@ -252,16 +251,19 @@ def test_a_killed_chain_goes_on(files, tmp_path) -> None:
     out = tmp_path / "run"
     words = [*files, f"out={out}", "minutes=5", "pose.steps=200", "pose.save_minutes=0.01"]
     words += ["pose.look_every=1000", "shares.base=0.5", "shares.keypoints=0.5", "shares.pose=30"]
-    _until(words, lambda: (out / "pool" / "000000.npy").is_file(), signal.SIGKILL)
+    _until(
+        words, tmp_path / "1.txt", lambda: (out / "pool" / "000000.npy").is_file(), signal.SIGKILL
+    )
     state = out / "pose" / "state.safetensors"
-    said = _until(words, state.is_file, signal.SIGKILL)
+    said = _until(words, tmp_path / "2.txt", state.is_file, signal.SIGKILL)
     assert "[1/10] pool: render pairs for the estimator and stage 1; about" in said
     assert re.search(r"about .*, \d+ s were spent on it before; all", said)
     marks = out / "stages"
     pose = json.loads((marks / "pose.json").read_text())
     assert (pose["done"], pose["starts"]) == (False, 1)
     assert "Not finished: next is pose" in (out / "report.html").read_text()
-    said = _until(words, lambda: any((out / "data" / "items").glob("[!.]*")), signal.SIGTERM, 130)
+    made = lambda: any((out / "data" / "items").glob("[!.]*"))  # noqa: E731
+    said = _until(words, tmp_path / "3.txt", made, signal.SIGTERM, 130)
     assert len(re.findall(r": done before, in \d+ s; ", said)) == 4
     steps = [json.loads(x)["step"] for x in (out / "pose" / "metrics.jsonl").open() if "loss" in x]
     assert steps == list(range(1, 201))
@@ -286,19 +288,20 @@ def test_renderers_beside_a_block_end_with_it(files, tmp_path) -> None:
     assert sorted((tmp_path / "pool").iterdir()) == there
 
 
-def _until(words: list[str], seen: Callable[[], bool], number: int, code: int | None = None) -> str:
+def _until(
+    words: list[str],
+    said: Path,
+    seen: Callable[[], bool],
+    number: signal.Signals,
+    code: int | None = None,
+) -> str:
     """Begin the command, end it by a signal once something is there; what it said."""
-    command = [sys.executable, "-m", "dreamactor.cli", "reproduce", str(CONFIG), *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        end = time.monotonic() + 120
-        while not seen():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < end, "waited in vain"
-            time.sleep(0.02)
-        process.send_signal(number)
-        said, _ = process.communicate()
-    assert process.returncode == (-number if code is None else code)
-    return said
+    started = starting.start(["reproduce", CONFIG, *words], said)
+    end = time.monotonic() + 120
+    while not seen():
+        assert started.running, started.output
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+    started.send(number)
+    assert started.wait() == (-number if code is None else code), started.output
+    return started.output

@@ -66,6 +66,8 @@ SEEN = 0.3
 """Confidence from which a joint is drawn, as in DWPose."""
 SUBPIXEL = 8
 """Bits behind the point of what OpenCV is told."""
+AROUND = [turn(np.linspace(0, 2 * np.pi, 32, endpoint=False)[:, None]) for turn in (np.cos, np.sin)]
+"""Of an outline's points: how far along, and how far across."""
 RIM = 0.7
 """Pixels that OpenCV's antialiasing adds to an outline; limbs without it are 30 % too bright."""
 
@@ -297,13 +299,12 @@ def _draw_body(picture: Frames, joints: dict[str, Array], limbs: dict[str, str],
 
 def _ellipse(a: Array, b: Array, w: float) -> Array:
     """(32, 2) outline of the ellipse that reaches from a to b and is 2 w wide."""
-    angle = np.linspace(0, 2 * np.pi, 32, endpoint=False)[:, None]
     along = (b - a) / 2
     length = float(np.hypot(*along))
     unit = along / length if length > 1e-6 else np.array([1, 0], np.float32)
     normal = np.array([-unit[1], unit[0]])
     length, w = max(0.0, length - RIM), max(0.0, w - RIM)
-    outline = (a + b) / 2 + length * np.cos(angle) * unit + w * np.sin(angle) * normal
+    outline = (a + b) / 2 + length * AROUND[0] * unit + w * AROUND[1] * normal
     return np.asarray(outline, np.float32)
 
 
