@@ -4,6 +4,7 @@ of processes."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
