@@ -209,7 +209,7 @@ class _Run:
         self.learner.wear(self.average)
         # every other one first: neighbours are often twins, and the next one's driver is swapped in
         batch = self.cache.batch(sorted(range(self.config.held), key=lambda k: (k % 2, k)))
-        batch = {name: value.to(self.device).float() for name, value in batch.items()}
+        batch = {name: value.to(self.device) for name, value in batch.items()}
         drawn = draw(self.config, batch["target"], [BEFORE - k for k in range(self.config.held)])
         drawn = replace(drawn, continued=torch.zeros_like(drawn.continued))
         self.model.eval()

@@ -214,7 +214,7 @@ class Cache:
         return hashlib.sha256(json.dumps([asdict(self.header), self.keys]).encode()).hexdigest()
 
     def batch(self, which: Sequence[int]) -> dict[str, Tensor]:
-        """Some examples, in their 16 bits on the CPU; a subject that is not known is everywhere.
+        """Some examples, float32 on the CPU; a subject that is not known is everywhere.
 
         An example is looked at when it is read first: `check_examples` takes longer than all else.
 
@@ -224,7 +224,7 @@ class Cache:
         rows = [self._places[k] for k in which]
         names = self._shards[0].keys()
         out = {
-            name: joined([self._shards[s].get_slice(name)[r : r + 1] for s, r in rows])
+            name: joined([self._shards[s].get_slice(name)[r : r + 1] for s, r in rows]).float()
             for name in names
         }
         fresh = [i for i, k in enumerate(which) if k not in self._sound]

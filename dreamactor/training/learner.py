@@ -70,7 +70,7 @@ class Learner:
             part = slice(start, start + self.at_once)
             last = part.stop == self.mine
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                some = {name: value[part].to(device).float() for name, value in batch.items()}
+                some = {name: value[part].to(device) for name, value in batch.items()}
                 loss = self._loss(some, samples[part]) * self.at_once / self.mine
                 self.accelerator.backward(loss)
             total += loss.detach()
