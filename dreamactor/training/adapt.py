@@ -173,8 +173,7 @@ class _Run:
 
     def _ended(self) -> bool:
         """Whether the time of the run, or of this process, is up."""
-        here = time.monotonic() - self.began
-        return self.budget.fraction >= 1 or here >= 60 * self.config.pause_minutes
+        return self.budget.ended(self.began, self.config.pause_minutes)
 
     def _fraction(self) -> float:
         """How much of the run is over."""

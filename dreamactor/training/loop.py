@@ -135,6 +135,10 @@ class Budget:
         """0 at the start, 1 when the time is up; a budget of nothing is up at once."""
         return min(1.0, self.elapsed / self.seconds) if self.seconds > 0 else 1.0
 
+    def ended(self, began: float, pause_minutes: float) -> bool:
+        """Whether the time is up, or that of this process, which began then (monotonic clock)."""
+        return self.fraction >= 1 or time.monotonic() - began >= 60 * pause_minutes
+
 
 def learning_rate(fraction: float, step: int, warmup: int, decay_from: float) -> float:
     """Factor of the peak rate: linear warm-up by steps, linear decay by time to nothing.
@@ -319,8 +323,7 @@ class Loop:
                 sums, count, looked = {}, 0, 0.0
 
     def _ended(self) -> bool:
-        here = time.monotonic() - self.worker.began
-        return self.budget.fraction >= 1 or here >= 60 * self.pause_minutes
+        return self.budget.ended(self.worker.began, self.pause_minutes)
 
     def _update(self, total: Tensor) -> None:
         factor = learning_rate(self.fraction, self.step, self.warmup, self.decay_from)
