@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import select
 import signal
 import socket
 import struct
@@ -14,6 +15,7 @@ import sys
 import time
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -305,26 +307,24 @@ def test_refuses_a_second_server_in_a_folder(tmp_path):
 
 
 def raw(port, *pieces, pause=0.0, seconds=10):
-    """What a server answers to bytes, sent with pauses; (answer, seconds, bytes sent)."""
-    begun, sent = time.monotonic(), 0
+    """What a server answers to bytes, sent with pauses; (answer, seconds, bytes sent).
+
+    Sending ends with the first byte that comes back or with the connection; what was said before is
+    read in either case.
+    """
+    begun, sent, heard, first = time.monotonic(), 0, b"", None
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as link:
-        try:
+        with suppress(ConnectionError):
             for piece in pieces:
                 link.sendall(piece)
                 sent += len(piece)
-                if pause:
-                    link.settimeout(pause)
-                    try:
-                        found = link.recv(4096)
-                    except TimeoutError:
-                        found = None
-                    link.settimeout(seconds)
-                    if found is not None:
-                        taken = time.monotonic() - begun
-                        return found + link.recv(4096), taken, sent
-            return b"".join(iter(lambda: link.recv(4096), b"")), time.monotonic() - begun, sent
-        except (ConnectionError, TimeoutError):
-            return b"", time.monotonic() - begun, sent
+                if pause and select.select([link], [], [], pause)[0]:
+                    first = time.monotonic()
+                    break
+        with suppress(ConnectionError):
+            while more := link.recv(4096):
+                heard += more
+    return heard, (first or time.monotonic()) - begun, sent
 
 
 def head(method, path, port, **headers):
@@ -481,15 +481,15 @@ def test_refuses_to_wait_for_who_is_slow(root):
         assert b" 408 " in said.split(b"\r\n")[0]
         assert b"want 64 KiB a second" in said
         log.info("a body of 20 bytes a second: cut off after %.2f s of 0.5", seconds)
-        assert seconds < 1.5
+        assert seconds < 3
         said, seconds, _ = raw(port, *[b"%c" % c for c in b"GET /health HTTP/1.1\r\n"], pause=0.05)
-        assert (said, seconds < 1.5) == (b"", True)
+        assert (said, seconds < 3) == (b"", True)
         log.info("a head of 20 bytes a second: cut off after %.2f s of 0.5", seconds)
         said, seconds, _ = raw(port, b"")  # says nothing at all
-        assert (said, seconds < 1.5) == (b"", True)
+        assert (said, seconds < 3) == (b"", True)
         start = head("POST", "/jobs", port, Content_Length=60_000, Content_Type="application/json")
         said, seconds, _ = raw(port, start, *drops, pause=0.05)
-        assert (b" 408 " in said.split(b"\r\n")[0], seconds < 1.5) == (True, True)
+        assert (b" 408 " in said.split(b"\r\n")[0], seconds < 3) == (True, True)
         time.sleep(0.6)
         assert list((root / "uploads").iterdir()) == []
         assert client.get("/health")["ok"]
