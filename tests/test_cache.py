@@ -11,13 +11,16 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from test_nano_surface import SEEN
 from torch.testing import assert_close
 
 from dreamactor.backbones.nano import load_vae
+from dreamactor.backbones.nano_placement import PlacementNet
 from dreamactor.backbones.nano_vae import NanoVAE, NanoVAEConfig
 from dreamactor.backbones.weights import save_weights
 from dreamactor.cli import main
 from dreamactor.conditioning.augment import augment, hide_lead
+from dreamactor.conditioning.placement import place_frames
 from dreamactor.conditioning.skeleton import JOINTS, draw
 from dreamactor.errors import ConfigError, MediaError, WeightsError
 from dreamactor.runs import seed_of
@@ -32,6 +35,7 @@ from dreamactor.training.cache import (
     write_examples,
 )
 from dreamactor.training.encode import CacheConfig, fill_cache
+from dreamactor.training.nano_placement import with_placement
 from dreamactor.training.pool import SHARD, Shard, read_shard, write_shard
 from dreamactor.training.takes import Triplets, pool_track, windows
 from dreamactor.video import write_clip
@@ -251,6 +255,37 @@ def test_rgb_examples_are_driven_by_the_twin(pool: Path, vae: Path, tmp_path: Pa
     for k in (0, 6):
         batch = cache.batch([k, k + 1])
         assert torch.equal(batch["motion"], batch["target"].flip(0))
+
+
+def test_drivers_can_be_placed_as_animate_does(pool: Path, vae: Path, tmp_path: Path) -> None:
+    """same: motion is what encoding the placed driver gives; targets are as without."""
+    torch.manual_seed(0)
+    network = PlacementNet()
+    torch.nn.init.normal_(network.judge[-1].weight, std=0.02)
+    model = with_placement(NanoVAE(SEEN), network).eval().requires_grad_(False)
+    header = {"model": "nano-vae", "config": vars(model.config)}
+    save_weights(tmp_path / "vae.safetensors", model.state_dict(), header)
+    caches = {}
+    for placed in (False, True):
+        out = tmp_path / str(placed)
+        config = CacheConfig(pool=pool, vae=tmp_path / "vae.safetensors", limit=1, placed=placed)
+        fill_cache(config, "rgb", out, "cpu")
+        caches[placed] = Cache(out)
+        assert caches[placed].header.settings.get("placed", False) == placed
+    shard, batch = read_shard(pool, 0), caches[True].batch([3])
+    x = torch.from_numpy(shard.pixels[1, ..., :3]).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    placement = model.place(x[1:, :, 1], x[:1, :, 1:])
+    expected = model.encode(place_frames(x[:1, :, 1:], placement))
+    assert_close(batch["motion"], expected, atol=5e-3, rtol=5e-3)
+    plain = caches[False].batch([3])
+    assert torch.equal(batch["target"], plain["target"])
+    assert not torch.equal(batch["motion"], plain["motion"])
+    with pytest.raises(ConfigError, match="knows no placements; want one that does"):
+        fill_cache(CacheConfig(pool=pool, vae=vae, limit=1, placed=True), "rgb", tmp_path / "no")
+    with pytest.raises(ConfigError, match="placed=true: only for rgb"):
+        fill_cache(CacheConfig(pool=pool, vae=vae, placed=True), "pose", tmp_path / "no")
+    with pytest.raises(ConfigError, match="placed=true: only for nano"):
+        CacheConfig(pool=pool, backbone="wan2.1-i2v-14b-480p", placed=True)
 
 
 def test_another_reference_is_another_first_frame(pool: Path, vae: Path, tmp_path: Path) -> None:

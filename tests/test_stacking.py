@@ -160,6 +160,20 @@ def test_pose_and_rgb_take_turns_on_the_same_weights(tmp_path, experts):
     assert torch.equal(predicted(wan), plain)
 
 
+def test_a_distilled_adapter_brings_its_schedule_and_takes_it_away(tmp_path):
+    """unchanged by: an adapter with a schedule before; exact: that schedule, without guidance."""
+    quick, plain = tmp_path / "quick.safetensors", tmp_path / "plain.safetensors"
+    adapter(quick, sampling=(4, 2.0))
+    adapter(plain)
+    wan = wan_of(1)
+    own = wan.native
+    for path, wanted in (
+        (quick, replace(own, steps=4, shift=2.0, guidance=1.0)), (plain, own),
+    ):  # fmt: skip
+        swap(wan, path)
+        assert wan.native == wanted
+
+
 def weights_of(wan):
     return {
         f"{expert}.{name.replace('.base_layer', '')}": value.clone()

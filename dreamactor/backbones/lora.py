@@ -10,9 +10,9 @@ the transformer.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from diffusers import ModelMixin, WanTransformer3DModel
 from peft import LoraConfig
@@ -29,7 +29,12 @@ from dreamactor.conditioning.canvas import VERSION
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.provenance import sha256
 
+if TYPE_CHECKING:
+    from dreamactor.backbones.base import Native
+
 Targets = Literal["ff", "attention"]
+Sampling = tuple[int, float]
+"""Steps and shift of a sampler's schedule (`diffusion.flow.schedule`)."""
 NAME = "dreamactor"  # of the adapter within the transformer
 MODULES: dict[Targets, str] = {
     "ff": r"(blocks\.\d+\.ffn|transformer_blocks\.\d+\.ff)\.net\.(0\.proj|2)",
@@ -62,6 +67,8 @@ class AdapterInfo:
     """Who saw whom on the canvas in training, and so has to when it animates."""
     injection: Injection = "canvas"
     """How the driver came in, likewise."""
+    sampling: Sampling | None = None
+    """Of an adapter that was distilled, the schedule that it draws by; it needs no guidance."""
 
     def __post_init__(self) -> None:
         """Check every value by itself.
@@ -82,12 +89,21 @@ class AdapterInfo:
                 f"injection={self.injection} attention={self.attention}: want attention=full"
             )
         check_lead(self.variant, self.lead)
+        if self.sampling is not None and not (self.sampling[0] >= 1 and self.sampling[1] >= 1):
+            raise ConfigError(f"sampling={self.sampling}: want steps and shift, 1 or more each")
+
+    def native(self, own: Native) -> Native:
+        """The sizes of a backbone with this adapter, whose schedule goes over its own."""
+        if self.sampling is None:
+            return own
+        return replace(own, steps=self.sampling[0], shift=self.sampling[1], guidance=1.0)
 
 
 class Adaptable(Protocol):
     """What an adapter needs of a backbone: that it has one transformer."""
 
     name: str
+    native: Native
     transformer: ModelMixin
     weights: dict[str, str]
     variant: Variant
@@ -227,12 +243,17 @@ def adapt(backbone: Adaptable, path: Path) -> None:
     info = load_adapter(backbone.transformer, path, backbone.name, weights)
     merge(backbone.transformer)
     backbone.variant, backbone.lead = info.variant, info.lead or 0
+    backbone.native = info.native(backbone.native)
     backbone.adapter = {"sha256": sha256(path), **asdict(info)}
 
 
 def _info(path: Path, header: dict[str, Any]) -> AdapterInfo:
     check_model(path, header, "adapter")
+    stated = {k: v for k, v in header.items() if k != "model"}
     try:
-        return AdapterInfo(**{k: v for k, v in header.items() if k != "model"})
-    except (TypeError, ConfigError) as error:
+        if stated.get("sampling") is not None:
+            steps, shift = stated["sampling"]
+            stated["sampling"] = (int(steps), float(shift))
+        return AdapterInfo(**stated)
+    except (TypeError, ValueError, ConfigError) as error:
         raise WeightsError(f"{path}: not an adapter header this program reads ({error})") from error

@@ -29,6 +29,7 @@ from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from dreamactor.backbones.base import Native
 from dreamactor.backbones.catalogue import CATALOGUE, Mode
 from dreamactor.backbones.incontext import check_mode
 from dreamactor.backbones.load import Variant
@@ -58,6 +59,9 @@ class Stackable(Protocol):
     weights: dict[str, str]
     variant: Variant
     lead: int
+    native: Native
+    own: Native
+    """Its sizes and schedule without an adapter."""
     adapter: dict[str, Any] | None
     scales: dict[str, float]
     """Name of every set of layers on it -> its scale."""
@@ -113,6 +117,7 @@ def swap(backbone: Stackable, path: Path) -> None:
     info = infos[0]
     digest = sha256(files[0]) if len(files) == 1 else [sha256(file) for file in files]
     backbone.variant, backbone.lead = info.variant, info.lead or 0
+    backbone.native = info.native(backbone.own)
     backbone.adapter = {"sha256": digest, **asdict(info)}
 
 

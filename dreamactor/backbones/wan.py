@@ -87,7 +87,7 @@ class Wan:
         self.keeping = keeping
         self._silence: Tensor | None = None
         self.pipe = pipe
-        self.native = native
+        self.native = self.own = native
         self.device = torch.device(device)
         self.dtype = dtype
         self.weights = weights or {}

@@ -147,6 +147,17 @@ def train_rgb(out: RunOut, settings: Settings = None, dry_run: Dry = False) -> N
     _adapt(parsed(RgbConfig, settings), "rgb", out, dry_run)
 
 
+@app.command("distill")
+def train_distill(out: RunOut, settings: Settings = None) -> None:
+    """Few sampling steps that draw what many do: of an adapter, or of nano's own weights."""
+    from dreamactor.training.adapt import train_adapter
+    from dreamactor.training.cache import read_cache_header
+    from dreamactor.training.distill import DistillConfig
+
+    config = parsed(DistillConfig, settings)
+    print(train_adapter(config, read_cache_header(config.cache).task, out))
+
+
 def _adapt(config: AdaptConfig, variant: Variant, out: Path, dry_run: bool) -> None:
     """Train an adapter, or say what that would take."""
     if dry_run:
@@ -164,8 +175,14 @@ def train_export(
     vae: Annotated[Path, typer.Option(help="vae.safetensors of a run.")],
     transformer: Annotated[Path, typer.Option(help="transformer.safetensors of a run.")],
     out: Annotated[Path, typer.Option(help="Weights folder, for `animate --weights`.")],
-    steps: Annotated[int, typer.Option(min=1, help="Default sampling steps.")] = 4,
-    shift: Annotated[float, typer.Option(min=1, help="Shift of the sampler's schedule.")] = 3.0,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Default sampling steps; those of a distillation, or 4."),
+    ] = None,
+    shift: Annotated[
+        float | None,
+        typer.Option(min=1, help="Shift of the sampler's schedule; likewise, or 3."),
+    ] = None,
 ) -> None:
     """Make a weights folder: matrices and kernels in 8-bit rows."""
     from dreamactor.training.export import export_nano

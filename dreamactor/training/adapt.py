@@ -1,6 +1,7 @@
 """Both stages of the recipe: an adapter on a frozen transformer, from a cache of examples.
 
-`dreamactor train pose` and `dreamactor train rgb`. Carried by accelerate: one GPU, several (DDP)
+`dreamactor train pose` and `dreamactor train rgb`; and `dreamactor train distill`, whose steps are
+others (`training.distill`). Carried by accelerate: one GPU, several (DDP)
 or sharded (FSDP2), by its own config files (configs/accelerate/). Which examples a step sees, and
 their noise, depend on the step alone: neither a crash nor the number of processes changes the
 losses.
@@ -34,12 +35,13 @@ from dreamactor.backbones.lora import adapter_state, save_adapter
 from dreamactor.backbones.nano import load_vae
 from dreamactor.backbones.weights import save_weights
 from dreamactor.conditioning.framing import to_picture
-from dreamactor.errors import DreamActorError
+from dreamactor.errors import ConfigError, DreamActorError
 from dreamactor.image import write_png
 from dreamactor.provenance import sha256
 from dreamactor.runs import RunFolder
 from dreamactor.training.cache import Cache
-from dreamactor.training.learner import Learner
+from dreamactor.training.distill import DistillConfig, Distiller
+from dreamactor.training.learner import Learner, Learning
 from dreamactor.training.looks import held_numbers
 from dreamactor.training.loop import Budget, identity, learning_rate, signalled
 from dreamactor.training.preview import Preview
@@ -85,6 +87,8 @@ class _Run:
         check_fit(config, variant, self.cache, trainee)
         mode = mode_for(config, trainee)
         check_shards(mode, self.accelerator.is_fsdp2)
+        if isinstance(config, DistillConfig) and self.accelerator.is_fsdp2:
+            raise ConfigError("distill: cannot be sharded; want whole copies, as of torchrun")
         settings = identity(asdict(config))
         if config.injection == "canvas":
             del settings["injection"]  # runs from before there were others can go on
@@ -104,20 +108,25 @@ class _Run:
 
     def _wrap(self) -> None:
         """Hand the network over to accelerate."""
-        config = self.config
-        self.learner = Learner(self.trainee, config, self.accelerator)
-        self.model, self.optimiser = self.learner.model, self.learner.optimiser
+        config, accelerator = self.config, self.accelerator
+        self.learner: Learning
+        if isinstance(config, DistillConfig):
+            shape = self.cache.shape
+            self.learner = Distiller(self.trainee, config, accelerator, self.info, shape)
+        else:
+            self.learner = Learner(self.trainee, config, accelerator)
+        self.model = self.learner.model
         self.params, self.average = self.learner.params, self.learner.average
         self.preview: Preview | None = None
         if not CATALOGUE[config.backbone].hub:  # the autoencoder of a large one stays where it is
             vae = load_vae(config.vae).to(self.device).eval().requires_grad_(False)
-            self.preview = Preview(self._network, vae, config.motion)
+            self.preview = Preview(self._network, vae, config.motion, *config.sampling or ())
 
     def _restore(self) -> None:
         self.step, spent = 0, 0.0
         found = load_state(self.folder.state)
         if found is not None:
-            put_back(found[0], self.params, self.average, self.optimiser)
+            put_back(found[0], *self.learner.changing)
             self.step, spent = found[1]["step"], found[1]["seconds"]
         if self.leads:
             self.folder.forget(self.step if found else BEFORE)
@@ -187,7 +196,8 @@ class _Run:
     # ---- what is written ------------------------------------------------------------------
 
     def _log(self, loss: Tensor) -> None:
-        mean, norm = float(self.accelerator.reduce(loss, "mean")), float(whole(self.learner.norm))
+        mean = float(self.accelerator.reduce(loss, "mean"))
+        facts = {name: float(whole(value)) for name, value in self.learner.facts.items()}
         if not math.isfinite(mean):
             raise DreamActorError(
                 f"{self.folder.path}: the loss is {mean} at step {self.step}; "
@@ -196,7 +206,7 @@ class _Run:
         if self.board is None:
             return
         seconds = round(self.budget.elapsed, 1)
-        values = {"loss": mean, "rate": self.rate, "norm": norm}
+        values = {"loss": mean, "rate": self.rate, **facts}
         self.folder.log(step=self.step, seconds=seconds, **values)
         for name, value in values.items():
             self.board.add_scalar(name, value, self.step)
@@ -244,16 +254,18 @@ class _Run:
     def _write(self, weights: dict[str, Tensor]) -> None:
         if self.info is None:
             cache = self.cache.header
-            learnt = {"task": "animate", "variant": cache.task, "lead": cache.lead}
-            header = {**learnt, "steps": self.step, "motion": self.config.motion}
+            header: dict[str, object] = {"task": "animate", "variant": cache.task}
+            header |= {"lead": cache.lead, "steps": self.step, "motion": self.config.motion}
             header["attention"] = mode_of(self.trainee.transformer)
+            if self.config.sampling is not None:
+                header["sampling"] = self.config.sampling
             save_weights(self.file, weights, {**self.trainee.header, **header})
             return
         state = adapter_state(self.trainee.transformer, weights)
         save_adapter(self.file, state, self.info, self.trainee.part)
 
     def _save(self) -> None:
-        state = read_out(self.params, self.average, self.optimiser)
+        state = read_out(*self.learner.changing)
         facts = {"step": self.step, "seconds": self.budget.elapsed}
         if self.leads:
             save_state(self.folder.state, state, facts)

@@ -179,7 +179,7 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._open = folder, ExitStack()
-        self.header = _read_header(folder)
+        self.header = read_cache_header(folder)
         self._shards: list[Any] = []
         self._places: list[tuple[int, int]] = []  # shard and row of each example
         self.keys: list[str] = []
@@ -275,7 +275,12 @@ def _read_silence(path: Path) -> Tensor | None:
     return text
 
 
-def _read_header(folder: Path) -> CacheHeader:
+def read_cache_header(folder: Path) -> CacheHeader:
+    """What the examples of a folder share.
+
+    Raises:
+        ConfigError: There is no cache.
+    """
     path = folder / "cache.json"
     try:
         header = CacheHeader(**json.loads(path.read_text()))

@@ -39,6 +39,7 @@ from dreamactor.conditioning.canvas import (
     motion_half,
     reference_half,
 )
+from dreamactor.conditioning.placement import Placement, place_frames
 from dreamactor.conditioning.skeleton import SEEN, Frames, draw
 from dreamactor.conditioning.text import TextEncoder
 from dreamactor.config import check_least
@@ -86,6 +87,9 @@ class CacheConfig(AugmentConfig):
     """Differently changed skeletons of each clip."""
     trunk: bool = True
     """Draw spine, pelvis and tail where they are known."""
+    placed: bool = False
+    """Bring drivers to where the subject stands, as `animate` does with nano's weights that learnt
+    from such (those that ship); of nano and the RGB stage alone."""
     estimator: str = "keypoints"
     """Of skeletons in clips: keypoints, mediapipe or rtmlib."""
     frames: int | None = None
@@ -106,8 +110,10 @@ class CacheConfig(AugmentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_backbone(self.backbone)
+        entry = CATALOGUE[check_backbone(self.backbone)]
         check_least(self, {"draws": 1, "limit": 1, "minutes": 0})
+        if self.placed and entry.hub:
+            raise ConfigError(f"placed=true: only for nano, {self.backbone} has its drivers as is")
         if self.lead is not None and self.lead < 0:
             raise ConfigError(f"lead={self.lead}: want 0 or more")
         if self.frames is not None and (self.frames < 5 or self.frames % STRIDE_T != 1):
@@ -140,6 +146,8 @@ class CacheConfig(AugmentConfig):
         if given[0] == {"rgb": "clips", "pose": "triplets"}[task]:
             other = "pool or triplets" if task == "rgb" else "pool or clips"
             raise ConfigError(f"{given[0]} cannot teach {task}: want {other}")
+        if self.placed and task != "rgb":
+            raise ConfigError(f"placed=true: only for rgb, a skeleton of {task} stays where it is")
 
     def source(self, task: Variant, native: Native, device: str) -> Source:
         """Where takes come from, at the sizes and the rate of a backbone.
@@ -187,6 +195,8 @@ class _Filler:
         )
         settings = {f.name: getattr(self.config, f.name) for f in fields(config)}
         made = {k: v for k, v in plain(settings).items() if k not in PLACES} | self.source.about
+        if not config.placed:
+            del made["placed"]  # caches from before there were others can go on
         vae = digest_of(self.encoder.weights, "vae")
         header = CacheHeader(task, self.encoder.name, vae, self.source.fps, made)
         open_cache(out, header, worker.leads)
@@ -245,6 +255,8 @@ class _Filler:
             _clips(frames, device)
             for frames in ([take.target for take, _ in takes], [frames for _, frames in takes])
         )
+        if self.config.placed:
+            driving = _placed(encoder, clip, driving)
         text = encoder.encode_text([take.caption for take, _ in takes])
         out = examples_of(encoder, clip, driving, text)
         subjects = [take.subject for take, _ in takes if take.subject is not None]
@@ -306,6 +318,14 @@ class _NanoEncoder:
         with self._worker.autocast():
             latents = torch.cat([self.vae.encode(half) for half in halves], dim=-1)
         return Cond(latents, fold_mask(canvas.mask, self.grid), text)
+
+
+def _placed(encoder: Encoder, clip: Tensor, driving: Tensor) -> Tensor:
+    """Drivers (B, 3, T, H, W) brought to where the subject of each clip stands."""
+    vae = getattr(encoder, "vae", None)
+    if not isinstance(vae, NanoVAE) or not vae.config.placed:
+        raise ConfigError("placed=true: the autoencoder knows no placements; want one that does")
+    return place_frames(driving, Placement(*vae.place(clip[:, :, 0], driving)))
 
 
 def _encoder(config: CacheConfig, worker: Worker) -> Encoder:

@@ -8,12 +8,20 @@ from pathlib import Path
 
 from dreamactor.backbones.base import Native
 from dreamactor.backbones.nano import check_header
-from dreamactor.backbones.weights import load_weights, save_weights
+from dreamactor.backbones.weights import load_weights, read_header, save_weights
 from dreamactor.runs import write_text
+
+STEPS, SHIFT = 4, 3.0
+"""Of the sampler, for weights that were not distilled to others."""
 
 
 def export_nano(
-    vae: Path, transformer: Path, out: Path, steps: int, shift: float, size: int = 256
+    vae: Path,
+    transformer: Path,
+    out: Path,
+    steps: int | None = None,
+    shift: float | None = None,
+    size: int = 256,
 ) -> int:
     """Write vae.safetensors, transformer.safetensors and manifest.json.
 
@@ -23,8 +31,9 @@ def export_nano(
         vae: Weights of `train_nano_vae`.
         transformer: Weights of `train_nano`.
         out: The folder; made if needed.
-        steps: The sampler's default steps with these weights.
-        shift: The shift of its schedule.
+        steps: The sampler's default steps with these weights; None takes those that they were
+            distilled to, or STEPS.
+        shift: The shift of its schedule; None likewise, or SHIFT.
         size: Pixels of a side that they were trained at.
 
     Returns:
@@ -33,6 +42,8 @@ def export_nano(
     Raises:
         WeightsError: A file is missing or of the wrong kind.
     """
+    distilled = read_header(transformer).get("sampling") or (STEPS, SHIFT)
+    steps, shift = steps or distilled[0], shift or distilled[1]
     out.mkdir(parents=True, exist_ok=True)
     files = {}
     for source, kind in ((vae, "nano-vae"), (transformer, "nano")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,7 +17,57 @@ from dreamactor.training.examples import lay_out
 from dreamactor.training.stage import AdaptConfig, draw, share_of
 
 
-class Learner:
+class Learning(ABC):
+    """What every run has, whatever its steps are: weights that learn, and their average."""
+
+    config: AdaptConfig
+    accelerator: Accelerator
+    model: nn.Module
+    """Asked for previews."""
+    params: dict[str, nn.Parameter]
+    """What the run is for."""
+    average: dict[str, Tensor]
+    """Of the same names."""
+    mine: int
+    """Examples of a step on this process."""
+    facts: dict[str, Tensor]
+    """Of the last step, for the log."""
+
+    @property
+    @abstractmethod
+    def changing(self) -> tuple[Any, ...]:
+        """All that changes in a step: weights, averages and optimisers, for `training.state`."""
+
+    @abstractmethod
+    def update(self, batch: dict[str, Tensor], step: int, rate: float) -> Tensor:
+        """One step; its loss on this process.
+
+        Args:
+            batch: Examples of `samples(step)`, as from `Cache.batch`.
+            step: Its number.
+            rate: Of learning.
+        """
+
+    def samples(self, step: int) -> list[int]:
+        """Numbers of this process's samples of a step."""
+        first = step * self.config.batch + self.accelerator.process_index * self.mine
+        return list(range(first, first + self.mine))
+
+    @torch.no_grad()
+    def follow(self, updates: int) -> None:
+        """Move the averages towards the weights; faster in the beginning."""
+        decay = min(self.config.average, (1 + updates) / (10 + updates))
+        for name, param in self.params.items():
+            self.average[name].lerp_(param.detach(), 1 - decay)
+
+    @torch.no_grad()
+    def wear(self, weights: dict[str, Tensor]) -> None:
+        """Take other values of what is trained."""
+        for name, param in self.params.items():
+            param.copy_(weights[name])
+
+
+class Learner(Learning):
     """A trainee in accelerate's hands, its optimiser, and the average of its weights.
 
     Args:
@@ -41,26 +92,17 @@ class Learner:
         self.model, self.stepper = accelerator.prepare(transformer, optimiser)
         self.optimiser: torch.optim.Optimizer = self.stepper.optimizer
         inner = accelerator.unwrap_model(self.model)
-        self.params: dict[str, nn.Parameter] = {
-            name: p for name, p in inner.named_parameters() if p.requires_grad
-        }
+        self.params = {name: p for name, p in inner.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self.params.items()}
-        self.norm = torch.zeros(())
-        """Of the last step's gradient, before it was clipped."""
+        self.facts = {"norm": torch.zeros(())}  # of the gradient, before it was clipped
 
-    def samples(self, step: int) -> list[int]:
-        """Numbers of this process's samples of a step."""
-        first = step * self.config.batch + self.accelerator.process_index * self.mine
-        return list(range(first, first + self.mine))
+    @property
+    def changing(self) -> tuple[Any, ...]:
+        """As `Learning` says."""
+        return self.params, self.average, self.optimiser
 
     def update(self, batch: dict[str, Tensor], step: int, rate: float) -> Tensor:
-        """One step; its loss on this process.
-
-        Args:
-            batch: Examples of `samples(step)`, as from `Cache.batch`.
-            step: Its number.
-            rate: Of learning.
-        """
+        """As `Learning` says."""
         samples, device = self.samples(step), self.accelerator.device
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -74,9 +116,10 @@ class Learner:
                 loss = self._loss(some, samples[part]) * self.at_once / self.mine
                 self.accelerator.backward(loss)
             total += loss.detach()
-        self.norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.facts = {"norm": norm}
         self.stepper.step()
-        self._follow(step)
+        self.follow(step)
         return total
 
     def _loss(self, batch: dict[str, Tensor], samples: list[int]) -> Tensor:
@@ -87,19 +130,6 @@ class Learner:
         predicted = self.trainee.predict(self.model, made.x, drawn.sigma, made.cond)
         weight = (1 + config.subject_weight * batch["subject"]) * (1 - 0.9 * made.shown)
         return flow_loss(predicted, made.latents, drawn.sigma, weight, config.motion).mean()
-
-    @torch.no_grad()
-    def _follow(self, step: int) -> None:
-        """Move the averages towards the weights; faster in the beginning."""
-        decay = min(self.config.average, (1 + step) / (10 + step))
-        for name, param in self.params.items():
-            self.average[name].lerp_(param.detach(), 1 - decay)
-
-    @torch.no_grad()
-    def wear(self, weights: dict[str, Tensor]) -> None:
-        """Take other values of what is trained."""
-        for name, param in self.params.items():
-            param.copy_(weights[name])
 
 
 def _compute_as_unsharded(transformer: nn.Module, plugin: Any, accelerator: Accelerator) -> None:

@@ -20,7 +20,7 @@ from dreamactor.diffusion.flow import MotionHalf, generated, schedule
 from dreamactor.diffusion.sampler import beside, sample_euler
 from dreamactor.training.examples import Draws, example
 
-STEPS, SHIFT = 4, 5.0  # of the sampler, the same for all runs
+STEPS, SHIFT = 4, 5.0  # of the sampler, the same for all runs but those that distil
 SIGMAS = (1.0, 0.7)  # noise levels of single predictions
 DECODED = 8  # clips decoded at once
 
@@ -33,11 +33,15 @@ class Preview:
         network: (network input, sigma (B,), text) -> latents (B, C, F, h, n w), float32.
         vae: Autoencoder of the latents.
         motion: How the motion half is treated.
+        steps: Of the sampler.
+        shift: Of its schedule.
     """
 
     network: Callable[[Tensor, Tensor, Tensor], Tensor]
     vae: NanoVAE
     motion: MotionHalf
+    steps: int = STEPS
+    shift: float = SHIFT
 
     @torch.no_grad()
     def numbers(
@@ -116,7 +120,7 @@ class Preview:
             predicted = self.network(torch.cat([wide, condition], dim=1), level, text)
             return velocity_of(predicted, wide, level)
 
-        sigmas = schedule(STEPS, SHIFT)
+        sigmas = schedule(self.steps, self.shift)
         sigmas = torch.cat([sigmas.new_tensor([since]), sigmas[sigmas < since]])
         start = torch.lerp(latents, noise, since) if since < 1 else noise
         if self.motion == "none":

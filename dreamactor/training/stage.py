@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -20,7 +20,7 @@ from dreamactor.backbones.catalogue import CATALOGUE, Expert, Injection, Mode
 from dreamactor.backbones.incontext import mode_of, set_mode
 from dreamactor.backbones.injection import INJECTS
 from dreamactor.backbones.load import Variant, check_backbone
-from dreamactor.backbones.lora import AdapterInfo, attach, load_adapter, read_info
+from dreamactor.backbones.lora import AdapterInfo, Sampling, attach, load_adapter, read_info
 from dreamactor.backbones.nano import DATA
 from dreamactor.diffusion.flow import MotionHalf, sample_sigma
 from dreamactor.errors import ConfigError
@@ -53,6 +53,10 @@ class AdaptConfig:
     injection: Injection = "canvas"
     """How the driver comes in (`backbones.injection`): the canvas, which is the paper's, or one of
     the ways that it is compared with, on nano. That of `start` has to be the same."""
+    keeps_mode: ClassVar[bool] = False
+    """Whether weights that are not told otherwise go on in the mode that they are in."""
+    sampling: ClassVar[Sampling | None] = None
+    """Steps and shift of the only schedule that the result is for."""
     rank: int = 256
     steps: int = 50_000
     minutes: float = math.inf
@@ -205,6 +209,13 @@ def check_fit(config: AdaptConfig, variant: Variant, cache: Cache, trainee: Trai
             f"{given}: autoencoder of sha256 {found[:12]}..., the cache was made with "
             f"{header.vae[:12]}...; name that one"
         )
+    needs = bool(trainee.header.get("placed")) and config.targets == "full"
+    if needs != (has := bool(header.settings.get("placed"))):
+        words = {True: "brought to the subject first", False: "where they were shot"}
+        raise ConfigError(
+            f"{where}: its drivers stand {words[has]}, those of the weights {words[needs]}; want "
+            f"a cache made with placed={str(needs).lower()}"
+        )
     if len(cache) <= config.held:
         raise ConfigError(f"{where}: {len(cache)} examples, want more than held={config.held}")
 
@@ -222,6 +233,8 @@ def mode_for(config: AdaptConfig, trainee: Trainee) -> Mode:
     wanted = config.attention
     if wanted is None and config.start is not None:
         wanted = read_info(config.start).attention
+    if wanted is None and config.keeps_mode:
+        wanted = trainee.header.get("attention", "full")
     if wanted is None:
         return "one-way-aligned" if able and config.motion == "clean" else "full"
     if wanted != "full" and not able:
@@ -300,6 +313,7 @@ def prepare(
         lead=header.lead,
         attention=mode_of(transformer),
         injection=config.injection,
+        sampling=config.sampling,
     )
     if config.start is None:
         torch.manual_seed(config.seed)  # the same in every process
@@ -335,6 +349,7 @@ def draw(
     target: Tensor,
     samples: list[int],
     levels: tuple[float, float] = (0.0, 1.0),
+    key: str = "adapt",
 ) -> Draws:
     """The randomness of some samples, each from its number alone.
 
@@ -343,12 +358,13 @@ def draw(
         target: (B, C, F, h, w) latents; noise is made where they are.
         samples: Their numbers.
         levels: Noise levels that the network is asked at (`Trainee.levels`).
+        key: Another one draws independently.
     """
     rows, pure = [], config.pure if levels[1] == 1 else 0.0
     for sample, latents in zip(samples, target, strict=True):
-        small = generator(config.seed, "adapt", sample)
+        small = generator(config.seed, key, sample)
         large = torch.Generator(target.device)
-        large.manual_seed(seed_of(config.seed, "adapt/noise", sample))
+        large.manual_seed(seed_of(config.seed, f"{key}/noise", sample))
         channels, _, height, width = latents.shape
         u = torch.rand(4, generator=small)
         level = sample_sigma(torch.randn(1, generator=small), config.shift, levels)[0]

@@ -60,13 +60,14 @@ def read_out(
 
     Args:
         weights: Parameters, and buffers if any, by name.
-        average: Of the same names.
+        average: Of the same names, or of some of them.
         *optimisers: Of these parameters, each of which belongs to one of them at most.
     """
     out = {}
     for name, weight in weights.items():
         out[f"weight/{name}"] = whole(weight)
-        out[f"average/{name}"] = whole(average[name])
+        if name in average:
+            out[f"average/{name}"] = whole(average[name])
         for optimiser in optimisers:
             for moment, value in optimiser.state.get(weight, {}).items():
                 if isinstance(value, Tensor):
