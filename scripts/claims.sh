@@ -4,7 +4,7 @@
 #   scripts/gpu.sh base HOME OUT minutes=7    nano as an image-to-video model, frozen from then on
 #   scripts/claims.sh caches HOME SHARDS [NAME...]
 #                                             render pairs to keep; examples for all rows, or some:
-#                                             pose, plain, twins
+#                                             pose, plain, twins, placed
 #   scripts/claims.sh rows HOME OUT NAME...   an adapter each, spread over the GPUs, of STEPS steps
 #   scripts/claims.sh pairs HOME OUT COUNT    bootstrap with the row FULL: COUNT pairs a process
 #   scripts/claims.sh bench HOME OUT PAIRS NAME...
@@ -13,7 +13,7 @@
 #
 # Rows are in `kind` below, and NAME@SEED is a seed of a row: full@0 full@1 channel@0 channel@1; a
 # row has a seed in its name always or never. Rows of stage 2 start from FULL (`full`) and want
-# `pairs` first. BASELINE (FULL's row, or the first) is what the joined report compares with. HOME
+# `pairs` first; rows that distil want the cache `placed` and HOME/shipped. BASELINE (FULL's row, or the first) is what the joined report compares with. HOME
 # and OUT as of gpu.sh. Where the clock ends rows before their STEPS, they have had equal time, each
 # its part of a GPU. HOME/base, if it is there, is a base that `train export` wrote before.
 # From the environment: GPUS, FIRST_GPU, SPREAD (1: GPUs of a row, which BATCH is over), STEPS (1000),
@@ -57,6 +57,8 @@ kind() {
     unfiltered) echo rgb all ;;
     forward) echo rgb forward ;;                 # towards the synthetic clip
     twins) echo rgb twins ;;                     # true pairs: as good as bootstrapping could get
+    distilled) echo distill placed targets=full rate=2e-5 ;;   # the weights that ship, to 4 steps
+    sharper) echo distill placed targets=full rate=2e-5 adversary=0.5 ;;
     *) echo "no row $1" >&2; exit 2 ;;
   esac
 }
@@ -70,20 +72,24 @@ row() {
 }
 
 # result NAME: what a row has trained
-result() { if [ "${1%@*}" = whole ]; then echo "$home/$1-weights"; else
+result() { if whole "$1"; then echo "$home/$1-weights"; else
   echo "$home/rows/$1/adapter.safetensors"; fi; }
 
+# whole NAME: whether it has no adapter
+whole() { case " $(row "$1") " in *" targets=full "*) true ;; *) false ;; esac }
+
 train() {
-  local name=$1 stage cache more start=()
+  local name=$1 stage cache more start=() from=$base
   read -r stage cache more <<< "$(row "$name")"
   if [ "$stage" = rgb ]; then start=("start=$home/rows/$full/adapter.safetensors"); fi
+  if [ "$stage" = distill ]; then start=(start=none) from=$home/shipped/nano/transformer.safetensors; fi
   case $more in *rate=*) ;; *) more="$more rate=5e-4" ;; esac
   local by=(python3) here
   here=$(awk "BEGIN {print ($(left) - 65) / 60}")
   if [ "$spread" -gt 1 ]; then by=(torchrun --nproc-per-node "$spread" --master-port "$PORT"); fi
   # shellcheck disable=SC2086  # settings are words
   timeout -k 20 "$(left)" "${by[@]}" -m dreamactor.cli train "$stage" --out "$home/rows/$name" \
-    cache="$home/cache-$cache" base="$base" vae="$vae" steps="$steps" batch="$batch" \
+    cache="$home/cache-$cache" base="$from" vae="$vae" steps="$steps" batch="$batch" \
     warmup=100 decay_from=0.5 average=0.995 checkpoint=false look_every=500 save_minutes=60 \
     "minutes=${MINUTES:-$here}" "pause_minutes=$here" "${start[@]}" $more ${MORE:-} > "$home/rows/$name.log" 2>&1
 }
@@ -108,6 +114,7 @@ case $verb in
         pose) more=(pose draws=2) ;;
         plain) more=(pose draws=2 scale_share=0) ;;
         twins) more=(rgb) ;;
+        placed) more=(rgb reference=other placed=true) ;;
         *) echo "no cache $name" >&2; exit 2 ;;
       esac
       on "$number" examples "$name" "${more[@]}" pool="$pools/keep" &
@@ -133,7 +140,7 @@ case $verb in
     for name in "${@:4}"; do on "$number" train "$name" & number=$((number + 1)); done
     wait
     for name in "${@:4}"; do
-      if [ "${name%@*}" = whole ] && [ -f "$home/rows/$name/transformer.safetensors" ]; then
+      if whole "$name" && [ -f "$home/rows/$name/transformer.safetensors" ]; then
         dreamactor train export --vae "$vae" --transformer "$home/rows/$name/transformer.safetensors" \
           --shift 2 --out "$home/$name-weights"
       fi

@@ -65,3 +65,14 @@ def browser(tmp_path_factory):
     found = webdriver.Chrome(options, webdriver.ChromeService(driver))
     yield found
     found.quit()
+
+
+ALONE = {"test_large_training", "test_queue", "test_serve", "test_studio"}
+"""Files whose tests wait for clocks, or for processes that wait for each other."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make test` runs with nothing beside it."""
+    for item in items:
+        if item.path.stem in ALONE:
+            item.add_marker("alone")

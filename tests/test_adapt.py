@@ -467,15 +467,22 @@ def test_the_second_stage_must_say_where_it_starts(files: Path) -> None:
 def test_commands_of_the_page_parse() -> None:
     """exact: every `dreamactor train` of the pages is one, with settings that are there."""
     from dreamactor.config import from_words
+    from dreamactor.training.distill import DistillConfig
     from dreamactor.training.encode import CacheConfig
 
-    kinds = {"cache": CacheConfig, "pose": AdaptConfig, "rgb": RgbConfig}
-    pattern = r"^ +(?:dreamactor |accelerate .*dreamactor\.cli +)train (cache|pose|rgb) (.*)$"
-    for name, first in (("recipe.md", []), ("train_your_own.md", ["pose"])):
+    kinds = {
+        "cache": CacheConfig, "pose": AdaptConfig, "rgb": RgbConfig, "distill": DistillConfig,
+    }  # fmt: skip
+    command = r"(?:dreamactor |accelerate .*dreamactor\.cli +)train"
+    pattern = rf"^ +{command} ({'|'.join(kinds)}) (.*)$"
+    for name, first, then in (
+        ("recipe.md", [], ["distill", "cache", "distill"]),
+        ("train_your_own.md", ["pose"], []),
+    ):
         page = (Path(__file__).parent.parent / "docs" / name).read_text().replace("\\\n", " ")
         lines = re.findall(pattern, page.replace("...", ""), re.MULTILINE)
         lines = [(verb, rest) for verb, rest in lines if "=" in rest]
-        assert [verb for verb, _ in lines] == [*first, "cache", "pose", "cache", "rgb"]
+        assert [verb for verb, _ in lines] == [*first, "cache", "pose", "cache", "rgb", *then]
         for verb, rest in lines:
             from_words(kinds[verb], [word for word in rest.split() if "=" in word])
 

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,12 +96,14 @@ def test_a_case_is_its_pair_with_the_driving_clip_aligned(cast, sampler):
 
 
 @pytest.mark.parametrize(
-    ("index", "frames", "variant"),
-    [(0, 16, "rgb"), (5, 16, "rgb"), (1, 20, "rgb"), (2, 16, "pose")],
+    ("index", "frames", "variant", "guidance"),
+    [(0, 16, "rgb", 1.0), (5, 16, "rgb", 3.0), (1, 20, "rgb", 1.0), (2, 16, "pose", 1.0)],
 )
-def test_a_case_comes_out_as_animate_makes_it(tmp_path, index, frames, variant):
-    """same: of one segment or two, driven by the clip or by its skeleton behind a second."""
+def test_a_case_comes_out_as_animate_makes_it(tmp_path, index, frames, variant, guidance):
+    """same: of one segment or two, driven by the clip or by its skeleton behind a second; guided
+    on the caption in the first two of three steps."""
     case, estimator = noise_case(index, frames=frames), Known() if variant == "pose" else None
+    case = replace(case, caption="a fox waves")
     write_png(tmp_path / "reference.png", case.reference)
     lossless = {"codec": "libx264rgb", "pix_fmt": "rgb24", "options": {"crf": "0"}}
     clip = film(
@@ -112,17 +115,18 @@ def test_a_case_comes_out_as_animate_makes_it(tmp_path, index, frames, variant):
     nano.variant, nano.lead = variant, 4 if variant == "pose" else 0
     config = AnimateConfig(
         tmp_path / "reference.png", clip, tmp_path / "o.mp4", variant=variant, steps=3,
-        seed=7 + index,
+        seed=7 + index, guidance=guidance, guidance_span="0:0.6",
     )  # fmt: skip
     job = prepare(config)
     skeleton = None
     if estimator is not None:
         track, _ = driving.find_joints(job, nano.native, estimator)
         skeleton = skeletons.skeleton(track, nano)
-    task = resolve(job, nano, skeleton=skeleton)
+    task = resolve(job, nano, case.caption if guidance != 1 else "", skeleton)
     with torch.inference_mode():
         wanted = list(generate(task, nano, Stages(), lambda: None))[task.lead :]
-    system = Animation(nano, 3, seed=7, estimator=estimator)
+    guides = {"captions": guidance != 1, "guidance": guidance, "span": (0.0, 0.6)}
+    system = Animation(nano, 3, seed=7, estimator=estimator, **guides)
     assert_array_equal(system.animate([case])[0], np.stack(wanted))
 
 
@@ -391,6 +395,7 @@ def test_the_page_says_what_was_not_measured(tmp_path):
         (["nano", "--cast", "{train}"], "no test characters"),
         (["nano", "--cast", "{mini}", "steps=2,x"], "steps=2,x: want whole numbers"),
         (["nano", "--cast", "{mini}", "steps=0"], "steps=0: want 1 to 1000"),
+        (["nano", "--cast", "{mini}", "guidance=2"], "guidance=2: wants text, captions=true"),
         (["nano", "--cast", "{mini}", "step=2"], "nearest is steps"),
         (["nano", "--cast", "{mini}", "count=0"], "count=0: want 1 or more"),
         (["nano", "--cast", "{mini}", "size=100"], "nearest is 96"),

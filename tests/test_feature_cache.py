@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 import torch
 import wan_folder
 from copycat import Copycat
-from diffusers import FirstBlockCacheConfig
+from diffusers import FirstBlockCacheConfig, MagCacheConfig
 from filming import film, frames_of
 from PIL import Image
 from test_nano import NATIVE, TINY_VAE
@@ -25,11 +26,12 @@ from dreamactor.backbones.feature_cache import (
     Tally,
     at_work,
     check_loaded,
+    measure_magnitudes,
     parse,
     skipping,
 )
 from dreamactor.backbones.incontext import set_mode
-from dreamactor.backbones.nano import Nano, NanoConfig
+from dreamactor.backbones.nano import DATA, Nano, NanoConfig, load_nano
 from dreamactor.backbones.nano_vae import NanoVAE
 from dreamactor.backbones.wan import Wan
 from dreamactor.bench import skips
@@ -42,7 +44,7 @@ from dreamactor.diffusion.flow import schedule
 from dreamactor.diffusion.job import AnimateConfig
 from dreamactor.diffusion.pipeline import animate
 from dreamactor.diffusion.sampler import beside, guided, sample_euler
-from dreamactor.errors import ConfigError
+from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.image import write_png
 
 MODES = ("full", "one-way", "one-way-aligned")
@@ -50,6 +52,7 @@ PAIRS = [("nano", mode) for mode in MODES] + [("2.1", "full"), ("2.2", "one-way-
 STEPS, LAYERS = 6, 3
 NEVER, ALWAYS = FeatureCache("first-block", 0.0), FeatureCache("first-block", float("inf"))
 SOME = FeatureCache("first-block", 0.31)
+RATIOS = [1.0, 1.1, 1.02, 0.97, 1.04, 0.95]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -106,7 +109,7 @@ def sampled(given, cache, guidance=5.0, clip=None, noise=None):
 
         other = replace(cond, text=unsaid, branch="uncond")
         velocity = guided(toward(cond), toward(other), guidance)
-        with skipping(cache, backbone, tally):
+        with skipping(cache, backbone, STEPS, tally):
             found = sample_euler(velocity, noise, schedule(STEPS, 3.0))
     return found, tally
 
@@ -197,12 +200,18 @@ def test_branches_of_guidance_have_states_of_their_own():
 
 @pytest.mark.parametrize("kind", ["2.1", "2.2"])
 @pytest.mark.parametrize("threshold", [0.0, 0.1, 0.3, 1e9])
-def test_latents_equal_diffusers_with_its_cache(kind, threshold):
+@pytest.mark.parametrize("method", ["first-block", "magcache"])
+def test_latents_equal_diffusers_with_its_cache(kind, threshold, method):
     """same: its image-to-video pipeline with `enable_cache`, guided, one expert and two."""
     wan = wan_of("full", kind)
+    wan.magnitudes = RATIOS
+    rule = {
+        "first-block": FirstBlockCacheConfig(threshold=threshold),
+        "magcache": MagCacheConfig(threshold, num_inference_steps=STEPS, mag_ratios=RATIOS),
+    }[method]
     pipe, noise = wan.pipe, draws(1, 16, 3, HEIGHT // 8, WIDTH // 8)
     for expert in wan.experts.values():
-        expert.enable_cache(FirstBlockCacheConfig(threshold=threshold))
+        expert.enable_cache(rule)
     with torch.no_grad():
         theirs = pipe(
             image=Image.fromarray(picture()), prompt=PROMPT, negative_prompt=NEGATIVE,
@@ -220,10 +229,70 @@ def test_latents_equal_diffusers_with_its_cache(kind, threshold):
             lambda x, sigma: wan.velocity(x, sigma, unsaid),
             5.0,
         )
-        with skipping(FeatureCache("first-block", threshold), wan, tally):
+        with skipping(FeatureCache(method, threshold), wan, STEPS, tally):
             ours = sample_euler(velocity, noise, pipe.scheduler.sigmas)
     assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     assert (tally.skipped > 0) == (threshold > 0.05)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_magnitudes_say_which_steps_are_skipped(mode):
+    """exact: none of the first fifth, three in a row at most, by all blocks; 0 skips nothing."""
+    given = model_of("nano", mode)
+    given[0].magnitudes = [1.0] * 32  # nothing ever changes
+    _, tally = sampled(given, FeatureCache("magcache", 0.0), 1.0, clip=0)
+    assert tally == Tally(STEPS * LAYERS, 4 * LAYERS)  # of steps 0 to 5 those but 0 and 4
+    given[0].magnitudes = RATIOS
+    found, tally = sampled(given, FeatureCache("magcache", 0.0), clip=0)
+    assert tally == Tally(2 * STEPS * LAYERS, 0)
+    assert torch.equal(found, sampled(given, FeatureCache(), clip=0)[0])
+    both = sampled(given, FeatureCache("magcache", 0.15))[0]
+    alone = sampled(given, FeatureCache("magcache", 0.15), clip=1)[0]
+    assert_close(both[1:], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_magnitudes_are_those_of_what_blocks_add(capsys):
+    """exact: taken from the blocks' inputs and outputs by hooks; and nothing is left behind."""
+    given = model_of("nano", "full")
+    backbone, added = given[0], []
+    blocks = backbone.transformer.blocks
+    before = blocks[0].register_forward_pre_hook(lambda _, args: added.append(args[0]))
+    after = blocks[-1].register_forward_hook(lambda *args: added.append(args[2] - added.pop()))
+    plain = sampled(given, FeatureCache(), 1.0, clip=0)[0]
+    before.remove()
+    after.remove()
+    sizes = [each.norm(dim=-1) for each in added]
+    wanted = [1.0, *((b / a).mean().item() for a, b in itertools.pairwise(sizes))]
+
+    def sample():
+        assert torch.equal(sampled(given, FeatureCache(), 1.0, clip=0)[0], plain)
+
+    assert_close(measure_magnitudes(backbone, STEPS, sample), wanted, atol=1e-4, rtol=1e-4)
+    assert not at_work(backbone.transformer)
+    assert not backbone.transformer.is_cache_enabled
+    assert capsys.readouterr().out == ""
+
+
+def test_nano_that_ships_knows_its_magnitudes(tmp_path):
+    """Those of its own weights, and of no others; a file that is none is one line."""
+    nano = load_nano(DATA)
+    assert len(nano.magnitudes) == 32
+    assert nano.magnitudes[0] == 1
+    check_loaded(FeatureCache("magcache"), nano, STEPS)
+    nano.adapter = {"sha256": "0"}
+    with pytest.raises(ConfigError, match="its ratios are not known for these weights of nano"):
+        check_loaded(FeatureCache("magcache"), nano, STEPS)
+    with pytest.raises(ConfigError, match="only for those that ship with nano; want first-block"):
+        check_loaded(FeatureCache("magcache"), wan_of("full"), STEPS)
+    for path in DATA.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    stated = json.loads((DATA / "magnitudes.json").read_text())
+    (tmp_path / "magnitudes.json").unlink()
+    (tmp_path / "magnitudes.json").write_text(json.dumps({**stated, "transformer": "0"}))
+    assert load_nano(tmp_path).magnitudes is None
+    (tmp_path / "magnitudes.json").write_text("[]")
+    with pytest.raises(WeightsError, match="no ratios of magnitudes"):
+        load_nano(tmp_path)
 
 
 # ---- animate -------------------------------------------------------------------------------------
@@ -286,15 +355,17 @@ def test_words():
     assert parse("none") == FeatureCache()
     assert parse("first-block") == FeatureCache("first-block", 0.1)
     assert parse("first-block:0.31") == SOME
-    for cache in (FeatureCache(), SOME, NEVER, ALWAYS):
+    assert parse("magcache") == FeatureCache("magcache", 0.06)
+    for cache in (FeatureCache(), SOME, NEVER, ALWAYS, FeatureCache("magcache", 0.2)):
         assert parse(str(cache)) == cache
 
 
 @pytest.mark.parametrize(
-    "word", ["", "tea", "none:0.1", "first-block:", "first-block:-1", "first-block:nan"]
+    "word",
+    ["", "tea", "none:0.1", "first-block:", "first-block:-1", "first-block:nan", "magcache:x"],
 )
 def test_refuses_words_that_are_none(word):
-    with pytest.raises(ConfigError, match="want none, or first-block:SHARE"):
+    with pytest.raises(ConfigError, match="want none, or first-block:SHARE or magcache:ERROR"):
         parse(word)
 
 

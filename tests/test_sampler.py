@@ -6,6 +6,8 @@ from torch.testing import assert_close
 
 from dreamactor.diffusion.flow import schedule
 from dreamactor.diffusion.sampler import guided, sample_euler
+from dreamactor.diffusion.span import in_span, parse_span
+from dreamactor.errors import ConfigError
 
 DRAWS = torch.Generator().manual_seed(0)
 NOISE, LATENTS = torch.randn(2, 4, 3, 2, 2, generator=DRAWS), torch.randn(2, 4, 3, 2, 2)
@@ -64,3 +66,37 @@ def test_guidance_of_one_asks_only_once():
         raise AssertionError
 
     assert guided(torch.add, never, 1.0) is torch.add
+
+
+def test_guidance_within_a_share_of_the_steps():
+    """exact: both are asked at the levels named, and the prompt alone at the others."""
+    asked = []
+
+    def said(x, sigma):
+        asked.append("said")
+        return x
+
+    def unsaid(x, sigma):
+        asked.append("unsaid")
+        return 2 * x
+
+    sigmas = schedule(4, 2.0)
+    span = in_span(4, parse_span("0.25:0.75"))
+    assert list(span) == [1, 2]
+    sample_euler(guided(said, unsaid, 3.0, sigmas[list(span)]), NOISE, sigmas)
+    assert asked == ["said", "unsaid", "said", "unsaid", "said", "said"]
+    asked.clear()
+    whole, none = guided(said, unsaid, 3.0), guided(said, unsaid, 3.0, sigmas[:0])
+    assert_close(whole(NOISE, sigmas[0]), -NOISE)
+    assert_close(none(NOISE, sigmas[0]), NOISE)
+    assert asked == ["unsaid", "said", "said"]
+
+
+def test_shares_of_steps():
+    assert [list(in_span(5, span)) for span in ((0.0, 1.0), (0.0, 0.5), (0.5, 1.0))] == [
+        [0, 1, 2, 3, 4], [0, 1, 2], [3, 4],
+    ]  # fmt: skip
+    assert list(in_span(40, parse_span("0:0.1"))) == [0, 1, 2, 3]
+    for word in ("", "1", "0.5:0.5", "0.5:0.2", "-0.1:1", "0:1.1", "a:b", "0:nan", "0:1:2"):
+        with pytest.raises(ConfigError, match="want FROM:TO, shares of the steps from 0 to 1"):
+            parse_span(word)

@@ -3,16 +3,20 @@
     first-block     a step computes the first block; where what that adds to the tokens differs by
                     less than a share from what it added at the last step that was computed in full,
                     the other blocks are skipped, and what they added then is added again
+    magcache        by how much what all blocks add grows or shrinks from step to step is known
+                    beforehand; a step is skipped, and what the last one added is added again, while
+                    the product of these ratios is off one by little, summed over what is skipped
 
-The rule and its hooks are diffusers' (`FirstBlockCacheConfig`). Here stands what they leave to the
-caller: where they may be used, that every clip of a batch and every branch of guidance is judged by
-itself, that nothing is left behind from segment to segment, and how many blocks were skipped.
+Rules and hooks are diffusers' (`FirstBlockCacheConfig`, `MagCacheConfig`). Here stands what they
+leave to the caller: where they may be used, that every clip of a batch and every branch of guidance
+is judged by itself, that nothing is left behind from segment to segment, and how many blocks were
+skipped.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -23,8 +27,8 @@ from dreamactor.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-Method = Literal["none", "first-block"]
-THRESHOLD = 0.1
+Method = Literal["none", "first-block", "magcache"]
+THRESHOLDS: dict[Method, float] = {"none": 0.1, "first-block": 0.1, "magcache": 0.06}
 """Where none is named."""
 LEAST_STEPS = 2
 CONTEXT = "context"
@@ -36,9 +40,10 @@ class FeatureCache:
     """Which blocks are skipped."""
 
     method: Method = "none"
-    threshold: float = THRESHOLD
-    """Share by which the first block's part may differ; 0 skips nothing, inf all but a clip's
-    first step."""
+    threshold: float = THRESHOLDS["none"]
+    """first-block: share by which the first block's part may differ; 0 skips nothing, inf all but a
+    clip's first step. magcache: error that may add up; at most three steps in a row are skipped,
+    and none of the first fifth."""
 
     @property
     def on(self) -> bool:
@@ -54,7 +59,7 @@ NOTHING = FeatureCache()
 
 
 def parse(word: str) -> FeatureCache:
-    """A setting as the command line has it: METHOD or METHOD:THRESHOLD.
+    """A setting as the command line has it: METHOD, or METHOD:NUMBER of one that has a number.
 
     Raises:
         ConfigError: It is none.
@@ -64,14 +69,15 @@ def parse(word: str) -> FeatureCache:
         FeatureCache(method='first-block', threshold=0.2)
     """
     method, colon, number = word.partition(":")
+    usual = THRESHOLDS.get(method, math.nan)  # type: ignore[call-overload]  # may be none
     try:
-        threshold = float(number) if colon else THRESHOLD
+        threshold = float(number) if colon else usual
     except ValueError:
         threshold = math.nan
     if method not in get_args(Method) or (colon and method == "none") or not threshold >= 0:
         raise ConfigError(
-            f"feature_cache={word!r}: want none, or first-block:SHARE with a number of 0 or more, "
-            f"such as first-block:{THRESHOLD:g}"
+            f"feature_cache={word!r}: want none, or first-block:SHARE or magcache:ERROR with a "
+            f"number of 0 or more, such as first-block:{THRESHOLDS['first-block']:g}"
         )
     return FeatureCache(method, threshold)  # type: ignore[arg-type]  # checked just now
 
@@ -150,7 +156,19 @@ def _networks(setting: FeatureCache, backbone: Any) -> list[Any]:
             f"feature_cache={setting}: attention {mode_of(found[0])} with cache=none computes its "
             "context in every block; want cache device or host"
         )
+    if setting.method == "magcache" and _magnitudes(backbone) is None:
+        raise ConfigError(
+            f"feature_cache={setting}: its ratios are not known for these weights of "
+            f"{backbone.name}, only for those that ship with nano; want first-block"
+        )
     return found
+
+
+def _magnitudes(backbone: Any) -> Sequence[float] | None:
+    """Ratios of a backbone, from a step to the next, or None where they are not known."""
+    if getattr(backbone, "adapter", None) is not None:
+        return None  # which has others
+    return getattr(backbone, "magnitudes", None)
 
 
 @dataclass
@@ -168,12 +186,13 @@ class Tally:
 
 
 @contextmanager
-def skipping(setting: FeatureCache, backbone: Any, tally: Tally) -> Iterator[None]:
+def skipping(setting: FeatureCache, backbone: Any, steps: int, tally: Tally) -> Iterator[None]:
     """Sample one segment of one batch of clips with a feature cache; nothing of it stays.
 
     Args:
         setting: Which; none changes nothing.
         backbone: The model, whose context was computed or will be.
+        steps: Of sampling.
         tally: Is added to.
 
     Raises:
@@ -182,11 +201,9 @@ def skipping(setting: FeatureCache, backbone: Any, tally: Tally) -> Iterator[Non
     if not setting.on:
         yield
         return
-    from diffusers import FirstBlockCacheConfig
-
     networks = _networks(setting, backbone)
     for network in networks:
-        network.enable_cache(FirstBlockCacheConfig(threshold=setting.threshold))
+        network.enable_cache(_rule(setting, backbone, steps))
         network.tally = tally
     try:
         yield
@@ -194,6 +211,45 @@ def skipping(setting: FeatureCache, backbone: Any, tally: Tally) -> Iterator[Non
         for network in networks:
             network.tally = None
             network.disable_cache()
+
+
+def _rule(setting: FeatureCache, backbone: Any, steps: int) -> Any:
+    """As diffusers takes it."""
+    from diffusers import FirstBlockCacheConfig, MagCacheConfig
+
+    if setting.method == "first-block":
+        return FirstBlockCacheConfig(threshold=setting.threshold)
+    ratios = _magnitudes(backbone)
+    assert ratios is not None
+    return MagCacheConfig(
+        threshold=setting.threshold, num_inference_steps=steps, mag_ratios=list(ratios)
+    )
+
+
+def measure_magnitudes(backbone: Any, steps: int, sample: Callable[[], object]) -> list[float]:
+    """Ratios that `magcache` goes by: of the size of what all blocks add, from step to step.
+
+    Args:
+        backbone: Of one transformer.
+        steps: Of sampling.
+        sample: Samples one clip in so many steps, without guidance.
+
+    Returns:
+        One a step, the first of them 1.
+    """
+    from diffusers import MagCacheConfig
+
+    network = backbone.transformer
+    # of one step more, for at the last one diffusers prints the ratios and forgets them
+    network.enable_cache(MagCacheConfig(calibrate=True, num_inference_steps=steps + 1))
+    network.tally = Tally()
+    try:
+        sample()
+        with network.cache_context("cond 0"):
+            return list(_state(network).calibration_ratios)
+    finally:
+        network.tally = None
+        network.disable_cache()
 
 
 def at_work(network: Any) -> bool:
@@ -231,8 +287,15 @@ def predict_each(network: Any, branch: str, inputs: Mapping[str, Any]) -> Tensor
             own = {name: _of_clip(name, value, clip) for name, value in inputs.items()}
             found.append(network(**own, return_dict=False)[0])
             network.tally.calls += len(network.blocks)
-            network.tally.skipped += 0 if runs(network) else len(network.blocks) - 1
+            network.tally.skipped += 0 if runs(network) else _spared(network)
     return torch.cat(found)
+
+
+def _spared(network: Any) -> int:
+    """Blocks that a step skips if it skips any: all, or all but the first."""
+    from diffusers import MagCacheConfig
+
+    return len(network.blocks) - (not isinstance(network._cache_config, MagCacheConfig))
 
 
 def _of_clip(name: str, value: Any, clip: int) -> Any:

@@ -127,6 +127,7 @@ class Nano:
         keeping: How the context is kept, where the transformer's mode has one.
         placed: Whether the transformer has learnt from drivers that were brought to the subject's
             place and size.
+        magnitudes: Ratios of these weights for `feature_cache`, if they are known.
     """
 
     name = "nano"
@@ -142,9 +143,10 @@ class Nano:
         lead: int = 0,
         keeping: Keeping = Keeping(),  # noqa: B008  # frozen
         placed: bool = False,
+        magnitudes: Sequence[float] | None = None,
     ) -> None:
         assert vae.config.placed or not placed
-        self.placed = placed
+        self.placed, self.magnitudes = placed, magnitudes
         self.vae = vae.eval().requires_grad_(False)
         self.transformer = transformer.eval().requires_grad_(False)
         self.native = native
@@ -291,7 +293,21 @@ def load_nano(
         lead=lead or 0,
         keeping=keeping,
         placed=placed,
+        magnitudes=_read_magnitudes(folder, files[path.name]),
     )
+
+
+def _read_magnitudes(folder: Path, transformer: str) -> list[float] | None:
+    """Ratios of magnitudes.json, as scripts/magnitudes.py makes it, if they are these weights'."""
+    path = folder / "magnitudes.json"
+    if not path.is_file():
+        return None
+    try:
+        stated = json.loads(path.read_text())
+        ratios = [float(ratio) for ratio in stated["ratios"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise WeightsError(f"{path}: no ratios of magnitudes ({error}); delete it") from error
+    return ratios if stated.get("transformer") == transformer else None
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from dreamactor.bench.goals import goals_table, motion_goals
 from dreamactor.bench.report import report
 from dreamactor.bench.settings import BenchConfig, notes_of, open_folder
 from dreamactor.bench.skips import SkipRow
+from dreamactor.diffusion.span import parse_span
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.image import write_png
 from dreamactor.runs import write_text
@@ -45,13 +46,21 @@ class NanoBenchConfig(BenchConfig):
     caches: str = "none"
     """More rows, with commas between: a feature cache as `animate` takes it, at all steps or as
     CACHE@STEPS, such as first-block:0.1@16."""
+    captions: bool = False
+    """Tell nano who does what in each case; else it gets no text."""
+    guidance: float = 1.0
+    """On that text; 1 = off."""
+    guidance_span: str = "0:1"
+    """Share of the steps in which it works, as `animate` takes it."""
     before: bool = False
     """Show nano the driver's frame before the clip, as training does and `animate` cannot."""
 
     def __post_init__(self) -> None:
         """As of `BenchConfig`; and the steps are numbers."""
         super().__post_init__()
-        _ = self.skip_rows
+        _ = self.skip_rows, parse_span(self.guidance_span)
+        if self.guidance != 1 and not self.captions:
+            raise ConfigError(f"guidance={self.guidance:g}: wants text, captions=true")
 
     @property
     def step_counts(self) -> list[int]:
@@ -134,9 +143,15 @@ def _systems(
     from dreamactor.bench.systems import Animation, Reconstruction
 
     systems["vae"] = Reconstruction(nano.vae, config.device)
+    guidance: dict[str, Any] = {
+        "captions": config.captions,
+        "guidance": config.guidance,
+        "span": parse_span(config.guidance_span),
+    }
     for steps in sorted({*config.step_counts, nano.native.steps}):
-        system = Animation(nano, steps, config.seed, config.device, config.before)
-        systems[_row(steps)] = system
+        systems[_row(steps)] = Animation(
+            nano, steps, config.seed, config.device, config.before, **guidance
+        )
     for name, row in config.skip_rows.items():
         systems[name] = Animation(
             nano,
@@ -146,6 +161,7 @@ def _systems(
             config.before,
             skips=row.cache,
             told=skips.noting(noted, name),
+            **guidance,
         )
     return systems, _row(nano.native.steps)
 

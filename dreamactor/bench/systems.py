@@ -8,6 +8,7 @@ half.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -31,9 +32,10 @@ from dreamactor.conditioning.placement import Placement, place_frames
 from dreamactor.conditioning.pose import PoseEstimator
 from dreamactor.conditioning.skeleton import draw
 from dreamactor.diffusion.flow import schedule
-from dreamactor.diffusion.sampler import beside, sample_euler
+from dreamactor.diffusion.sampler import Velocity, beside, guided, sample_euler
 from dreamactor.diffusion.segments import Segment, plan
 from dreamactor.diffusion.skeletons import lead_of, skeleton
+from dreamactor.diffusion.span import in_span
 from dreamactor.errors import ConfigError
 from dreamactor.provenance import Stages
 from dreamactor.runs import generator
@@ -59,6 +61,8 @@ class Animation:
         captions: Tell the backbone who does what in each case; else the text is empty.
         skips: Which blocks are skipped.
         told: Called with the cases of each batch and how many blocks were, if some may be.
+        guidance: On the caption, away from no text; 1 = off. Without `captions` both are the same.
+        span: Share of the steps in which it works.
     """
 
     def __init__(
@@ -72,9 +76,12 @@ class Animation:
         captions: bool = False,
         skips: FeatureCache = NOTHING,
         told: Callable[[Sequence[Case], Tally], object] = lambda _, __: None,
+        guidance: float = 1.0,
+        span: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         check_loaded(skips, backbone, steps)
         self.skips, self.told = skips, told
+        self.guidance, self.span = guidance, span
         self.backbone, self.steps, self.seed = backbone, steps, seed
         self.device, self.before = torch.device(device), before
         self.estimator, self.captions = estimator, captions
@@ -108,7 +115,7 @@ class Animation:
                         beside = place_frames(beside, placement)
                     cond = self._encode(cases, reference, beside, made)
                     self._wait()
-                with clock("denoise"), skipping(self.skips, self.backbone, tally):
+                with clock("denoise"), skipping(self.skips, self.backbone, self.steps, tally):
                     latents = self._denoise(cond, segment, [case.index for case in cases])
                     self._wait()
                 with clock("decode"):
@@ -157,8 +164,15 @@ class Animation:
             ]
         )
 
-        velocity = beside(lambda x, sigma: self.backbone.velocity(x, sigma, cond), motion)
-        sigmas = schedule(self.steps, self.backbone.native.shift)
+        def toward(cond: Cond) -> Velocity:
+            return beside(lambda x, sigma: self.backbone.velocity(x, sigma, cond), motion)
+
+        velocity, sigmas = toward(cond), schedule(self.steps, self.backbone.native.shift)
+        if self.guidance != 1:
+            unsaid = self.backbone.encode_text([""] * len(known)).to(cond.text)
+            other = toward(replace(cond, text=unsaid, branch="uncond"))
+            levels = sigmas[list(in_span(self.steps, self.span))]
+            velocity = guided(velocity, other, self.guidance, levels)
         latents = sample_euler(velocity, noise.to(known), sigmas)
         shown = self.backbone.grid.frames(1 + segment.shown)
         return torch.cat([known[:, :, :shown], latents[:, :, shown:]], dim=2)

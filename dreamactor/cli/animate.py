@@ -36,6 +36,9 @@ def animate(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Pull of the prompt; 1 = off.")] = None,
+    guidance_span: Annotated[
+        str, typer.Option(help="Share of the steps in which it works, FROM:TO.")
+    ] = "0:1",
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     fit: Annotated[str, typer.Option(help="letterbox shows all, crop fills.")] = "letterbox",
     guard: Annotated[
@@ -76,7 +79,10 @@ def animate(
         str, typer.Option(help="One-way weights: keep keys (and values), or states.")
     ] = "keys",
     feature_cache: Annotated[
-        str, typer.Option(help="Skip blocks whose input hardly changed: none, first-block[:SHARE].")
+        str,
+        typer.Option(
+            help="Skip blocks that hardly changed: none, first-block[:SHARE], magcache[:ERROR]."
+        ),
     ] = "none",
     threads: Annotated[int, typer.Option(help="CPU threads; the result depends on it.")] = 4,
     dry_run: Annotated[

@@ -33,6 +33,7 @@ from dreamactor.backbones.load import (
 from dreamactor.backbones.presets import Choice, Preset, chosen
 from dreamactor.config import check_device
 from dreamactor.diffusion.segments import Guard
+from dreamactor.diffusion.span import parse_span
 from dreamactor.errors import ConfigError, MediaError
 from dreamactor.image import Rgb, check_input, check_output, read_image
 from dreamactor.interpolate import Interpolation
@@ -88,6 +89,8 @@ class AnimateConfig:
     """Sampling steps; None takes the backbone's default."""
     guidance: float | None = None
     """Classifier-free guidance on the prompt, 1 = off; None takes the backbone's default."""
+    guidance_span: str = "0:1"
+    """Share of the steps in which it works, FROM:TO; the others take one pass, not two."""
     seed: int = 0
     """Seed of the noise."""
     fit: Fit = "letterbox"
@@ -136,7 +139,7 @@ class AnimateConfig:
     """What is kept: keys (and values), or the states they are projected from, half as large."""
     feature_cache: str = "none"
     """Which blocks are skipped in a step that hardly differs from one before: none, or first-block
-    or first-block:SHARE (`backbones.feature_cache`)."""
+    or magcache, with or without a number (`backbones.feature_cache`)."""
     threads: int = 4
     """CPU threads. Not the machine's number: sums round otherwise for another one, and the same
     settings would give other bytes elsewhere. More cores than threads help a little."""
@@ -155,6 +158,7 @@ class AnimateConfig:
             raise ConfigError(f"steps={self.steps}: want 1 to {MAX_STEPS}")
         if self.guidance is not None and not 0 <= self.guidance <= MAX_GUIDANCE:
             raise ConfigError(f"guidance={self.guidance}: want 0 to {MAX_GUIDANCE:.0f}, 1 is off")
+        parse_span(self.guidance_span)
         if self.fps is not None and not (math.isfinite(self.fps) and 0.1 <= self.fps <= 240):
             raise ConfigError(f"fps={self.fps}: want 0.1 to 240")
         choices = {

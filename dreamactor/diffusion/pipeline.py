@@ -81,6 +81,7 @@ class Settings(TypedDict, total=False):
     preset: Preset | None
     steps: int | None
     guidance: float | None
+    guidance_span: str
     seed: int
     fit: Fit
     guard: Guard
@@ -297,7 +298,7 @@ def generate(
             cond = backbone.encode(canvas, text)
         with stages("denoise"):
             other = replace(cond, text=unsaid, branch="uncond")
-            with skipping(skips, backbone, tally):
+            with skipping(skips, backbone, task.steps, tally):
                 latents = denoise(task, segment, backbone, cond, other, tick)
         del cond, other  # its context goes before the next one comes
         with stages("decode latents"):
@@ -333,14 +334,16 @@ def denoise(
     def toward(cond: Cond) -> Velocity:
         return beside(lambda x, sigma: backbone.velocity(x, sigma, cond), motion)
 
-    velocity = guided(toward(cond), toward(uncond), task.guidance if task.guides else 1.0)
+    sigmas = schedule(task.steps, backbone.native.shift)
+    pull = task.guidance if task.guides else 1.0
+    velocity = guided(toward(cond), toward(uncond), pull, sigmas[list(task.guided_steps)])
 
     def counted(x: Tensor, sigma: Tensor) -> Tensor:
         predicted = velocity(x, sigma)
         tick()
         return predicted
 
-    latents = sample_euler(counted, noise, schedule(task.steps, backbone.native.shift))
+    latents = sample_euler(counted, noise, sigmas)
     shown = backbone.grid.frames(1 + segment.shown)
     return torch.cat([known[:, :, :shown], latents[:, :, shown:]], dim=2)
 
@@ -441,7 +444,7 @@ def preview(job: Job, backbone: Backbone | None = None) -> dict[str, Any]:
             x = backbone.velocity(cond.latents, torch.tensor(1.0), cond)
         with stages("decode"):
             backbone.decode(reference_half(x))
-    passes = task.steps * (2 if task.guides else 1)
+    passes = task.steps + (len(task.guided_steps) if task.guides else 0)
     whole = stages.seconds["encode"] + stages.seconds["decode"] + passes * stages.seconds["step"]
     share = sum(segment.frames for segment in task.segments) / native.frames
     return {

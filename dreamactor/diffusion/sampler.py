@@ -49,15 +49,26 @@ def beside(velocity: Velocity, motion: Tensor) -> Velocity:
     return of_reference
 
 
-def guided(cond: Velocity, uncond: Velocity, guidance: float) -> Velocity:
+def guided(
+    cond: Velocity, uncond: Velocity, guidance: float, levels: Tensor | None = None
+) -> Velocity:
     """Classifier-free guidance: uncond + guidance (cond - uncond); 1 means cond alone.
 
-    Source: Ho and Salimans 2022 (arXiv 2207.12598).
+    Args:
+        cond: With the prompt.
+        uncond: With what it leads away from.
+        guidance: How far.
+        levels: Noise levels at which it does, as the sampler names them; None = all. At the others
+            there is one pass, of cond.
+
+    Source: Ho and Salimans 2022 (arXiv 2207.12598); Kynkäänniemi et al. 2024 (arXiv 2404.07724).
     """
     if guidance == 1.0:
         return cond
 
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        if levels is not None and not (levels == sigma).any():
+            return cond(x, sigma)
         base = uncond(x, sigma)
         return base + guidance * (cond(x, sigma) - base)
 

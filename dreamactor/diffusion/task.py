@@ -12,6 +12,7 @@ from dreamactor.conditioning.skeleton import PoseTrack
 from dreamactor.diffusion.job import Job
 from dreamactor.diffusion.segments import Segment, plan
 from dreamactor.diffusion.skeletons import lead_of
+from dreamactor.diffusion.span import in_span, parse_span
 from dreamactor.image import Box, Rgb
 from dreamactor.interpolate import frames_needed
 
@@ -43,6 +44,11 @@ class Task:
         """Whether there is a prompt to pull toward, or a negative one to lead away from."""
         said = self.prompt.strip() or self.job.config.negative.strip()
         return bool(said) and self.guidance != 1
+
+    @property
+    def guided_steps(self) -> range:
+        """Those in which guidance works, if there is any."""
+        return in_span(self.steps, parse_span(self.job.config.guidance_span))
 
     def plain(self) -> dict[str, Any]:
         """The resolved settings, for JSON."""
