@@ -282,6 +282,7 @@ def test_drivers_can_be_placed_as_animate_does(pool: Path, vae: Path, tmp_path: 
     assert not torch.equal(batch["motion"], plain["motion"])
     with pytest.raises(ConfigError, match="knows no placements; want one that does"):
         fill_cache(CacheConfig(pool=pool, vae=vae, limit=1, placed=True), "rgb", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
     with pytest.raises(ConfigError, match="placed=true: only for rgb"):
         fill_cache(CacheConfig(pool=pool, vae=vae, placed=True), "pose", tmp_path / "no")
     with pytest.raises(ConfigError, match="placed=true: only for nano"):

@@ -126,6 +126,21 @@ def test_roles_begin_alike_and_then_only_the_teacher_stays(files: Path, make) ->
     assert not torch.equal(after["student"], after["score"])
 
 
+def test_previews_are_the_student_s(files: Path) -> None:
+    """exact: after a step, when the score was asked last, the network with the averages on it."""
+    distiller, cache = _distiller(_config(files, average=0.5))
+    batch = cache.batch([4, 5])
+    for step in range(4):
+        distiller.update(batch, step, 1e-2)
+    laid = lay_out(batch, draw(distiller.config, batch["target"], [0, 1]), "clean")
+    asked = laid.x, torch.tensor([0.5, 0.9]), laid.cond
+    distiller.wear(distiller.average)
+    with torch.no_grad():
+        seen = distiller.trainee.predict(distiller.model, *asked)
+        assert torch.equal(seen, distiller.trio.ask("student", *asked))
+        assert not torch.equal(seen, distiller.trio.ask("score", *asked))
+
+
 def test_adapters_stand_on_one_network(files: Path) -> None:
     """exact: a third of what learns is the teacher's, and nothing else of the network learns."""
     distiller, _ = _distiller(_config(files))
@@ -251,6 +266,11 @@ def test_weights_keep_their_mode_and_are_exported_with_their_schedule(
     path = train_adapter(_whole(files, steps=2, sampling_steps=2), "rgb", tmp_path / "run")
     header = read_header(path)
     assert (header["attention"], header["sampling"]) == ("one-way", [2, 2.0])
+    plain = AdaptConfig(
+        cache=files / "rgb", base=path, vae=files / "vae.safetensors", targets="full", steps=1,
+        held=4,
+    )  # fmt: skip
+    assert read_header(train_adapter(plain, "rgb", tmp_path / "on"))["sampling"] is None
     for steps, wanted in ((None, (2, 2.0)), (6, (6, 2.0))):
         export_nano(files / "vae.safetensors", path, tmp_path / "out", steps)
         native = json.loads((tmp_path / "out" / "manifest.json").read_text())["native"]
@@ -313,6 +333,7 @@ def test_two_processes_are_one_run(files: Path, tmp_path: Path) -> None:
     [
         ({"start": None}, "start=none targets=ff: want start=ADAPTER, or targets=full"),
         ({"motion": "noised"}, "motion=noised: want clean to distil"),
+        ({"expert": "high"}, "expert=high: one of two transformers cannot walk a schedule"),
         ({"sampling_steps": 0}, "sampling_steps=0: want 1 or more"),
         ({"sampling_shift": 0.5}, "sampling_shift=0.5: want 1 or more"),
         ({"score_steps": 0}, "score_steps=0: want 1 or more"),
@@ -334,6 +355,13 @@ def test_shards_and_drivers_of_another_place_are_refused(
     config = _whole(files, base=tmp_path / "placed.safetensors")
     with pytest.raises(ConfigError, match=r"want a cache made with placed=true"):
         train_adapter(config, "rgb", tmp_path / "no")
+    save_weights(tmp_path / "pose.safetensors", state, {**header, "variant": "pose", "lead": 4})
+    with pytest.raises(ConfigError, match=r"its variant is pose, the cache's rgb; want weights"):
+        train_adapter(_whole(files, base=tmp_path / "pose.safetensors"), "rgb", tmp_path / "no")
+    layers, info = load_weights(files / "run" / "adapter.safetensors")
+    save_weights(tmp_path / "posed.safetensors", layers, {**info, "variant": "pose", "lead": 4})
+    with pytest.raises(ConfigError, match=r"variant=pose lead=4, here variant=rgb lead=None"):
+        train_adapter(_config(files, start=tmp_path / "posed.safetensors"), "rgb", tmp_path / "no")
     monkeypatch.setattr(Accelerator, "is_fsdp2", True)
     with pytest.raises(ConfigError, match=r"cannot be sharded"):
         train_adapter(_whole(files, attention="full"), "rgb", tmp_path / "no")

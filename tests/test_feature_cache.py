@@ -375,6 +375,10 @@ def test_refuses_words_that_are_none(word):
         ({"feature_cache": "odd"}, "feature_cache='odd': want none, or first-block"),
         ({"steps": 1}, "with steps=1 there is no step before; want 2 or more"),
         ({"compile": True}, "feature_cache=first-block:0.1: not with compile=true"),
+        (
+            {"feature_cache": "magcache", "guidance_span": "0.5:1"},
+            "not with guidance_span=0.5:..., which begins late; want 0:...",
+        ),
         ({"backbone": "hunyuanvideo-1.5-480p-i2v"}, "blocks are none that diffusers' cache knows"),
         (
             {"backbone": "wan2.1-i2v-14b-480p", "device": "cuda", "offload": "group"},

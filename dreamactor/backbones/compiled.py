@@ -47,13 +47,18 @@ def compile_blocks(networks: Iterable[Any]) -> None:
     Args:
         networks: In their mode of attention, with their adapters, where they will run.
     """
+    expect_graphs()
+    for network in networks:
+        network.compile_repeated_blocks(dynamic=False, backend=BACKEND)
+    log.info("blocks are compiled at their first pass, which takes long: on a CPU minutes")
+
+
+def expect_graphs() -> None:
+    """Let a block have as many graphs as it needs; beyond torch's limit it would run eagerly."""
     import torch._dynamo
 
     limit = torch._dynamo.config.recompile_limit
     torch._dynamo.config.recompile_limit = max(limit, GRAPHS)
-    for network in networks:
-        network.compile_repeated_blocks(dynamic=False, backend=BACKEND)
-    log.info("blocks are compiled at their first pass, which takes long: on a CPU minutes")
 
 
 def is_compiled(backbone: object) -> bool:

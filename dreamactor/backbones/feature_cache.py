@@ -83,7 +83,12 @@ def parse(word: str) -> FeatureCache:
 
 
 def check_settings(
-    word: str, backbone: str, steps: int | None, compile: bool, offload: Offload
+    word: str,
+    backbone: str,
+    steps: int | None,
+    compile: bool,
+    offload: Offload,
+    begins: float = 0.0,
 ) -> None:
     """Refuse what a feature cache does not go with, as far as settings tell.
 
@@ -93,6 +98,7 @@ def check_settings(
         steps: Of sampling, if that is known.
         compile: Whether blocks are compiled.
         offload: What waits in the host's memory.
+        begins: Share of the steps before guidance does.
 
     Raises:
         ConfigError: Says what it does not go with.
@@ -108,6 +114,11 @@ def check_settings(
         raise ConfigError(f"{given}: not with compile=true; leave one of them out")
     if offload == "group":
         raise ConfigError(f"{given}: not with offload=group, never tried; want none or model")
+    if setting.method == "magcache" and begins > 0:
+        # each branch counts its own passes, and the ratios are those of steps
+        raise ConfigError(
+            f"{given}: not with guidance_span={begins:g}:..., which begins late; want 0:..."
+        )
     if steps is not None and steps < LEAST_STEPS:
         raise ConfigError(
             f"{given}: with steps={steps} there is no step before; want {LEAST_STEPS} or more"

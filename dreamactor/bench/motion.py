@@ -13,7 +13,7 @@ A folder is a run, and the same command resumes it:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,13 @@ class NanoBenchConfig(BenchConfig):
             raise ConfigError(f"guidance={self.guidance:g}: wants text, captions=true")
 
     @property
+    def said(self) -> dict[str, Any]:
+        """Of text and guidance, what is not the default; older folders do not name it."""
+        names = ("captions", "guidance", "guidance_span")
+        usual = {field.name: field.default for field in fields(self)}
+        return {n: getattr(self, n) for n in names if getattr(self, n) != usual[n]}
+
+    @property
     def step_counts(self) -> list[int]:
         """The numbers of `steps`, each once, rising."""
         words = [word.strip() for word in self.steps.split(",")]
@@ -106,6 +113,7 @@ def bench_nano(cast: Path, out: Path, config: NanoBenchConfig) -> Path:
             **studio.about,
             "weights": nano.weights if nano else {},
             "before": config.before,
+            **config.said,
         }
         options = evaluate.Options(lpips_frames=config.lpips or None, about=about)
         records, names, fresh = studio.measure(path, systems, config, perceptual, options)

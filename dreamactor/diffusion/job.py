@@ -158,7 +158,6 @@ class AnimateConfig:
             raise ConfigError(f"steps={self.steps}: want 1 to {MAX_STEPS}")
         if self.guidance is not None and not 0 <= self.guidance <= MAX_GUIDANCE:
             raise ConfigError(f"guidance={self.guidance}: want 0 to {MAX_GUIDANCE:.0f}, 1 is off")
-        parse_span(self.guidance_span)
         if self.fps is not None and not (math.isfinite(self.fps) and 0.1 <= self.fps <= 240):
             raise ConfigError(f"fps={self.fps}: want 0.1 to 240")
         choices = {
@@ -177,8 +176,9 @@ class AnimateConfig:
         options = replace(self.options, compile=choice.compile, offload=choice.offload)
         check_options(self.backbone, self.device, options)
         check_settings(
-            self.feature_cache, self.backbone, choice.steps, choice.compile, choice.offload
-        )
+            self.feature_cache, self.backbone, choice.steps, choice.compile, choice.offload,
+            parse_span(self.guidance_span)[0],
+        )  # fmt: skip
 
     @property
     def options(self) -> Options:

@@ -13,6 +13,7 @@ from dreamactor.diffusion.job import Job
 from dreamactor.diffusion.segments import Segment, plan
 from dreamactor.diffusion.skeletons import lead_of
 from dreamactor.diffusion.span import in_span, parse_span
+from dreamactor.errors import ConfigError
 from dreamactor.image import Box, Rgb
 from dreamactor.interpolate import frames_needed
 
@@ -73,15 +74,24 @@ def resolve(
         backbone: The model.
         prompt: From `describe`; None takes the one that was given, or none.
         skeleton: What drives the pose variant; a plan alone can do without.
+
+    Raises:
+        ConfigError: Guidance would work in no step.
     """
     native, config = backbone.native, job.config
+    steps = config.steps or native.steps
+    if not in_span(steps, parse_span(config.guidance_span)):
+        raise ConfigError(
+            f"guidance_span={config.guidance_span}: none of {steps} steps begins in it; want a "
+            "wider one"
+        )
     reference, box = fit_soft(job.reference, (native.height, native.width), config.fit)
     lead = lead_of(backbone) if config.variant == "pose" else 0
     count = lead + native_frames(job, native)
     return Task(
         job=job,
         backbone=backbone.name,
-        steps=config.steps or native.steps,
+        steps=steps,
         guidance=native.guidance if config.guidance is None else config.guidance,
         reference=reference,
         box=_even(box, (native.height, native.width)),

@@ -197,7 +197,7 @@ class _Run:
 
     def _log(self, loss: Tensor) -> None:
         mean = float(self.accelerator.reduce(loss, "mean"))
-        facts = {name: float(whole(value)) for name, value in self.learner.facts.items()}
+        facts = {name: self._mean(value) for name, value in self.learner.facts.items()}
         if not math.isfinite(mean):
             raise DreamActorError(
                 f"{self.folder.path}: the loss is {mean} at step {self.step}; "
@@ -257,8 +257,7 @@ class _Run:
             header: dict[str, object] = {"task": "animate", "variant": cache.task}
             header |= {"lead": cache.lead, "steps": self.step, "motion": self.config.motion}
             header["attention"] = mode_of(self.trainee.transformer)
-            if self.config.sampling is not None:
-                header["sampling"] = self.config.sampling
+            header["sampling"] = self.config.sampling  # not that of the weights before
             save_weights(self.file, weights, {**self.trainee.header, **header})
             return
         state = adapter_state(self.trainee.transformer, weights)
@@ -278,6 +277,10 @@ class _Run:
             return value
         shared: Tensor = broadcast(torch.tensor([value], device=self.device, dtype=torch.float64))
         return float(shared.item())
+
+    def _mean(self, value: Tensor) -> float:
+        """Over all processes, of one number each."""
+        return float(self.accelerator.reduce(whole(value).to(self.device), "mean"))
 
     def _agree(self, flag: bool) -> bool:
         return bool(self._share(float(flag)))

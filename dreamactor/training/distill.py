@@ -29,6 +29,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from dreamactor.backbones.base import Cond, Trainee
+from dreamactor.backbones.compiled import expect_graphs
 from dreamactor.backbones.lora import AdapterInfo, Sampling
 from dreamactor.conditioning.canvas import motion_half, reference_half
 from dreamactor.diffusion.flow import flow_loss, schedule
@@ -85,6 +86,11 @@ class DistillConfig(AdaptConfig):
             raise ConfigError(f"motion={self.motion}: want clean to distil")
         if self.injection != "canvas":
             raise ConfigError(f"injection={self.injection}: want canvas to distil")
+        if self.expert is not None:
+            raise ConfigError(
+                f"expert={self.expert}: one of two transformers cannot walk a schedule by itself; "
+                "want a backbone of one"
+            )
         if self.start is None and self.targets != "full":
             raise ConfigError(
                 f"start=none targets={self.targets}: want start=ADAPTER, or targets=full for "
@@ -117,6 +123,8 @@ class Distiller(Learning):
         self.mine, self.at_once = share_of(config, accelerator.num_processes)
         device = accelerator.device
         self.trio = Trio(trainee, info)
+        if config.compile:
+            expect_graphs()
         for network in dict.fromkeys(self.trio.networks.values()):
             if config.checkpoint:
                 network.enable_gradient_checkpointing()
@@ -173,6 +181,11 @@ class Distiller(Learning):
             self.follow(step // config.score_steps)
         self.facts |= {name: value / parts for name, value in sums.items() if name != "loss"}
         return sums["loss"] / parts
+
+    def wear(self, weights: dict[str, Tensor]) -> None:
+        """As `Learning` says; previews ask the network, so the student has to be at work in it."""
+        self.trio.switch("student")
+        super().wear(weights)
 
     def _part(
         self, batch: dict[str, Tensor], samples: list[int], level: int, turn: bool

@@ -39,7 +39,7 @@ from dreamactor.conditioning.canvas import (
     motion_half,
     reference_half,
 )
-from dreamactor.conditioning.placement import Placement, place_frames
+from dreamactor.conditioning.placement import place_frames
 from dreamactor.conditioning.skeleton import SEEN, Frames, draw
 from dreamactor.conditioning.text import TextEncoder
 from dreamactor.config import check_least
@@ -186,6 +186,8 @@ class _Filler:
         self.task, self.out, self.worker = task, out, worker
         self.encoder = _encoder(config, worker)
         native = self.encoder.native
+        if config.placed and not self._vae.config.placed:
+            raise ConfigError(f"placed=true: {config.vae} knows no placements; want one that does")
         self.source = config.source(task, native, str(worker.device))
         self.groups = self.source.groups()[: config.limit]
         self.large = bool(CATALOGUE[config.backbone].hub)
@@ -229,6 +231,12 @@ class _Filler:
         note = f", {left_out} takes left out, in which no joint was found" if left_out else ""
         return f"{self.out}: {made} new examples of {self.task}{note}"
 
+    @property
+    def _vae(self) -> NanoVAE:
+        """Of nano alone."""
+        assert isinstance(self.encoder, _NanoEncoder)
+        return self.encoder.vae
+
     def _driven(self, group: int) -> Iterator[tuple[str, Frames | None, Take]]:
         """(key, driving signal or None where there is nothing to see, take) of a group."""
         for take in self.source.takes(group):
@@ -256,7 +264,7 @@ class _Filler:
             for frames in ([take.target for take, _ in takes], [frames for _, frames in takes])
         )
         if self.config.placed:
-            driving = _placed(encoder, clip, driving)
+            driving = place_frames(driving, self._vae.place(clip[:, :, 0], driving))
         text = encoder.encode_text([take.caption for take, _ in takes])
         out = examples_of(encoder, clip, driving, text)
         subjects = [take.subject for take, _ in takes if take.subject is not None]
@@ -318,14 +326,6 @@ class _NanoEncoder:
         with self._worker.autocast():
             latents = torch.cat([self.vae.encode(half) for half in halves], dim=-1)
         return Cond(latents, fold_mask(canvas.mask, self.grid), text)
-
-
-def _placed(encoder: Encoder, clip: Tensor, driving: Tensor) -> Tensor:
-    """Drivers (B, 3, T, H, W) brought to where the subject of each clip stands."""
-    vae = getattr(encoder, "vae", None)
-    if not isinstance(vae, NanoVAE) or not vae.config.placed:
-        raise ConfigError("placed=true: the autoencoder knows no placements; want one that does")
-    return place_frames(driving, Placement(*vae.place(clip[:, :, 0], driving)))
 
 
 def _encoder(config: CacheConfig, worker: Worker) -> Encoder:

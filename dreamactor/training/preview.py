@@ -33,15 +33,15 @@ class Preview:
         network: (network input, sigma (B,), text) -> latents (B, C, F, h, n w), float32.
         vae: Autoencoder of the latents.
         motion: How the motion half is treated.
-        steps: Of the sampler.
-        shift: Of its schedule.
+        steps: Of the sampler; None = STEPS.
+        shift: Of its schedule; None = SHIFT.
     """
 
     network: Callable[[Tensor, Tensor, Tensor], Tensor]
     vae: NanoVAE
     motion: MotionHalf
-    steps: int = STEPS
-    shift: float = SHIFT
+    steps: int | None = None
+    shift: float | None = None
 
     @torch.no_grad()
     def numbers(
@@ -120,7 +120,7 @@ class Preview:
             predicted = self.network(torch.cat([wide, condition], dim=1), level, text)
             return velocity_of(predicted, wide, level)
 
-        sigmas = schedule(self.steps, self.shift)
+        sigmas = schedule(self.steps or STEPS, self.shift or SHIFT)
         sigmas = torch.cat([sigmas.new_tensor([since]), sigmas[sigmas < since]])
         start = torch.lerp(latents, noise, since) if since < 1 else noise
         if self.motion == "none":

@@ -209,13 +209,23 @@ def check_fit(config: AdaptConfig, variant: Variant, cache: Cache, trainee: Trai
             f"{given}: autoencoder of sha256 {found[:12]}..., the cache was made with "
             f"{header.vae[:12]}...; name that one"
         )
-    needs = bool(trainee.header.get("placed")) and config.targets == "full"
+    whole, known = config.targets == "full", trainee.header
+    needs = bool(known.get("placed")) and whole and variant == "rgb"
     if needs != (has := bool(header.settings.get("placed"))):
         words = {True: "brought to the subject first", False: "where they were shot"}
         raise ConfigError(
             f"{where}: its drivers stand {words[has]}, those of the weights {words[needs]}; want "
             f"a cache made with placed={str(needs).lower()}"
         )
+    if whole and config.sampling is not None:
+        driven = {"task": "animate", "variant": variant, "lead": header.lead}
+        usual = {"task": "animate", "variant": "rgb", "lead": None}
+        for name, wanted in driven.items():
+            if (have := known.get(name, usual[name])) != wanted:
+                raise ConfigError(
+                    f"base={config.base}: its {name} is {have}, the cache's {wanted}; want weights "
+                    "that were trained on such a cache"
+                )
     if len(cache) <= config.held:
         raise ConfigError(f"{where}: {len(cache)} examples, want more than held={config.held}")
 
@@ -320,7 +330,9 @@ def prepare(
         attach(transformer, info)
         return info
     found = load_adapter(transformer, config.start, trainee.name, trainee.weights, trainee.part)
-    same = ("rank", "targets", "attention", "injection")
+    same: tuple[str, ...] = ("rank", "targets", "attention", "injection")
+    if config.sampling is not None:  # the second stage may start from what skeletons drive
+        same += ("variant", "lead")
     if differs := [name for name in same if getattr(found, name) != getattr(info, name)]:
         old, new = (" ".join(f"{n}={getattr(i, n)}" for n in differs) for i in (found, info))
         raise ConfigError(f"{config.start}: {old}, here {new}; want the same")
