@@ -72,8 +72,8 @@ ALONE = {
     "test_large_training", "test_nano_guide", "test_parallel", "test_parallel_animate",
     "test_queue", "test_serve", "test_studio",
 }  # fmt: skip
-"""Files whose tests wait for clocks, or for processes that wait for each other: beside two busy ones
-those of torch's gloo have hung for minutes."""
+"""Files whose tests wait for clocks, or for processes that wait for each other: beside two busy
+processes those of torch's gloo have hung for minutes."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
