@@ -19,18 +19,18 @@ import starting
 import torch
 from accelerate import Accelerator
 from diffusers import HunyuanVideo15Transformer3DModel, WanTransformer3DModel
+from tiny_stage import SHAPE, write_files
 from torch.testing import assert_close
 
 from dreamactor.backbones.catalogue import Mode
 from dreamactor.backbones.lora import AdapterInfo, adapter_state, attach, read_info, save_adapter
-from dreamactor.backbones.nano import NanoConfig, load_transformer
-from dreamactor.backbones.nano_vae import NanoVAE, NanoVAEConfig
+from dreamactor.backbones.nano import load_transformer
 from dreamactor.backbones.weights import load_weights, read_header, save_weights
 from dreamactor.cli import main
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.provenance import sha256
 from dreamactor.training.adapt import train_adapter
-from dreamactor.training.cache import Cache, CacheHeader, open_cache, shard_path, write_examples
+from dreamactor.training.cache import Cache, shard_path
 from dreamactor.training.stage import AdaptConfig, RgbConfig, draw, order
 from dreamactor.training.state import (
     State,
@@ -42,8 +42,6 @@ from dreamactor.training.state import (
     whole,
 )
 
-TINY = NanoVAEConfig(4, (8, 8, 8), (1, 1, 1), (8, 8, 8, 8), (1, 1, 1, 1))
-SHAPE = NanoConfig(2, 1, 16, 32, 4)
 NOTHING = State({}, [])
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,25 +49,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """vae, base, and a cache of either stage whose target can be told from the driver."""
-    folder = tmp_path_factory.mktemp("files")
-    torch.manual_seed(0)
-    vae = save_weights(
-        folder / "vae.safetensors",
-        NanoVAE(TINY).state_dict(),
-        {"model": "nano-vae", "config": vars(TINY)},
-    )
-    base = SHAPE.build()
-    torch.nn.init.normal_(base.proj_out.weight, std=0.1)
-    header = {"model": "nano", "config": vars(SHAPE), "canvas": 1, "predicts": "latents"}
-    save_weights(folder / "base.safetensors", base.state_dict(), header)
-    for task in ("pose", "rgb"):
-        open_cache(folder / task, CacheHeader(task, "nano", vae, 12.0, {"lead": 1 / 3}))
-        for shard in range(2):
-            motion = torch.randn(6, 4, 3, 4, 4)
-            tensors = {"target": -motion, "motion": motion, "text": torch.randn(6, 2, 384)}
-            keys = [f"{shard}/{k}" for k in range(6)]
-            write_examples(shard_path(folder / task, shard), keys, tensors)
-    return folder
+    return write_files(tmp_path_factory.mktemp("files"), ("pose", "rgb"), 0.1)
 
 
 def _config(files: Path, **changes: object) -> AdaptConfig:

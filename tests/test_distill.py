@@ -10,28 +10,25 @@ import pytest
 import starting
 import torch
 from accelerate import Accelerator
+from tiny_stage import write_files
 from torch.testing import assert_close
 
 from dreamactor.backbones.base import Native, Trainee
 from dreamactor.backbones.load import load_trainee
 from dreamactor.backbones.lora import AdapterInfo, read_info
-from dreamactor.backbones.nano import NanoConfig
-from dreamactor.backbones.nano_vae import NanoVAE, NanoVAEConfig
 from dreamactor.backbones.weights import load_weights, read_header, save_weights
 from dreamactor.conditioning.canvas import LatentGrid, motion_half
 from dreamactor.diffusion.flow import schedule
 from dreamactor.diffusion.sampler import beside, sample_euler
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.training.adapt import train_adapter
-from dreamactor.training.cache import Cache, CacheHeader, open_cache, shard_path, write_examples
+from dreamactor.training.cache import Cache
 from dreamactor.training.distill import DistillConfig, Distiller
 from dreamactor.training.examples import lay_out
 from dreamactor.training.export import export_nano
 from dreamactor.training.stage import AdaptConfig, draw, in_mode, mode_for, prepare
 from dreamactor.training.trio import ROLES
 
-TINY = NanoVAEConfig(4, (8, 8, 8), (1, 1, 1), (8, 8, 8, 8), (1, 1, 1, 1))
-SHAPE = NanoConfig(2, 1, 16, 32, 4)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -39,23 +36,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """vae, weights of nano, a cache, and an adapter of the RGB stage."""
     folder = tmp_path_factory.mktemp("files")
-    torch.manual_seed(0)
-    vae = save_weights(
-        folder / "vae.safetensors",
-        NanoVAE(TINY).state_dict(),
-        {"model": "nano-vae", "config": vars(TINY)},
-    )
-    base = SHAPE.build()
-    torch.nn.init.normal_(base.proj_out.weight, std=0.3)
-    header = {"model": "nano", "config": vars(SHAPE), "canvas": 1, "predicts": "latents"}
-    header |= {"attention": "one-way"}
-    save_weights(folder / "base.safetensors", base.state_dict(), header)
-    open_cache(folder / "rgb", CacheHeader("rgb", "nano", vae, 12.0, {}))
-    for shard in range(2):
-        motion = torch.randn(6, 4, 3, 4, 4)
-        tensors = {"target": -motion, "motion": motion, "text": torch.randn(6, 2, 384)}
-        keys = [f"{shard}/{k}" for k in range(6)]
-        write_examples(shard_path(folder / "rgb", shard), keys, tensors)
+    write_files(folder, ("rgb",), 0.3, attention="one-way")
     config = AdaptConfig(
         cache=folder / "rgb", base=folder / "base.safetensors", vae=folder / "vae.safetensors",
         rank=4, steps=10, rate=1e-2, warmup=1, held=4, log_every=10, look_every=10,

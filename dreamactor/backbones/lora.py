@@ -111,6 +111,11 @@ class Adaptable(Protocol):
     adapter: dict[str, Any] | None
 
 
+def layers_of(info: AdapterInfo) -> LoraConfig:
+    """An adapter's layers, as peft takes them."""
+    return LoraConfig(r=info.rank, lora_alpha=info.rank, target_modules=MODULES[info.targets])
+
+
 def attach(transformer: ModelMixin, info: AdapterInfo) -> list[Tensor]:
     """Freeze a transformer and give it a fresh adapter, which changes nothing yet.
 
@@ -121,9 +126,7 @@ def attach(transformer: ModelMixin, info: AdapterInfo) -> list[Tensor]:
     """
     set_injection(transformer, info.injection)
     transformer.requires_grad_(False)
-    transformer.add_adapter(
-        LoraConfig(r=info.rank, lora_alpha=info.rank, target_modules=MODULES[info.targets]), NAME
-    )
+    transformer.add_adapter(layers_of(info), NAME)
     for parameter in injected(transformer).values():  # which peft froze
         parameter.requires_grad_(True)
     found = [p for p in transformer.parameters() if p.requires_grad]

@@ -196,7 +196,7 @@ class _Run:
     # ---- what is written ------------------------------------------------------------------
 
     def _log(self, loss: Tensor) -> None:
-        mean = float(self.accelerator.reduce(loss, "mean"))
+        mean = self._mean(loss)
         facts = {name: self._mean(value) for name, value in self.learner.facts.items()}
         if not math.isfinite(mean):
             raise DreamActorError(

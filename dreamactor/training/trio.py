@@ -14,11 +14,10 @@ import warnings
 from typing import Literal, get_args
 
 from diffusers import ModelMixin
-from peft import LoraConfig
 from torch import Tensor, nn
 
 from dreamactor.backbones.base import Cond, Trainee
-from dreamactor.backbones.lora import MODULES, NAME, AdapterInfo
+from dreamactor.backbones.lora import NAME, AdapterInfo, layers_of
 
 Role = Literal["teacher", "student", "score"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -87,13 +86,9 @@ def _add_adapters(transformer: ModelMixin, info: AdapterInfo) -> None:
     """Beside the adapter that is there, two more with its values."""
     own = {name: value for name, value in transformer.named_parameters() if ".lora_" in name}
     for role in ("teacher", "score"):
-        layers = MODULES[info.targets]
         with warnings.catch_warnings():  # peft asks whether several are meant: they are
             warnings.filterwarnings("ignore", "Already found a `peft_config`")
-            transformer.add_adapter(
-                LoraConfig(r=info.rank, lora_alpha=info.rank, target_modules=layers),
-                ADAPTERS[role],
-            )
+            transformer.add_adapter(layers_of(info), ADAPTERS[role])
         for name, value in own.items():
             theirs = transformer.get_parameter(name.replace(f".{NAME}.", f".{ADAPTERS[role]}."))
             theirs.data = value.detach().clone().float()
