@@ -57,8 +57,9 @@ kind() {
     unfiltered) echo rgb all ;;
     forward) echo rgb forward ;;                 # towards the synthetic clip
     twins) echo rgb twins ;;                     # true pairs: as good as bootstrapping could get
-    distilled) echo distill placed targets=full rate=2e-5 ;;   # the weights that ship, to 4 steps
-    sharper) echo distill placed targets=full rate=2e-5 adversary=0.5 ;;
+    distilled | sharper)                             # the weights that ship, to 4 steps
+      echo distill placed targets=full rate=4e-5 score_rate=8e-5 shift=2 average=0.98 continued=0.5 no_text=0.5 \
+        "adversary=$([ "$1" = sharper ] && echo 0.5 || echo 0)" ;;
     *) echo "no row $1" >&2; exit 2 ;;
   esac
 }
@@ -83,14 +84,17 @@ train() {
   read -r stage cache more <<< "$(row "$name")"
   if [ "$stage" = rgb ]; then start=("start=$home/rows/$full/adapter.safetensors"); fi
   if [ "$stage" = distill ]; then start=(start=none) from=$home/shipped/nano/transformer.safetensors; fi
-  case $more in *rate=*) ;; *) more="$more rate=5e-4" ;; esac
+  local setting
+  for setting in rate=5e-4 average=0.995; do
+    case " $more" in *" ${setting%=*}="*) ;; *) more="$more $setting" ;; esac
+  done
   local by=(python3) here
   here=$(awk "BEGIN {print ($(left) - 65) / 60}")
   if [ "$spread" -gt 1 ]; then by=(torchrun --nproc-per-node "$spread" --master-port "$PORT"); fi
   # shellcheck disable=SC2086  # settings are words
   timeout -k 20 "$(left)" "${by[@]}" -m dreamactor.cli train "$stage" --out "$home/rows/$name" \
     cache="$home/cache-$cache" base="$from" vae="$vae" steps="$steps" batch="$batch" \
-    warmup=100 decay_from=0.5 average=0.995 checkpoint=false look_every=500 save_minutes=60 \
+    warmup=100 decay_from=0.5 checkpoint=false look_every=500 save_minutes=60 \
     "minutes=${MINUTES:-$here}" "pause_minutes=$here" "${start[@]}" $more ${MORE:-} > "$home/rows/$name.log" 2>&1
 }
 
