@@ -127,13 +127,13 @@ case $verb in
     wait ;;
   rows)
     mkdir -p "$home/rows"
-    if [ ! -f "$base" ]; then
-      dreamactor train export --vae "$vae" --transformer "$home/nano-base/transformer.safetensors" \
-        --shift 2 --out "$home/base"
-    fi
     number=0
     for name in "${@:4}"; do
       read -r stage cache more <<< "$(row "$name")"
+      if [ "$stage" != distill ] && [ ! -f "$base" ]; then
+        dreamactor train export --vae "$vae" --transformer "$home/nano-base/transformer.safetensors" \
+          --shift 2 --out "$home/base"
+      fi
       if [ "$stage" = rgb ] && [ ! -d "$home/cache-$cache" ]; then
         on "$number" examples "$cache" rgb triplets="$home/data/$cache.jsonl" &
         number=$((number + 1))

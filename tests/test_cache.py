@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,7 +25,9 @@ from dreamactor.conditioning.placement import place_frames
 from dreamactor.conditioning.skeleton import JOINTS, draw
 from dreamactor.errors import ConfigError, MediaError, WeightsError
 from dreamactor.runs import seed_of
+from dreamactor.training import encode
 from dreamactor.training.cache import (
+    COPY,
     Cache,
     CacheHeader,
     check_cache,
@@ -50,6 +53,18 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("vae") / "vae.safetensors"
     header = {"model": "nano-vae", "config": vars(TINY)}
     save_weights(path, NanoVAE(TINY).state_dict(), header)
+    return path
+
+
+@pytest.fixture(scope="module")
+def placing_vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An autoencoder that says where drivers belong."""
+    torch.manual_seed(0)
+    network = PlacementNet()
+    torch.nn.init.normal_(network.judge[-1].weight, std=0.02)
+    model = with_placement(NanoVAE(SEEN), network)
+    path = tmp_path_factory.mktemp("placing") / "vae.safetensors"
+    save_weights(path, model.state_dict(), {"model": "nano-vae", "config": vars(model.config)})
     return path
 
 
@@ -257,18 +272,14 @@ def test_rgb_examples_are_driven_by_the_twin(pool: Path, vae: Path, tmp_path: Pa
         assert torch.equal(batch["motion"], batch["target"].flip(0))
 
 
-def test_drivers_can_be_placed_as_animate_does(pool: Path, vae: Path, tmp_path: Path) -> None:
+def test_drivers_can_be_placed_as_animate_does(
+    pool: Path, vae: Path, placing_vae: Path, tmp_path: Path
+) -> None:
     """same: motion is what encoding the placed driver gives; targets are as without."""
-    torch.manual_seed(0)
-    network = PlacementNet()
-    torch.nn.init.normal_(network.judge[-1].weight, std=0.02)
-    model = with_placement(NanoVAE(SEEN), network).eval().requires_grad_(False)
-    header = {"model": "nano-vae", "config": vars(model.config)}
-    save_weights(tmp_path / "vae.safetensors", model.state_dict(), header)
-    caches = {}
+    model, caches = load_vae(placing_vae), {}
     for placed in (False, True):
         out = tmp_path / str(placed)
-        config = CacheConfig(pool=pool, vae=tmp_path / "vae.safetensors", limit=1, placed=placed)
+        config = CacheConfig(pool=pool, vae=placing_vae, limit=1, placed=placed)
         fill_cache(config, "rgb", out, "cpu")
         caches[placed] = Cache(out)
         assert caches[placed].header.settings.get("placed", False) == placed
@@ -287,6 +298,27 @@ def test_drivers_can_be_placed_as_animate_does(pool: Path, vae: Path, tmp_path: 
         fill_cache(CacheConfig(pool=pool, vae=vae, placed=True), "pose", tmp_path / "no")
     with pytest.raises(ConfigError, match="placed=true: only for nano"):
         CacheConfig(pool=pool, backbone="wan2.1-i2v-14b-480p", placed=True)
+
+
+def test_copies_are_looked_for_before_drivers_are_placed(
+    pool: Path, placing_vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """refuses: a twin of the same pixels; takes: what is alike only once it is placed."""
+    shard, twins = read_shard(pool, 0), tmp_path / "twins"
+    twins.mkdir()
+    write_shard(twins, replace(shard, pixels=np.repeat(shard.pixels[:, :1], 2, axis=1)))
+
+    def place(driving: torch.Tensor, placement: object) -> torch.Tensor:
+        return driving.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)  # each twin's becomes its own
+
+    config = CacheConfig(pool=twins, vae=placing_vae, limit=1, placed=True)
+    with pytest.raises(ConfigError, match=r"twins/000000/0/0: the driving clip is the target"):
+        fill_cache(config, "rgb", tmp_path / "copies", "cpu")
+    monkeypatch.setattr(encode, "place_frames", place)
+    fill_cache(replace(config, pool=pool), "rgb", tmp_path / "alike", "cpu")
+    batch = Cache(tmp_path / "alike").batch([0, 1])
+    assert float(unlikeness(batch["target"], batch["motion"]).max()) < COPY
+    assert "driver, placed, and target are unlike by 0.0" in check_cache(tmp_path / "alike")
 
 
 def test_another_reference_is_another_first_frame(pool: Path, vae: Path, tmp_path: Path) -> None:

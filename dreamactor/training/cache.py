@@ -11,7 +11,8 @@ A cache is a folder of safetensors shards beside cache.json, which says what the
 
 target is the reference, then the frames to generate; motion is the driving signal beside them.
 A shard is written whole or not at all. An example that is driven by its own target is refused
-wherever it turns up: trained on it, a network copies and the loss looks splendid.
+wherever it turns up: trained on it, a network copies and the loss looks splendid. Where drivers
+are placed it is looked for before that, and not again: moved, a copy is no longer the same.
 
 Legend: N examples, C latent channels, F latent frames, h x w cells of one half, L tokens.
 """
@@ -81,8 +82,13 @@ def unlikeness(target: Tensor, motion: Tensor) -> Tensor:
     return apart / each.clamp_min(1e-12)
 
 
-def check_examples(keys: Sequence[str], tensors: dict[str, Tensor]) -> None:
+def check_examples(keys: Sequence[str], tensors: dict[str, Tensor], placed: bool = False) -> None:
     """Refuse what nobody should train on.
+
+    Args:
+        keys: Of N examples.
+        tensors: Theirs, as a shard has them.
+        placed: Whether their drivers were moved; then copies are not looked for.
 
     Raises:
         ConfigError: Shapes that do not belong together, numbers that are not finite, or a driving
@@ -92,12 +98,26 @@ def check_examples(keys: Sequence[str], tensors: dict[str, Tensor]) -> None:
     if shapes["target"] != shapes["motion"] or {len(v) for v in tensors.values()} != {len(keys)}:
         raise ConfigError(f"examples of {len(keys)} keys and {shapes}: want one shape and number")
     tensors = {name: value.float() for name, value in tensors.items()}  # 16 bits are slow on a CPU
-    target, motion = tensors["target"], tensors["motion"]
     for name, value in tensors.items():
         finite = value.isfinite().flatten(1).all(dim=1)
         if not finite.all():
             bad = keys[int((~finite).nonzero()[0])]
             raise ConfigError(f"{bad}: {name} holds numbers that are not finite; make it anew")
+    if not placed:
+        check_copies(keys, tensors["target"], tensors["motion"])
+
+
+def check_copies(keys: Sequence[str], target: Tensor, motion: Tensor) -> None:
+    """Refuse a driving signal that is the target.
+
+    Args:
+        keys: Of N examples.
+        target: As for `unlikeness`.
+        motion: Likewise; as it comes, not placed.
+
+    Raises:
+        ConfigError: Names the example.
+    """
     for key, found in zip(keys, unlikeness(target, motion).tolist(), strict=True):
         if found < COPY:
             raise ConfigError(
@@ -153,14 +173,16 @@ def shard_path(folder: Path, index: int) -> Path:
     return folder / f"{index:06d}.safetensors"
 
 
-def write_examples(path: Path, keys: Sequence[str], tensors: dict[str, Tensor]) -> None:
+def write_examples(
+    path: Path, keys: Sequence[str], tensors: dict[str, Tensor], placed: bool = False
+) -> None:
     """Write a shard, whole or not at all.
 
     Raises:
         ConfigError: As `check_examples`.
     """
     halves = {name: _half(value) for name, value in tensors.items()}
-    check_examples(keys, halves)
+    check_examples(keys, halves, placed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as hidden:
         hidden.write_bytes(save(halves, metadata={"keys": json.dumps(list(keys))}))
@@ -209,6 +231,11 @@ class Cache:
         return len(self.keys)
 
     @property
+    def placed(self) -> bool:
+        """Whether drivers were brought to where the subject stands."""
+        return bool(self.header.settings.get("placed"))
+
+    @property
     def digest(self) -> str:
         """Of what it holds, as far as names tell."""
         return hashlib.sha256(json.dumps([asdict(self.header), self.keys]).encode()).hexdigest()
@@ -230,7 +257,7 @@ class Cache:
         fresh = [i for i, k in enumerate(which) if k not in self._sound]
         if fresh:
             some = {name: value[fresh] for name, value in out.items()}
-            check_examples([self.keys[which[i]] for i in fresh], some)
+            check_examples([self.keys[which[i]] for i in fresh], some, self.placed)
             self._sound.update(which[i] for i in fresh)
         if self.silence is not None:
             length = max(out["text"].shape[1], len(self.silence))
@@ -260,7 +287,7 @@ def check_cache(folder: Path) -> str:
     size = " x ".join(map(str, cache.shape))
     return (
         f"{folder}: {len(cache)} examples of {cache.header.task}, {size}; "
-        f"driver and target are unlike by {least:.2f} or more"
+        f"driver{', placed,' if cache.placed else ''} and target are unlike by {least:.2f} or more"
     )
 
 

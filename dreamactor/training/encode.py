@@ -48,6 +48,7 @@ from dreamactor.provenance import sha256
 from dreamactor.runs import plain, seed_of
 from dreamactor.training.cache import (
     CacheHeader,
+    check_copies,
     joined,
     open_cache,
     shard_path,
@@ -225,7 +226,8 @@ class _Filler:
                     keys += [key for key, _, _ in shown]
                     parts.append(self._encode([(take, d) for _, d, take in shown if d is not None]))
             if parts:
-                write_examples(path, keys, {n: joined([p[n] for p in parts]) for n in parts[0]})
+                whole = {n: joined([p[n] for p in parts]) for n in parts[0]}
+                write_examples(path, keys, whole, self.config.placed)
                 made += len(keys)
                 print(f"shard {group}: {len(keys)} examples", file=sys.stderr)  # noqa: T201
         note = f", {left_out} takes left out, in which no joint was found" if left_out else ""
@@ -264,9 +266,13 @@ class _Filler:
             for frames in ([take.target for take, _ in takes], [frames for _, frames in takes])
         )
         if self.config.placed:
+            with self.worker.autocast():
+                before = self._vae.encode(driving)
             driving = place_frames(driving, self._vae.place(clip[:, :, 0], driving))
         text = encoder.encode_text([take.caption for take, _ in takes])
         out = examples_of(encoder, clip, driving, text)
+        if self.config.placed:
+            check_copies([take.key for take, _ in takes], out["target"], before)
         subjects = [take.subject for take, _ in takes if take.subject is not None]
         if len(subjects) == len(takes) and encoder.grid.stride_s == STRIDE_S:
             mask = torch.from_numpy(np.stack(subjects)).to(device).unsqueeze(1)

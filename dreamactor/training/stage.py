@@ -211,7 +211,7 @@ def check_fit(config: AdaptConfig, variant: Variant, cache: Cache, trainee: Trai
         )
     whole, known = config.targets == "full", trainee.header
     needs = bool(known.get("placed")) and whole and variant == "rgb"
-    if needs != (has := bool(header.settings.get("placed"))):
+    if needs != (has := cache.placed):
         words = {True: "brought to the subject first", False: "where they were shot"}
         raise ConfigError(
             f"{where}: its drivers stand {words[has]}, those of the weights {words[needs]}; want "
