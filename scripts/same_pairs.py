@@ -45,6 +45,8 @@ def main() -> None:
     for name in list(runs)[1:]:
         for system in systems:
             other = system.replace(first, name, 1)
+            if not any(r.system == other for r in rows):
+                continue
             pairs = [(values(rows, other, m), values(rows, system, m)) for m in BRIEF]
             cells = [stats.paired_difference(*pair) for pair in pairs]
             found = (stats.format_interval(cell, 3) for cell in cells)

@@ -122,6 +122,27 @@ def test_previews_are_the_student_s(files: Path) -> None:
         assert not torch.equal(seen, distiller.trio.ask("score", *asked))
 
 
+def test_a_student_goes_on_from_an_earlier_one(files: Path, tmp_path: Path) -> None:
+    """same: the student, and what the file says; unchanged by: that, teacher and score."""
+    earlier = train_adapter(_whole(files, steps=4), "rgb", tmp_path / "run")
+    distiller, _ = _distiller(_whole(files, student=earlier))
+    base, trained = (load_trainee("nano", p) for p in (files / "base.safetensors", earlier))
+    for role, wanted in (("student", trained), ("teacher", base), ("score", base)):
+        state = distiller.trio.networks[role].state_dict()
+        for name, value in wanted.transformer.state_dict().items():
+            assert torch.equal(state[name], value), (role, name)
+    assert_close(distiller.average, distiller.params)
+    later = train_adapter(_whole(files, student=earlier, steps=2), "rgb", tmp_path / "later")
+    assert read_header(later) == read_header(earlier) | {"steps": 2}
+
+    state, header = load_weights(earlier)
+    save_weights(tmp_path / "other.safetensors", state, {**header, "placed": True})
+    with pytest.raises(ConfigError, match=r"its placed is True, the teacher's False"):
+        _distiller(_whole(files, student=tmp_path / "other.safetensors"))
+    with pytest.raises(ConfigError, match=r"want start=ADAPTER, or targets=full with it"):
+        _config(files, student=earlier)
+
+
 def test_adapters_stand_on_one_network(files: Path) -> None:
     """exact: a third of what learns is the teacher's, and nothing else of the network learns."""
     distiller, _ = _distiller(_config(files))

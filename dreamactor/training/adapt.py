@@ -90,6 +90,8 @@ class _Run:
         if isinstance(config, DistillConfig) and self.accelerator.is_fsdp2:
             raise ConfigError("distill: cannot be sharded; want whole copies, as of torchrun")
         settings = identity(asdict(config))
+        if isinstance(config, DistillConfig) and config.student is not None:
+            settings["student"] = sha256(config.student)
         if config.injection == "canvas":
             del settings["injection"]  # runs from before there were others can go on
         known = {

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from dreamactor.backbones.base import Cond, Trainee
 from dreamactor.backbones.compiled import expect_graphs
+from dreamactor.backbones.load import load_trainee
 from dreamactor.backbones.lora import AdapterInfo, Sampling
 from dreamactor.conditioning.canvas import motion_half, reference_half
 from dreamactor.diffusion.flow import flow_loss, schedule
@@ -51,6 +52,9 @@ class DistillConfig(AdaptConfig):
 
     start: Path | None = field()
     """The adapter that is distilled; start=none with targets=full distils weights of nano."""
+    student: Path | None = None
+    """With targets=full, what an earlier run has distilled of the same weights: the student goes on
+    from there, and its score begins as the teacher."""
     sampling_steps: int = 4
     """Of the student."""
     sampling_shift: float = 2.0
@@ -91,6 +95,10 @@ class DistillConfig(AdaptConfig):
                 f"expert={self.expert}: one of two transformers cannot walk a schedule by itself; "
                 "want a backbone of one"
             )
+        if self.student is not None and self.targets != "full":
+            raise ConfigError(
+                f"student={self.student}: want start=ADAPTER, or targets=full with it"
+            )
         if self.start is None and self.targets != "full":
             raise ConfigError(
                 f"start=none targets={self.targets}: want start=ADAPTER, or targets=full for "
@@ -123,6 +131,8 @@ class Distiller(Learning):
         self.mine, self.at_once = share_of(config, accelerator.num_processes)
         device = accelerator.device
         self.trio = Trio(trainee, info)
+        if config.student is not None:
+            _go_on(trainee, config.student)
         if config.compile:
             expect_graphs()
         for network in dict.fromkeys(self.trio.networks.values()):
@@ -294,6 +304,21 @@ class Distiller(Learning):
         norm = nn.utils.clip_grad_norm_(params, self.config.clip)
         optimiser.step()
         return norm
+
+
+def _go_on(trainee: Trainee, student: Path) -> None:
+    """Have a network go on from what was distilled of it.
+
+    Raises:
+        ConfigError: Those are other weights than of a student of this one.
+    """
+    found = load_trainee(trainee.name, student)
+    usual = {"config": None, "attention": "full", "placed": False, "variant": "rgb", "lead": None}
+    for name, value in usual.items():
+        old, new = (header.get(name, value) for header in (found.header, trainee.header))
+        if old != new:
+            raise ConfigError(f"student={student}: its {name} is {old}, the teacher's {new}")
+    trainee.transformer.load_state_dict(found.transformer.state_dict())
 
 
 def _noised(latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
