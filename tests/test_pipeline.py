@@ -92,6 +92,22 @@ def test_segments_are_shown_the_reference_and_the_last_generated_frames(tmp_path
     ]
 
 
+@pytest.mark.parametrize(
+    ("frames", "guard", "used", "anchors"),
+    [(124, "auto", "none", []), (125, "auto", "anchor", [4, 8]), (125, "none", "none", [])],
+)
+def test_long_clips_are_guarded_unless_told_otherwise(
+    tmp_path, reference, frames, guard, used, anchors
+):
+    """exact: segments that see the reference alone; the plan and the record say what was done."""
+    film(tmp_path / "driving.mp4", frames, 12)
+    task, backbone = task_of(tmp_path, reference, Copycat(), guard=guard), Copycat()
+    assert len(list(generate(task, backbone, Stages(), lambda: None))) == frames
+    shown = [canvas.shown for canvas, _ in backbone.canvases]
+    assert [k for k, count in enumerate(shown) if k and count == 1] == anchors
+    assert task.plain()["guard"] == used
+
+
 def test_the_first_segment_places_the_whole_clip(run, tmp_path, reference):
     """exact: asked once; every segment is shown the placed clip, and the record says where."""
     film(tmp_path / "driving.mp4", 30, 12)

@@ -5,7 +5,7 @@ import torch
 from copycat import GRID, NATIVE
 
 from dreamactor.diffusion.seams import MOST, Colours, Seams, fade
-from dreamactor.diffusion.segments import as_anchor, plan
+from dreamactor.diffusion.segments import AUTO, as_anchor, guard_of, plan
 
 
 def played(guard, frames, bias=0.0):
@@ -42,6 +42,11 @@ def test_exact_what_each_guard_makes_of_a_growing_bias():
     assert matched.max() == pytest.approx(0.05, abs=1e-5)
     assert anchored.max() == pytest.approx(0.05 * 4)
     assert anchored[-1] < 0.21
+
+
+def test_exact_auto_guards_from_the_eleventh_segment_on():
+    assert [guard_of("auto", count) for count in (1, 10, 11, 300)] == ["none", "none", AUTO, AUTO]
+    assert [guard_of(word, 300) for word in ("none", "statistics")] == ["none", "statistics"]
 
 
 def test_exact_a_fade_is_linear():

@@ -42,8 +42,8 @@ def animate(
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     fit: Annotated[str, typer.Option(help="letterbox shows all, crop fills.")] = "letterbox",
     guard: Annotated[
-        str, typer.Option(help="Against drift of long clips: none, statistics or anchor.")
-    ] = "none",
+        str, typer.Option(help="Against drift of long clips: auto, none, statistics or anchor.")
+    ] = "auto",
     fps: Annotated[float | None, typer.Option(help="Output rate; default the clip's.")] = None,
     interpolate: Annotated[str, typer.Option(help="Frames between: flow or nearest.")] = "flow",
     audio: Annotated[bool, typer.Option(help="Carry the driving clip's sound over.")] = True,

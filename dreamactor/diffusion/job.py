@@ -32,7 +32,7 @@ from dreamactor.backbones.load import (
 )
 from dreamactor.backbones.presets import Choice, Preset, chosen
 from dreamactor.config import check_device
-from dreamactor.diffusion.segments import Guard
+from dreamactor.diffusion.segments import GuardChoice
 from dreamactor.diffusion.span import parse_span
 from dreamactor.errors import ConfigError, MediaError
 from dreamactor.image import Rgb, check_input, check_output, read_image
@@ -95,9 +95,10 @@ class AnimateConfig:
     """Seed of the noise."""
     fit: Fit = "letterbox"
     """How pictures come to the backbone's size: letterbox shows all, crop fills the frame."""
-    guard: Guard = "none"
+    guard: GuardChoice = "auto"
     """Against drift over a long clip: statistics brings every segment's colours to the first one's,
-    anchor starts every fourth one from the reference alone (see `seams.py`)."""
+    anchor starts every fourth one from the reference alone (see `seams.py`); auto does so for clips
+    of more than ten segments, of nano ten seconds."""
     fps: float | None = None
     """Frames a second of the output; None takes the driving clip's."""
     interpolate: Interpolation = "flow"
@@ -162,7 +163,7 @@ class AnimateConfig:
             raise ConfigError(f"fps={self.fps}: want 0.1 to 240")
         choices = {
             "variant": Variant, "fit": Fit, "interpolate": Interpolation, "describer": Describer,
-            "dtype": Dtype, "guard": Guard, "storage": Storage,
+            "dtype": Dtype, "guard": GuardChoice, "storage": Storage,
         }  # fmt: skip
         for name, words in ((name, get_args(choice)) for name, choice in choices.items()):
             if getattr(self, name) not in words:

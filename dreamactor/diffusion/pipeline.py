@@ -44,7 +44,7 @@ from dreamactor.diffusion.flow import schedule
 from dreamactor.diffusion.job import AnimateConfig, Fit, Job, describe, prepare
 from dreamactor.diffusion.sampler import Velocity, beside, guided, sample_euler
 from dreamactor.diffusion.seams import Seams
-from dreamactor.diffusion.segments import Guard, Segment, as_anchor
+from dreamactor.diffusion.segments import GuardChoice, Segment, as_anchor
 from dreamactor.diffusion.skeletons import skeleton
 from dreamactor.diffusion.task import Task, rate_of, resolve
 from dreamactor.diffusion.watch import UNWATCHED, Watch
@@ -84,7 +84,7 @@ class Settings(TypedDict, total=False):
     guidance_span: str
     seed: int
     fit: Fit
-    guard: Guard
+    guard: GuardChoice
     fps: float | None
     interpolate: Interpolation
     audio: bool
@@ -283,8 +283,8 @@ def generate(
     unsaid = backbone.encode_text([task.job.config.negative]) if task.guides else text
     skips, tally = parse(task.job.config.feature_cache), tally or Tally()
     window = Window(stages.each("decode", motion_frames(task, backbone.native)))
-    seams = Seams(task.job.config.guard, backbone.native.overlap)
-    segments = [as_anchor(segment, task.job.config.guard) for segment in task.segments]
+    seams = Seams(task.guard, backbone.native.overlap)
+    segments = [as_anchor(segment, task.guard) for segment in task.segments]
     for segment, following in zip(segments, [*segments[1:], None], strict=True):
         driving = window.halves(segment.driving(task.native_frames)).to(device)
         if segment.index == 0:

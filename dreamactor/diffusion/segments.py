@@ -23,6 +23,10 @@ from dreamactor.errors import ConfigError
 
 Guard = Literal["none", "statistics", "anchor"]
 """What is done against drift; `seams.py` says how."""
+GuardChoice = Literal["auto", "none", "statistics", "anchor"]
+"""auto: none up to LONG segments, for more of them AUTO."""
+LONG = 10
+AUTO: Guard = "anchor"
 EVERY = 4
 """Segments from one anchor to the next."""
 
@@ -113,6 +117,13 @@ def plan(frames: int, native: Lengths, grid: Stride) -> list[Segment]:
         segments.append(Segment(len(segments), done - shown, shown, new, runs * stride + 1))
         done += new
     return segments
+
+
+def guard_of(choice: GuardChoice, segments: int) -> Guard:
+    """The guard of a clip of so many segments."""
+    if choice != "auto":
+        return choice
+    return AUTO if segments > LONG else "none"
 
 
 def as_anchor(segment: Segment, guard: Guard) -> Segment:

@@ -10,7 +10,7 @@ from dreamactor.backbones.base import Backbone, Native
 from dreamactor.conditioning.framing import fit_soft
 from dreamactor.conditioning.skeleton import PoseTrack
 from dreamactor.diffusion.job import Job
-from dreamactor.diffusion.segments import Segment, plan
+from dreamactor.diffusion.segments import Guard, Segment, guard_of, plan
 from dreamactor.diffusion.skeletons import lead_of
 from dreamactor.diffusion.span import in_span, parse_span
 from dreamactor.errors import ConfigError
@@ -47,6 +47,11 @@ class Task:
         return bool(said) and self.guidance != 1
 
     @property
+    def guard(self) -> Guard:
+        """What is done against drift."""
+        return guard_of(self.job.config.guard, len(self.segments))
+
+    @property
     def guided_steps(self) -> range:
         """Those in which guidance works, if there is any."""
         return in_span(self.steps, parse_span(self.job.config.guidance_span))
@@ -58,6 +63,7 @@ class Task:
             config,
             steps=self.steps,
             guidance=self.guidance,
+            guard=self.guard,
             fps=float(self.job.fps),
             pose=config.estimator if config.variant == "pose" else None,
         )
