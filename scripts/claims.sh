@@ -3,7 +3,7 @@
 #
 #   scripts/gpu.sh base HOME OUT minutes=7    nano as an image-to-video model, frozen from then on
 #   scripts/claims.sh caches HOME SHARDS [NAME...]
-#                                             render pairs to keep; examples for all rows, or some:
+#                                             render pairs to keep; examples beside the pools, for all rows or some:
 #                                             pose, plain, twins, placed
 #   scripts/claims.sh rows HOME OUT NAME...   an adapter each, spread over the GPUs, of STEPS steps
 #   scripts/claims.sh pairs HOME OUT COUNT    bootstrap with the row FULL: COUNT pairs a process
@@ -13,7 +13,7 @@
 #
 # Rows are in `kind` below, and NAME@SEED is a seed of a row: full@0 full@1 channel@0 channel@1; a
 # row has a seed in its name always or never. Rows of stage 2 start from FULL (`full`) and want
-# `pairs` first; rows that distil want the cache `placed` and HOME/shipped. BASELINE (FULL's row, or the first) is what the joined report compares with. HOME
+# `pairs` first; rows that distil want the cache `placed` and HOME/teacher.safetensors. BASELINE (FULL's row, or the first) is what the joined report compares with. HOME
 # and OUT as of gpu.sh. Where the clock ends rows before their STEPS, they have had equal time, each
 # its part of a GPU. HOME/base, if it is there, is a base that `train export` wrote before.
 # From the environment: GPUS, FIRST_GPU, SPREAD (1: GPUs of a row, which BATCH is over), STEPS (1000),
@@ -57,7 +57,7 @@ kind() {
     unfiltered) echo rgb all ;;
     forward) echo rgb forward ;;                 # towards the synthetic clip
     twins) echo rgb twins ;;                     # true pairs: as good as bootstrapping could get
-    distilled | sharper)                             # the weights that ship, to 4 steps
+    distilled | sharper)                             # weights of nano, to 4 steps
       echo distill placed targets=full rate=4e-5 score_rate=8e-5 shift=2 average=0.98 continued=0.5 no_text=0.5 \
         "adversary=$([ "$1" = sharper ] && echo 0.5 || echo 0)" ;;
     *) echo "no row $1" >&2; exit 2 ;;
@@ -83,17 +83,17 @@ train() {
   local name=$1 stage cache more start=() from=$base
   read -r stage cache more <<< "$(row "$name")"
   if [ "$stage" = rgb ]; then start=("start=$home/rows/$full/adapter.safetensors"); fi
-  if [ "$stage" = distill ]; then start=(start=none) from=$home/shipped/nano/transformer.safetensors; fi
+  if [ "$stage" = distill ]; then start=(start=none) from=$home/teacher.safetensors; fi
   local setting
   for setting in rate=5e-4 average=0.995; do
-    case " $more" in *" ${setting%=*}="*) ;; *) more="$more $setting" ;; esac
+    case " $more ${MORE:-}" in *" ${setting%=*}="*) ;; *) more="$more $setting" ;; esac
   done
   local by=(python3) here
   here=$(awk "BEGIN {print ($(left) - 65) / 60}")
   if [ "$spread" -gt 1 ]; then by=(torchrun --nproc-per-node "$spread" --master-port "$PORT"); fi
   # shellcheck disable=SC2086  # settings are words
   timeout -k 20 "$(left)" "${by[@]}" -m dreamactor.cli train "$stage" --out "$home/rows/$name" \
-    cache="$home/cache-$cache" base="$from" vae="$vae" steps="$steps" batch="$batch" \
+    cache="$pools/cache-$cache" base="$from" vae="$vae" steps="$steps" batch="$batch" \
     warmup=100 decay_from=0.5 checkpoint=false look_every=500 save_minutes=60 \
     "minutes=${MINUTES:-$here}" "pause_minutes=$here" "${start[@]}" $more ${MORE:-} > "$home/rows/$name.log" 2>&1
 }
@@ -101,8 +101,8 @@ train() {
 # examples NAME TASK settings...: a cache, by several processes on one GPU
 examples() {
   timeout -k 20 "$(left)" torchrun --standalone --nproc-per-node "$each" -m dreamactor.cli train cache \
-    --task "$2" --out "$home/cache-$1" vae="$vae" text="$home/text" "${@:3}" > "$home/cache-$1.log" 2>&1 || tail -5 "$home/cache-$1.log"
-  done_in "cache $1, $(du -sm "$home/cache-$1" | cut -f1) MB,"
+    --task "$2" --out "$pools/cache-$1" vae="$vae" text="$home/text" "${@:3}" > "$home/cache-$1.log" 2>&1 || tail -5 "$home/cache-$1.log"
+  done_in "cache $1, $(du -sm "$pools/cache-$1" | cut -f1) MB,"
 }
 
 case $verb in
@@ -134,7 +134,7 @@ case $verb in
         dreamactor train export --vae "$vae" --transformer "$home/nano-base/transformer.safetensors" \
           --shift 2 --out "$home/base"
       fi
-      if [ "$stage" = rgb ] && [ ! -d "$home/cache-$cache" ]; then
+      if [ "$stage" = rgb ] && [ ! -d "$pools/cache-$cache" ]; then
         on "$number" examples "$cache" rgb triplets="$home/data/$cache.jsonl" &
         number=$((number + 1))
       fi

@@ -138,9 +138,13 @@ def test_a_student_goes_on_from_an_earlier_one(files: Path, tmp_path: Path) -> N
     state, header = load_weights(earlier)
     save_weights(tmp_path / "other.safetensors", state, {**header, "placed": True})
     with pytest.raises(ConfigError, match=r"its placed is True, the teacher's False"):
-        _distiller(_whole(files, student=tmp_path / "other.safetensors"))
-    with pytest.raises(ConfigError, match=r"want start=ADAPTER, or targets=full with it"):
+        train_adapter(_whole(files, student=tmp_path / "other.safetensors"), "rgb", tmp_path / "no")
+    with pytest.raises(WeightsError, match=r"none.safetensors: weights are missing"):
+        train_adapter(_whole(files, student=tmp_path / "none.safetensors"), "rgb", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+    with pytest.raises(ConfigError, match=r"targets=ff: want targets=full"):
         _config(files, student=earlier)
+    assert "student" not in json.loads((tmp_path / "run" / "config.json").read_text())
 
 
 def test_adapters_stand_on_one_network(files: Path) -> None:

@@ -97,9 +97,20 @@ def test_exact_closed_forms():
     assert grain(ramp) == 0
     assert Scale(1, 3).score(0.5) == 5
     assert Scale(1, 3).score(2) == 3
-    assert Scale(1, 3).score(9) == 1
+    assert Scale(1, 3).score(3) == 2
+    assert Scale(1, 3).score(9) == 1.25
     assert Scale(1, 3).score(float("nan")) == 1
     assert worst({"sharpness": 0.37, "motion": 1.0, "picture": 0, "flicker": 0}) == 2
+
+
+def test_worse_faults_always_score_lower():
+    """exact: strictly, far beyond `bad` too; the line goes over into the curve with one slope."""
+    scale = Scale(1, 3)
+    scores = [scale.score(fault) for fault in (1, 1.5, 2, 2.5, 4, 10, 100, 1e4)]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) == len(scores)
+    before, after = scale.score(2) - scale.score(2 - 1e-6), scale.score(2 + 1e-6) - scale.score(2)
+    assert before == pytest.approx(after, rel=1e-4)
 
 
 def test_unchanged_by_size_for_what_moves():
@@ -127,7 +138,7 @@ def test_exact_the_worst_fault_of_a_dimension_counts():
     judge = Measured({name: Scale(0, 1) for name in SHOWN_BY})
     none = Faults(**dict.fromkeys(SHOWN_BY, 0.0))
     assert judge.scores(none) == Scores(5, 5, 5, 5)
-    assert judge.scores(replace(none, blur=0.25, grain=0.5, colours=1)) == Scores(3, 5, 5, 1)
+    assert judge.scores(replace(none, blur=0.25, grain=0.5, colours=1)) == Scores(3, 5, 5, 2)
 
 
 @pytest.fixture
@@ -148,9 +159,12 @@ def test_same_verdicts_again_and_other_scales_judge_anew(data):
     said = data.said(item, "gate")["measured"]
     assert said["passed"] is False
     assert sorted(said["why"]) == sorted(SHOWN_BY)
-    assert data.verdict(item, "measured").scores == Scores(1, 1, 1, 1)
+    scores = data.verdict(item, "measured").scores
+    assert list(scores.plain().values()) == pytest.approx(
+        [1.5] * 4, abs=1e-3
+    )  # twice as far as bad
     line = json.loads((data.root / "manifest.jsonl").read_text().splitlines()[0])
-    assert line["gate"]["measured"]["average"] == 1
+    assert line["gate"]["measured"]["average"] == pytest.approx(1.5, abs=1e-3)
     with pytest.raises(ConfigError, match="threshold=6"):
         gate(data, lax, threshold=6)
 

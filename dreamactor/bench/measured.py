@@ -1,8 +1,10 @@
 """The judge that measures: four scores of 1 to 5 from faults that are seen without the truth.
 
-A measured score is 5 where a fault is as small as in 95 % of faultless clips and 1 at `bad`, on a
-straight line between; the worst fault of a dimension counts. The scales are `data/gate.json`, made
-by `bootstrap calibrate` (`bootstrap.calibrate.fit_scales` says how).
+A measured score is 5 where a fault is as small as in 95 % of faultless clips and 3 half way to
+`bad`, on a straight line. From there on it falls ever more slowly and never reaches 1, so that of
+two bad clips the worse has the lower score; a gate that asks for more than 4.5 on average of four
+sees the line alone. The worst fault of a dimension counts. The scales are `data/gate.json`, made by
+`bootstrap calibrate` (`bootstrap.calibrate.fit_scales` says how).
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from dreamactor.errors import ConfigError
 from dreamactor.image import Rgb
 
 SCALES = Path(__file__).parents[1] / "data" / "gate.json"
+RULE = 2
+"""Of `Scale.score`; 1 went on straight, and was 1 from `bad` on."""
 FAULTS_OF = {
     "imaging_quality": ("blur", "harshness", "grain"),
     "motion_smoothness": ("jerk", "haste", "stillness", "halt", "straying"),
@@ -53,14 +57,14 @@ class Scale:
     good: float
     """The fault at and below which the score is 5."""
     bad: float
-    """The fault at and above which it is 1."""
+    """The fault at which it is 2."""
 
     def score(self, fault: float) -> float:
-        """1 to 5; NaN counts as worst."""
+        """1 to 5, with no bend; NaN counts as worst."""
         if math.isnan(fault):
             return LOWEST
-        part = (fault - self.good) / (self.bad - self.good)
-        return float(HIGHEST - (HIGHEST - LOWEST) * min(1.0, max(0.0, part)))
+        halves = 2 * max(0.0, (fault - self.good) / (self.bad - self.good))
+        return float(HIGHEST - 2 * halves if halves < 1 else LOWEST + 2 / halves)
 
 
 class Measured:
@@ -77,8 +81,9 @@ class Measured:
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """The scales."""
-        return {"scales": {k: [s.good, s.bad] for k, s in self.scales.items()}}
+        """The scales, and the rule by which they are read."""
+        scales = {k: [s.good, s.bad] for k, s in self.scales.items()}
+        return {"scales": scales, "rule": RULE}
 
     def __call__(self, evidence: Evidence) -> tuple[Scores, Mapping[str, Any]]:
         """Scores and faults."""

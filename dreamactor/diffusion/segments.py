@@ -26,7 +26,7 @@ Guard = Literal["none", "statistics", "anchor"]
 GuardChoice = Literal["auto", "none", "statistics", "anchor"]
 """auto: none up to LONG segments, for more of them AUTO."""
 LONG = 10
-AUTO: Guard = "anchor"
+AUTO: Guard = "statistics"
 EVERY = 4
 """Segments from one anchor to the next."""
 

@@ -40,7 +40,7 @@ from dreamactor.image import write_png
 from dreamactor.provenance import sha256
 from dreamactor.runs import RunFolder
 from dreamactor.training.cache import Cache
-from dreamactor.training.distill import DistillConfig, Distiller
+from dreamactor.training.distill import DistillConfig, Distiller, check_student
 from dreamactor.training.learner import Learner, Learning
 from dreamactor.training.looks import held_numbers
 from dreamactor.training.loop import Budget, identity, learning_rate, signalled
@@ -90,10 +90,14 @@ class _Run:
         if isinstance(config, DistillConfig) and self.accelerator.is_fsdp2:
             raise ConfigError("distill: cannot be sharded; want whole copies, as of torchrun")
         settings = identity(asdict(config))
-        if isinstance(config, DistillConfig) and config.student is not None:
-            settings["student"] = sha256(config.student)
         if config.injection == "canvas":
             del settings["injection"]  # runs from before there were others can go on
+        if isinstance(config, DistillConfig):
+            if config.student is None:
+                del settings["student"]  # likewise
+            else:
+                check_student(config.student, trainee)
+                settings["student"] = sha256(config.student)
         known = {
             **settings,
             "variant": variant,

@@ -32,6 +32,7 @@ from dreamactor.backbones.base import Cond, Trainee
 from dreamactor.backbones.compiled import expect_graphs
 from dreamactor.backbones.load import load_trainee
 from dreamactor.backbones.lora import AdapterInfo, Sampling
+from dreamactor.backbones.weights import read_header
 from dreamactor.conditioning.canvas import motion_half, reference_half
 from dreamactor.diffusion.flow import flow_loss, schedule
 from dreamactor.errors import ConfigError
@@ -96,9 +97,7 @@ class DistillConfig(AdaptConfig):
                 "want a backbone of one"
             )
         if self.student is not None and self.targets != "full":
-            raise ConfigError(
-                f"student={self.student}: want start=ADAPTER, or targets=full with it"
-            )
+            raise ConfigError(f"student={self.student} targets={self.targets}: want targets=full")
         if self.start is None and self.targets != "full":
             raise ConfigError(
                 f"start=none targets={self.targets}: want start=ADAPTER, or targets=full for "
@@ -132,7 +131,8 @@ class Distiller(Learning):
         device = accelerator.device
         self.trio = Trio(trainee, info)
         if config.student is not None:
-            _go_on(trainee, config.student)
+            found = load_trainee(trainee.name, config.student)
+            trainee.transformer.load_state_dict(found.transformer.state_dict())
         if config.compile:
             expect_graphs()
         for network in dict.fromkeys(self.trio.networks.values()):
@@ -306,19 +306,20 @@ class Distiller(Learning):
         return norm
 
 
-def _go_on(trainee: Trainee, student: Path) -> None:
-    """Have a network go on from what was distilled of it.
+def check_student(student: Path, trainee: Trainee) -> None:
+    """Refuse what no student of a network can be; its numbers are not read.
 
     Raises:
-        ConfigError: Those are other weights than of a student of this one.
+        ConfigError: Those are weights of another kind.
+        WeightsError: They are missing or damaged.
     """
-    found = load_trainee(trainee.name, student)
-    usual = {"config": None, "attention": "full", "placed": False, "variant": "rgb", "lead": None}
+    header = read_header(student)
+    usual = {"config": None, "attention": "full", "placed": False, "variant": "rgb", "lead": None,
+             "task": "animate", "motion": "clean", "predicts": None}  # fmt: skip
     for name, value in usual.items():
-        old, new = (header.get(name, value) for header in (found.header, trainee.header))
+        old, new = (known.get(name, value) for known in (header, trainee.header))
         if old != new:
             raise ConfigError(f"student={student}: its {name} is {old}, the teacher's {new}")
-    trainee.transformer.load_state_dict(found.transformer.state_dict())
 
 
 def _noised(latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
