@@ -3,8 +3,8 @@
 #
 #   scripts/gpu.sh base HOME OUT minutes=7    nano as an image-to-video model, frozen from then on
 #   scripts/claims.sh caches HOME SHARDS [NAME...]
-#                                             render pairs to keep; examples beside the pools, for all rows or some:
-#                                             pose, plain, twins, placed
+#                                             render pairs to keep; examples beside the pools, for
+#                                             all rows or some: pose, plain, twins, placed
 #   scripts/claims.sh rows HOME OUT NAME...   an adapter each, spread over the GPUs, of STEPS steps
 #   scripts/claims.sh pairs HOME OUT COUNT    bootstrap with the row FULL: COUNT pairs a process
 #   scripts/claims.sh bench HOME OUT PAIRS NAME...
@@ -13,8 +13,8 @@
 #
 # Rows are in `kind` below, and NAME@SEED is a seed of a row: full@0 full@1 channel@0 channel@1; a
 # row has a seed in its name always or never. Rows of stage 2 start from FULL (`full`) and want
-# `pairs` first; rows that distil want the cache `placed` and HOME/teacher.safetensors. BASELINE (FULL's row, or the first) is what the joined report compares with. HOME
-# and OUT as of gpu.sh. Where the clock ends rows before their STEPS, they have had equal time, each
+# `pairs` first; rows that distil want the cache `placed` and HOME/teacher.safetensors. BASELINE
+# (FULL's row, or the first) is what the joined report compares with. HOME and OUT as of gpu.sh. Where the clock ends rows before their STEPS, they have had equal time, each
 # its part of a GPU. HOME/base, if it is there, is a base that `train export` wrote before.
 # From the environment: GPUS, FIRST_GPU, SPREAD (1: GPUs of a row, which BATCH is over), STEPS (1000),
 # BATCH (32), MINUTES (of a row, over as many commands as it takes; by default this command's), MORE

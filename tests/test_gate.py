@@ -159,10 +159,8 @@ def test_same_verdicts_again_and_other_scales_judge_anew(data):
     said = data.said(item, "gate")["measured"]
     assert said["passed"] is False
     assert sorted(said["why"]) == sorted(SHOWN_BY)
-    scores = data.verdict(item, "measured").scores
-    assert list(scores.plain().values()) == pytest.approx(
-        [1.5] * 4, abs=1e-3
-    )  # twice as far as bad
+    scores = data.verdict(item, "measured").scores.plain().values()
+    assert list(scores) == pytest.approx([1.5] * 4, abs=1e-3)  # twice as far as bad
     line = json.loads((data.root / "manifest.jsonl").read_text().splitlines()[0])
     assert line["gate"]["measured"]["average"] == pytest.approx(1.5, abs=1e-3)
     with pytest.raises(ConfigError, match="threshold=6"):

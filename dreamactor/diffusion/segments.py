@@ -23,7 +23,7 @@ from dreamactor.errors import ConfigError
 
 Guard = Literal["none", "statistics", "anchor"]
 """What is done against drift; `seams.py` says how."""
-GuardChoice = Literal["auto", "none", "statistics", "anchor"]
+GuardChoice = Literal["auto", Guard]
 """auto: none up to LONG segments, for more of them AUTO."""
 LONG = 10
 AUTO: Guard = "statistics"

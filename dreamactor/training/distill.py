@@ -40,7 +40,7 @@ from dreamactor.runs import generator
 from dreamactor.training.discriminator import WIDTHS, Discriminator
 from dreamactor.training.examples import Laid, lay_out
 from dreamactor.training.learner import Learning
-from dreamactor.training.stage import AdaptConfig, draw, share_of
+from dreamactor.training.stage import UNSAID, AdaptConfig, draw, share_of
 from dreamactor.training.trio import Role, Trio
 
 LEVELS = (0.02, 0.98)
@@ -314,10 +314,8 @@ def check_student(student: Path, trainee: Trainee) -> None:
         WeightsError: They are missing or damaged.
     """
     header = read_header(student)
-    usual = {"config": None, "attention": "full", "placed": False, "variant": "rgb", "lead": None,
-             "task": "animate", "motion": "clean", "predicts": None}  # fmt: skip
-    for name, value in usual.items():
-        old, new = (known.get(name, value) for known in (header, trainee.header))
+    for name in ("config", "predicts", *UNSAID):
+        old, new = (known.get(name, UNSAID.get(name)) for known in (header, trainee.header))
         if old != new:
             raise ConfigError(f"student={student}: its {name} is {old}, the teacher's {new}")
 

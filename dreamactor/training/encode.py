@@ -265,14 +265,15 @@ class _Filler:
             _clips(frames, device)
             for frames in ([take.target for take, _ in takes], [frames for _, frames in takes])
         )
+        shot = driving
         if self.config.placed:
-            with self.worker.autocast():
-                before = self._vae.encode(driving)
             driving = place_frames(driving, self._vae.place(clip[:, :, 0], driving))
         text = encoder.encode_text([take.caption for take, _ in takes])
         out = examples_of(encoder, clip, driving, text)
         if self.config.placed:
-            check_copies([take.key for take, _ in takes], out["target"], before)
+            with self.worker.autocast():
+                unplaced = self._vae.encode(shot)
+            check_copies([take.key for take, _ in takes], out["target"], unplaced)
         subjects = [take.subject for take, _ in takes if take.subject is not None]
         if len(subjects) == len(takes) and encoder.grid.stride_s == STRIDE_S:
             mask = torch.from_numpy(np.stack(subjects)).to(device).unsqueeze(1)

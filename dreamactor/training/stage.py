@@ -29,6 +29,12 @@ from dreamactor.runs import generator, seed_of
 from dreamactor.training.cache import Cache, CacheHeader
 from dreamactor.training.examples import Draws, check_motion
 
+UNSAID: dict[str, object] = {
+    "task": "animate", "variant": "rgb", "lead": None, "motion": "clean", "attention": "full",
+    "placed": False,
+}  # fmt: skip
+"""What weights of nano were trained for where their header does not say."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptConfig:
@@ -219,9 +225,8 @@ def check_fit(config: AdaptConfig, variant: Variant, cache: Cache, trainee: Trai
         )
     if whole and config.sampling is not None:
         driven = {"task": "animate", "variant": variant, "lead": header.lead}
-        usual = {"task": "animate", "variant": "rgb", "lead": None}
         for name, wanted in driven.items():
-            if (have := known.get(name, usual[name])) != wanted:
+            if (have := known.get(name, UNSAID[name])) != wanted:
                 raise ConfigError(
                     f"base={config.base}: its {name} is {have}, the cache's {wanted}; want weights "
                     "that were trained on such a cache"
