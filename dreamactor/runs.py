@@ -10,12 +10,14 @@ A run is a folder, and the same command resumes it:
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -52,6 +54,17 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all."""
     with atomic(path) as hidden:
         hidden.write_text(text)
+
+
+@contextmanager
+def turn(folder: Path) -> Iterator[None]:
+    """Wait until no other process or thread has its turn at what is in a folder."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def end_with_parent() -> None:

@@ -96,9 +96,9 @@ def test_segments_are_shown_the_reference_and_the_last_generated_frames(tmp_path
     ("frames", "guard", "used", "anchors"),
     [
         (124, "auto", "none", []),
-        (125, "auto", "statistics", []),
+        (125, "auto", "anchor", [4, 8]),
         (125, "none", "none", []),
-        (125, "anchor", "anchor", [4, 8]),
+        (125, "statistics", "statistics", []),
     ],
 )
 def test_long_clips_are_guarded_unless_told_otherwise(

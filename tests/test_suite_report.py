@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from suites import tiny_suite
@@ -69,6 +70,13 @@ def test_unchanged_strips_are_not_made_again(run):
     stamps = {p.name: p.stat().st_mtime_ns for p in (out / "strips").iterdir()}
     write_report(suite, out)
     assert {p.name: p.stat().st_mtime_ns for p in (out / "strips").iterdir()} == stamps
+
+
+def test_two_commands_write_the_report_at_once(run):
+    suite, out = run
+    with ThreadPoolExecutor(4) as pool:
+        pages = [done.result() for done in [pool.submit(write_report, suite, out) for _ in range(4)]]
+    assert {page.read_bytes() for page in pages} == {(out / "report.html").read_bytes()}
 
 
 def test_exact_what_is_missing_is_told(run):

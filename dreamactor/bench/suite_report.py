@@ -23,7 +23,7 @@ from dreamactor.bench.metrics.table import METRICS, Metric
 from dreamactor.bench.report import ARROWS
 from dreamactor.bench.suite_page import write_page
 from dreamactor.bench.suite_records import SuiteRecord, collect, read_run
-from dreamactor.runs import write_text
+from dreamactor.runs import turn, write_text
 
 LENGTH = Metric("length", "length", "suite_measure", "one", ("driver",), (), 2)
 BRIEF = (
@@ -43,17 +43,18 @@ NOTED = 5
 
 
 def write_report(suite: Suite, out: Path) -> Path:
-    """Write all three; the page's path.
+    """Write all three; the page's path. Commands that work on one run take turns.
 
     Args:
         suite: That the run is over.
         out: The run's folder.
     """
-    records = collect(out)
-    head = read_run(out)
-    write_text(out / "report.md", markdown(suite, head, records))
-    write_text(out / "report.json", json.dumps(summary(suite, head, records), indent=1) + "\n")
-    return write_page(suite, out, head, records, shown(records))
+    with turn(out):
+        records = collect(out)
+        head = read_run(out)
+        write_text(out / "report.md", markdown(suite, head, records))
+        write_text(out / "report.json", json.dumps(summary(suite, head, records), indent=1) + "\n")
+        return write_page(suite, out, head, records, shown(records))
 
 
 def shown(records: Iterable[SuiteRecord]) -> list[Metric]:

@@ -26,7 +26,8 @@ Guard = Literal["none", "statistics", "anchor"]
 GuardChoice = Literal["auto", Guard]
 """auto: none up to LONG segments, for more of them AUTO."""
 LONG = 10
-AUTO: Guard = "statistics"
+AUTO: Guard = "anchor"
+"""The one that ends drift over a minute (docs/results.md)."""
 EVERY = 4
 """Segments from one anchor to the next."""
 

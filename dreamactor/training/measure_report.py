@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
-import os
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,7 +15,7 @@ from dreamactor.backbones.catalogue import GIB
 from dreamactor.bench.goals import Goal, goals_table
 from dreamactor.bench.stats import NONE, Interval, markdown_table
 from dreamactor.errors import ConfigError
-from dreamactor.runs import write_text
+from dreamactor.runs import turn, write_text
 
 PAPER = {"shape": "wan-14b", "layers": 0, "size": "832x480x49", "rank": 256, "mode": "full"}
 """Settings that goals are of; Wan 14B's, with clips as short as the paper's shortest."""
@@ -127,17 +125,13 @@ def add(out: Path, row: Row | None) -> None:
         out: The folder.
         row: None writes the report alone.
     """
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+    with turn(out):
         rows = read(out)
         if row is not None and all(other.key != row.key or other.failed for other in rows):
             rows = [*(other for other in rows if other.key != row.key), row]
             lines = [json.dumps(asdict(r), allow_nan=False) + "\n" for r in rows]
             write_text(out / "results.jsonl", "".join(lines))
         write_text(out / "report.md", report(rows))
-    finally:
-        os.close(folder)
 
 
 def report(rows: Sequence[Row]) -> str:
