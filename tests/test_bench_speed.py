@@ -143,7 +143,7 @@ def told(value):
 
 def through_pipeline(transformer, network, size):
     """A segment of three steps by the blocks of diffusers' pipeline, at its guidance."""
-    (frames, rows, columns), channels = size.latents, network.channels
+    (frames, rows, columns), channels = size.latents(network.grid), network.channels
     components = SimpleNamespace(
         transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(),
         guider=ClassifierFreeGuidance(3.0), _execution_device=torch.device("cpu"),

@@ -12,14 +12,19 @@ import pytest
 import starting
 import torch
 from accelerate import Accelerator
+from diffusers import AutoencoderKLHunyuanVideo15, HunyuanVideo15Transformer3DModel
+from tiny_hunyuan import write_folder
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from dreamactor.backbones.shapes import NETWORKS, Size, build, inputs_of
-from dreamactor.bench.flops import training
+from dreamactor.backbones.catalogue import CATALOGUE
+from dreamactor.backbones.load import load_trainee
+from dreamactor.backbones.shapes import NETWORKS, Size, build, build_joint, inputs_of
+from dreamactor.bench.speed_config import SpeedConfig
 from dreamactor.cli import main
 from dreamactor.config import from_words
 from dreamactor.errors import ConfigError, DreamActorError
 from dreamactor.training import measure
+from dreamactor.training.examples import lay_out
 from dreamactor.training.learner import _compute_as_unsharded
 from dreamactor.training.measure import (
     TrainingBenchConfig,
@@ -38,6 +43,8 @@ from dreamactor.training.measure_report import (
     scalings,
     training_goals,
 )
+from dreamactor.training.shapes import SHAPES
+from dreamactor.training.stage import draw
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = ["shape=tiny", "size=32x32x5", "rank=4", "device=cpu", "rate=1e-2"]
@@ -53,25 +60,110 @@ def _backward(gradient, query, key, value, *_, out_shape=None, **__):
     return sdpa_backward_flop_count(gradient, query, key, value)
 
 
-@pytest.mark.parametrize("mode", ["full", "one-way", "one-way-aligned"])
-@pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize("checkpoint", [True, False])
-def test_exact_operations_of_a_step_are_those_that_torch_counts(mode, layers, checkpoint) -> None:
-    """exact: the trainer's own step, forward and backward, adapter and all."""
+def _counted(config: TrainingBenchConfig) -> int:
+    """Operations of the trainer's own step, by torch, forward and backward, adapter and all."""
     ops = torch.ops.aten
     kernels = {  # which torch's counter does not know
         ops._scaled_dot_product_flash_attention_for_cpu: _forward,
         ops._scaled_dot_product_flash_attention_for_cpu_backward: _backward,
     }
+    learner = learner_of(config, Accelerator(cpu=True))
+    batch = examples(config.built, config.canvas, 0, [0])
+    with FlopCounterMode(display=False, custom_mapping=kernels) as counter:
+        learner.update(batch, 0, 1e-3)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("mode", ["full", "one-way", "one-way-aligned"])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_exact_operations_of_a_step_are_those_that_torch_counts(mode, layers, checkpoint) -> None:
+    """exact: of Wan, in each mode of attention."""
     config = TrainingBenchConfig(
         shape="tiny", layers=layers, size="64x32x9", rank=3, mode=mode, checkpoint=checkpoint,
         device="cpu",
     )  # fmt: skip
+    assert _counted(config) == config.built.flops(config.canvas, mode, 3, checkpoint)
+
+
+@pytest.mark.parametrize("glyphs", [3, 0])
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_exact_operations_where_text_is_seen_by_all(glyphs, layers, checkpoint, monkeypatch):
+    """exact: of HunyuanVideo-1.5, with something in quotes and without."""
+    shape = SHAPES["tiny-hunyuan"]
+    network = replace(shape.network, glyphs=(glyphs, shape.network.glyphs[1]))
+    monkeypatch.setitem(SHAPES, "tiny-hunyuan", replace(shape, network=network))
+    config = TrainingBenchConfig(
+        shape="tiny-hunyuan", layers=layers, size="64x32x9", rank=3, checkpoint=checkpoint,
+        device="cpu",
+    )  # fmt: skip
+    assert _counted(config) == config.built.flops(config.canvas, "full", 3, checkpoint)
+
+
+def test_exact_hunyuan_is_the_published_one() -> None:
+    """same: as diffusers makes transformer and autoencoder; the catalogue has its parameters."""
+    shape = SHAPES["hunyuan-1.5"]
+    network, size = shape.network, Size(832, 480, 49)
+    with torch.device("meta"):
+        wanted, vae = HunyuanVideo15Transformer3DModel(), AutoencoderKLHunyuanVideo15()
+    made = build_joint(network, torch.device("meta"), torch.bfloat16)
+    known = {"_use_default_values": None}  # which were given is no matter
+    assert dict(made.config) | known == dict(wanted.config) | known
+    numbers = sum(p.numel() for p in made.parameters())
+    assert numbers == CATALOGUE[shape.backbone].parts["transformer"]
+    strides = (vae.temporal_compression_ratio, vae.spatial_compression_ratio)
+    assert (network.grid.stride_t, network.grid.stride_s) == strides
+    assert network.channels == vae.config.latent_channels
+    assert size.latents(network.grid) == (13, 30, 52)
+    assert size.frame_tokens == 30 * 52
+    example = shape.example(size, torch.Generator())
+    assert {name: tuple(value.shape) for name, value in example.items()} == {
+        "target": (32, 13, 30, 52), "motion": (32, 13, 30, 52), "text": (128, 3584 + 1472),
+        "image": (729, 1152),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hunyuan_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("hunyuan"))
+
+
+def test_hunyuan_predicts_as_what_the_trainer_loads(hunyuan_folder: Path) -> None:
+    """same: latents, once the random transformer has the weights of a folder."""
+    shape = SHAPES["tiny-hunyuan"]
+    shape = replace(shape, network=replace(shape.network, ffn=128))
+    loaded = load_trainee(shape.backbone, hunyuan_folder)
+    mine = shape.trainee("full", torch.device("cpu"), torch.float32)
+    assert mine.grid == loaded.grid
+    assert mine.name == loaded.name
+    mine.transformer.load_state_dict(loaded.transformer.state_dict())
+    config = TrainingBenchConfig(shape="tiny-hunyuan", batch=2, device="cpu").recipe
+    batch = examples(shape, Size(48, 32, 9), 0, [0, 1])
+    drawn = draw(replace(config, no_text=0.0), batch["target"], [0, 1])
+    made = lay_out(batch, drawn, "clean")
+    with torch.no_grad():
+        found, wanted = (
+            one.predict(one.transformer, made.x, drawn.sigma, made.cond) for one in (mine, loaded)
+        )
+    assert torch.equal(found, wanted)
+    assert found.std() > 0.1
+
+
+def test_no_step_of_hunyuan_has_a_mask() -> None:
+    """exact: several at once neither, one of them without text."""
+    config = TrainingBenchConfig(
+        shape="tiny-hunyuan", size="32x32x5", rank=2, batch=8, at_once=8, device="cpu"
+    )
     learner = learner_of(config, Accelerator(cpu=True))
-    batch = examples(config.network, config.canvas, 0, [0])
-    with FlopCounterMode(display=False, custom_mapping=kernels) as counter:
-        learner.update(batch, 0, 1e-3)
-    assert counter.get_total_flops() == training(config.network, config.canvas, mode, 3, checkpoint)
+    samples = learner.samples(0)
+    batch = examples(config.built, config.canvas, 0, samples)
+    silent = draw(config.recipe, batch["target"], samples).silent
+    assert silent.any()
+    assert not silent.all()
+    learner.update(batch, 0, 1e-3)
+    processors = [block.attn.processor for block in learner.trainee.transformer.transformer_blocks]
+    assert [processor.padded for processor in processors] == [False, False]
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +345,13 @@ def test_what_was_predicted_stands_beside(monkeypatch) -> None:
     assert row.trained == 40 * 256 * 2 * (5120 + 13824)
     assert row.flops > row.flops_once > 0
     assert not _foreseen(replace(config, mode="one-way"), Accelerator(cpu=True)).foreseen
+    hunyuan = replace(config, shape="hunyuan-1.5", size="848x480x49")
+    row = _foreseen(hunyuan, Accelerator(cpu=True))
+    assert row.peak_foreseen / (1 << 30) == pytest.approx(35, abs=0.5)
+    assert row.foreseen * 100_000 / 3600 == pytest.approx(257, abs=1)
+    assert row.trained == 54 * 256 * 2 * (2048 + 8192)
+    short = _foreseen(replace(hunyuan, layers=2), Accelerator(cpu=True))
+    assert (short.foreseen, short.peak_foreseen, short.trained) == (0, 0, 0)
 
 
 # ---- refusals ---------------------------------------------------------------------------------
@@ -266,12 +365,21 @@ def test_what_was_predicted_stands_beside(monkeypatch) -> None:
         ("size=832x480x1", "size 832x480x1: .*nearest is 832x480x5"),
         ("rank=0", "rank=0: want 1 or more"),
         ("mode=two-way", "mode=two-way: want one of full"),
+        ("shape=hunyuan-1.5 mode=one-way", "mode=one-way: hunyuan-1.5 has only full"),
+        ("shape=hunyuan-1.5 size=840x480x49", "size 840x480x49: .*nearest is 832x480x49"),
         ("device=cuda:1", "device=cuda:1: want one of cuda, cpu"),
     ],
 )
 def test_what_cannot_be_is_refused(word: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        from_words(TrainingBenchConfig, [word])
+        from_words(TrainingBenchConfig, word.split())
+
+
+def test_a_clip_of_hunyuan_is_not_measured() -> None:
+    """refuses: `bench speed` has the modes of Wan's networks alone."""
+    known = "wan-14b, wan-1.3b, nano, tiny"
+    with pytest.raises(ConfigError, match=f"shape 'hunyuan-1.5': want one of {known}; nearest is"):
+        from_words(SpeedConfig, ["shape=hunyuan-1.5"])
 
 
 def test_what_does_not_fit_the_processes_is_refused(tmp_path: Path, monkeypatch) -> None:

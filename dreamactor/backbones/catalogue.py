@@ -156,6 +156,11 @@ class Entry:
         """Whether hidden pixels go through the autoencoder, as grey; elsewhere latents are 0."""
         return self.family == "wan"
 
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """Of attention, that it can be in."""
+        return ("full",) if self.family == "hunyuan" else get_args(Mode)
+
     def expert(self, which: Expert | None) -> str:
         """Folder of a transformer.
 

@@ -357,12 +357,33 @@ def load_trainee(name: str, source: Path) -> Trainee:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     folder, pipe = _open(name, source, dtype_of("auto", device))
     backbone, digests = Hunyuan(pipe, name), fingerprints(folder, ["transformer", "vae"])
-    transformer = backbone.transformer
     with torch.no_grad():
-        said = partial(predict, silence=backbone.silence, width=transformer.config.text_embed_dim)
-    header = {"model": name, "config": dict(transformer.config)}
+        silence = backbone.silence
     weights, vae = digest_of(digests), digest_of(digests, "vae")
-    return Trainee(name, transformer, said, backbone.grid, weights, header, vae=vae)
+    return trainee_of(name, backbone.transformer, silence, backbone.grid, weights, vae)
+
+
+def trainee_of(
+    name: str,
+    transformer: HunyuanVideo15Transformer3DModel,
+    silence: Tensor,
+    grid: LatentGrid,
+    weights: str,
+    vae: str = "",
+) -> Trainee:
+    """A transformer as a trainer asks it.
+
+    Args:
+        name: In the catalogue.
+        transformer: After `drop_padding_mask`.
+        silence: As in `unpack_text`.
+        grid: Of the autoencoder.
+        weights: As in `Trainee`.
+        vae: Likewise.
+    """
+    said = partial(predict, silence=silence, width=transformer.config.text_embed_dim)
+    header = {"model": name, "config": dict(transformer.config)}
+    return Trainee(name, transformer, said, grid, weights, header, vae=vae)
 
 
 def _open(

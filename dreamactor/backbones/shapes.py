@@ -3,8 +3,9 @@
 Neither time nor memory hangs on what weights are. They are made where they run, in the dtype they
 run in, so 14 billion float32 numbers are nowhere.
 
-Legend: C latent channels, F latent frames, h x w latent cells of a half in tokens of 2 x 2, so
-m = h w / 4 tokens of a half's frame; T = 4 (F - 1) + 1 pixel frames; D channels of a token.
+Legend: C latent channels, F latent frames, h x w latent cells of a half; m tokens of a half's
+frame, each 2 x 2 cells of Wan's and one of HunyuanVideo-1.5's; T = 4 (F - 1) + 1 pixel frames; D
+channels of a token.
 """
 
 from __future__ import annotations
@@ -13,18 +14,21 @@ import difflib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from diffusers import (
+    HunyuanVideo15Transformer3DModel,
     WanAnimate2Transformer3DModel,
     WanAnimateTransformer3DModel,
     WanTransformer3DModel,
 )
 from torch import Tensor
 
-from dreamactor.backbones.catalogue import CATALOGUE
+from dreamactor.backbones.base import TOKEN
+from dreamactor.backbones.catalogue import CATALOGUE, Shape
 from dreamactor.backbones.layers import STRIDE_S, STRIDE_T
+from dreamactor.conditioning.canvas import LatentGrid
 from dreamactor.errors import ConfigError
 
 Kind = Literal["wan", "wan-animate", "wan-animate-2"]
@@ -37,8 +41,8 @@ SIZE = re.compile(r"(\d+)x(\d+)x(\d+)")
 
 
 @dataclass(frozen=True)
-class Network:
-    """Shape of a transformer of Wan's kind, and of what it reads."""
+class Blocks:
+    """Those of a transformer of any kind."""
 
     layers: int
     heads: int
@@ -46,6 +50,28 @@ class Network:
     """Channels of a head."""
     ffn: int
     """Channels within a feed-forward layer."""
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.heads * self.head
+
+    @property
+    def shape(self) -> Shape:
+        """As the catalogue has it."""
+        return Shape(self.layers, self.width, self.ffn)
+
+    @classmethod
+    def of(cls, backbone: str, head: int, **more: Any) -> Self:
+        """Those of a backbone of the catalogue."""
+        shape = CATALOGUE[backbone].shape
+        return cls(shape.layers, shape.width // head, head, shape.ffn, **more)
+
+
+@dataclass(frozen=True)
+class Network(Blocks):
+    """Shape of a transformer of Wan's kind, and of what it reads."""
+
     channels: int = 16
     """C."""
     text: tuple[int, int] = (512, 4096)
@@ -64,15 +90,41 @@ class Network:
     """Wan-Animate: channels of its motion encoder at each size of a side."""
 
     @property
-    def width(self) -> int:
-        """D."""
-        return self.heads * self.head
+    def grid(self) -> LatentGrid:
+        """Of its autoencoder."""
+        return LatentGrid(STRIDE_T, STRIDE_S, self.channels)
 
-    @classmethod
-    def of(cls, backbone: str, head: int, **more: Any) -> Network:
-        """That of a backbone of the catalogue."""
-        shape = CATALOGUE[backbone].shape
-        return cls(shape.layers, shape.width // head, head, shape.ffn, **more)
+
+@dataclass(frozen=True)
+class JointNetwork(Blocks):
+    """Shape of a transformer of HunyuanVideo-1.5's kind, and of what it reads.
+
+    Video, picture and text see each other in every block.
+    """
+
+    channels: int = 32
+    """C."""
+    words: tuple[int, int] = (128, 3584)
+    """Tokens of the prompt by Qwen2.5-VL, and their channels. A caption has as many as it needs; so
+    many are a paragraph's."""
+    glyphs: tuple[int, int] = (0, 1472)
+    """Likewise by ByT5, of what the prompt has in quotes."""
+    image: tuple[int, int] = (729, 1152)
+    """Tokens of the reference's picture by SigLIP and their channels."""
+    refiners: int = 2
+    """Blocks that the prompt goes through by itself."""
+    rope: tuple[int, int, int] = (16, 56, 56)
+    """Channels of a head that are turned by time, row and column."""
+
+    @property
+    def grid(self) -> LatentGrid:
+        """Of its autoencoder; a latent cell is a token."""
+        return LatentGrid(STRIDE_T, TOKEN, self.channels)
+
+    @property
+    def beside(self) -> int:
+        """Tokens beside the video's."""
+        return self.words[0] + self.glyphs[0] + self.image[0]
 
 
 NETWORKS = {
@@ -86,6 +138,14 @@ NETWORKS = {
 }  # fmt: skip
 """By name: Wan2.1-I2V-14B (Wan2.2-Animate-14B has the same blocks), Wan2.1-Fun-1.3B-InP, nano, and
 one for tests."""
+JOINT_NETWORKS = {
+    "hunyuan-1.5": JointNetwork.of("hunyuanvideo-1.5-480p-i2v", 128),
+    "tiny-hunyuan": JointNetwork(
+        2, 2, 16, 96, channels=4, words=(5, 16), glyphs=(3, 12), image=(3, 16), refiners=1,
+        rope=(4, 6, 6),
+    ),
+}  # fmt: skip
+"""Likewise: HunyuanVideo-1.5, and one for tests."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +167,13 @@ class Size:
         found = SIZE.fullmatch(text)
         if found is None:
             raise ConfigError(f"size {text!r}: want WIDTHxHEIGHTxFRAMES, such as 832x480x81")
-        size, side = cls(*map(int, found.groups())), STRIDE_S * PATCH
-        width, height = (max(1, round(n / side)) * side for n in (size.width, size.height))
+        size = cls(*map(int, found.groups()))
+        width, height = (max(1, round(n / TOKEN)) * TOKEN for n in (size.width, size.height))
         runs = max(1, round((size.frames - 1) / STRIDE_T))
         nearest = cls(width, height, STRIDE_T * runs + 1)
         if size != nearest:
             raise ConfigError(
-                f"size {text}: want multiples of {side} and {STRIDE_T} * k + 1 frames, "
+                f"size {text}: want multiples of {TOKEN} and {STRIDE_T} * k + 1 frames, "
                 f"nearest is {nearest}"
             )
         return size
@@ -121,16 +181,19 @@ class Size:
     def __str__(self) -> str:
         return f"{self.width}x{self.height}x{self.frames}"
 
+    def latents(self, grid: LatentGrid) -> tuple[int, int, int]:
+        """(F, h, w) of an autoencoder."""
+        return self.latent_frames, self.height // grid.stride_s, self.width // grid.stride_s
+
     @property
-    def latents(self) -> tuple[int, int, int]:
-        """(F, h, w)."""
-        frames = (self.frames - 1) // STRIDE_T + 1
-        return frames, self.height // STRIDE_S, self.width // STRIDE_S
+    def latent_frames(self) -> int:
+        """F: all autoencoders here have one stride over time."""
+        return (self.frames - 1) // STRIDE_T + 1
 
     @property
     def frame_tokens(self) -> int:
         """Tokens of a frame, m."""
-        return self.latents[1] * self.latents[2] // PATCH**2
+        return (self.height // TOKEN) * (self.width // TOKEN)
 
 
 def _made_of(network: Network, kind: Kind) -> tuple[type[Any], dict[str, Any]]:
@@ -161,11 +224,31 @@ def _made_of(network: Network, kind: Kind) -> tuple[type[Any], dict[str, Any]]:
 
 
 def build(network: Network, kind: Kind, device: torch.device, dtype: torch.dtype) -> Any:
-    """A transformer with random weights, made on its device.
+    """A transformer of Wan's kind with random weights, made on its device.
 
     What diffusers keeps in float32 when it loads weights is in float32 here too.
     """
-    made, shape = _made_of(network, kind)
+    return _random(*_made_of(network, kind), device, dtype)
+
+
+def build_joint(
+    network: JointNetwork, device: torch.device, dtype: torch.dtype
+) -> HunyuanVideo15Transformer3DModel:
+    """The same of HunyuanVideo-1.5's kind."""
+    shape = {
+        "in_channels": 2 * network.channels + 1, "out_channels": network.channels,
+        "num_attention_heads": network.heads, "attention_head_dim": network.head,
+        "num_layers": network.layers, "num_refiner_layers": network.refiners,
+        "mlp_ratio": network.ffn / network.width, "text_embed_dim": network.words[1],
+        "text_embed_2_dim": network.glyphs[1], "image_embed_dim": network.image[1],
+        "rope_axes_dim": network.rope,
+    }  # fmt: skip
+    return _random(HunyuanVideo15Transformer3DModel, shape, device, dtype)
+
+
+def _random(
+    made: type[Any], shape: dict[str, Any], device: torch.device, dtype: torch.dtype
+) -> Any:
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -173,7 +256,7 @@ def build(network: Network, kind: Kind, device: torch.device, dtype: torch.dtype
             transformer = made(**shape).eval().requires_grad_(False)
     finally:
         torch.set_default_dtype(before)
-    kept = set(made._keep_in_fp32_modules)
+    kept = set(made._keep_in_fp32_modules or ())
     for name, parameter in transformer.named_parameters():
         if kept & set(name.split(".")):
             parameter.data = parameter.data.float()
@@ -196,7 +279,7 @@ def inputs_of(
     Returns:
         Arguments of the transformer's forward; for wan-animate-2 those of `animate2`.
     """
-    frames, rows, columns = size.latents
+    frames, rows, columns = size.latents(network.grid)
     extra = kind == "wan-animate"  # the reference is a latent frame more
 
     def random(*shape: int) -> Tensor:
@@ -224,7 +307,7 @@ def _driven(network: Network, size: Size, random: Callable[..., Tensor]) -> dict
 
     Each has latents, what is given of them with its mask, text and picture.
     """
-    frames, rows, columns = size.latents
+    frames, rows, columns = size.latents(network.grid)
     found = {}
     for name, count in {"": frames + 1, "driving_": frames}.items():
         found[f"{name}latents"] = random(1, network.channels, count, rows, columns)

@@ -14,20 +14,21 @@ from itertools import pairwise
 from dreamactor.backbones.animate2 import SKIPPED
 from dreamactor.backbones.catalogue import CacheHolds, Mode
 from dreamactor.backbones.layers import STRIDE_T
-from dreamactor.backbones.shapes import PATCH, Network, Size
+from dreamactor.backbones.shapes import PATCH, Blocks, JointNetwork, Network, Size
 
 STYLE, MOTION, HIDDEN, PARTS = 512, 20, 1024, 4  # Wan-Animate's encoders of a face
 BLUR, PADDED = 16, 3  # taps of the blur before a convolution of stride 2; of one over time
+GLYPHS, REFINED = 2048, 4  # HunyuanVideo-1.5: channels after ByT5; a refiner's ffn over its width
 
 
 def plain(network: Network, size: Size) -> int:
     """Image-to-video: a clip by itself."""
-    return _all_see_all(network, size.latents[0] * size.frame_tokens)
+    return _all_see_all(network, size.latent_frames * size.frame_tokens)
 
 
 def full(network: Network, size: Size) -> int:
     """The whole canvas, every token seeing every token."""
-    return _all_see_all(network, 2 * size.latents[0] * size.frame_tokens)
+    return _all_see_all(network, 2 * size.latent_frames * size.frame_tokens)
 
 
 def one_way(network: Network, size: Size, mode: Mode, holds: CacheHolds | None) -> int:
@@ -39,7 +40,7 @@ def one_way(network: Network, size: Size, mode: Mode, holds: CacheHolds | None) 
         mode: Which.
         holds: What is kept of the context; None = it is computed anew.
     """
-    frames, one = size.latents[0], size.frame_tokens
+    frames, one = size.latent_frames, size.frame_tokens
     target, seen = (frames - 1) * one, (frames + 1) * one
     if mode == "one-way-aligned":  # reference and own time; keys of frame 0 are not seen
         keys, seen = target + 2 * one, frames * one
@@ -55,13 +56,13 @@ def one_way(network: Network, size: Size, mode: Mode, holds: CacheHolds | None) 
 
 def filling(network: Network, size: Size) -> int:
     """The context alone, once a segment."""
-    canvas = 2 * size.latents[0] * size.frame_tokens
+    canvas = 2 * size.latent_frames * size.frame_tokens
     return _embedding(network, canvas) + _conditions(network) + _context(network, size)
 
 
 def animate(network: Network, size: Size) -> int:
     """Wan-Animate: a clip with its reference as one more frame, added poses, and a face."""
-    frames, one = size.latents[0], size.frame_tokens
+    frames, one = size.latent_frames, size.frame_tokens
     tokens, width = (frames + 1) * one, network.width
     poses = _dense(frames * one, PATCH**2 * network.channels, width)
     seen = (frames + 1) * (PARTS + 1)
@@ -77,7 +78,7 @@ def animate_2(network: Network, size: Size, passes: int) -> int:
     Pairs of tokens are those that see each other; the blocks of 128 that its kernel goes by have a
     few more. A second pass, without the prompt, leaves a block out.
     """
-    frames, one = size.latents[0], size.frame_tokens
+    frames, one = size.latent_frames, size.frame_tokens
     tokens = (frames + 1) * one
     block = _block(network, tokens, tokens) + 4 * frames * one * one * network.width
     once = _embedding(network, tokens) + _conditions(network) + _head(network, tokens)
@@ -99,7 +100,7 @@ def training(network: Network, size: Size, mode: Mode, rank: int, checkpoint: bo
         rank: Of the adapter.
         checkpoint: Whether the blocks' activations are computed twice.
     """
-    frames, one = size.latents[0], size.frame_tokens
+    frames, one = size.latent_frames, size.frame_tokens
     aligned, whole = mode == "one-way-aligned", mode == "full"
     target, context = (frames - 1) * one, 0 if whole else (frames + 1) * one
     target = 2 * frames * one if whole else target
@@ -122,19 +123,58 @@ def training(network: Network, size: Size, mode: Mode, rank: int, checkpoint: bo
     return found
 
 
-def _beside(network: Network, rank: int, tokens: int) -> int:
+def joint_training(network: JointNetwork, size: Size, rank: int, checkpoint: bool) -> int:
+    """As `training`, of HunyuanVideo-1.5, whose adapter is on the video's layers alone.
+
+    Text and picture go through layers of their own in every block. What they are after the first
+    hangs on nothing that learns, and after the last nothing hangs on what they are.
+    """
+    video, beside = 2 * size.latent_frames * size.frame_tokens, network.beside
+    width, count = network.width, network.layers
+    block = _joint_block(network, video) + _beside(network, rank, video)
+    head = _dense(video, width, network.channels)
+    found = _dense(video, 2 * network.channels + 1, width) + _joint_conditions(network)
+    found += (2 if checkpoint else 1) * count * block + _dense(1, width, 2 * width) + 2 * head
+    found += count * _fed_back(network, rank, video) - _spared(network, rank, video)
+    found += (count - 1) * (4 * _dense(video, width, width) + 10 * (video + beside) ** 2 * width)
+    through = 4 * _dense(beside, width, width) + _dense(beside, width, network.ffn, width)
+    return found + max(0, count - 2) * through
+
+
+def _joint_block(network: JointNetwork, video: int) -> int:
+    """A block over the video's tokens and those beside."""
+    tokens, width = video + network.beside, network.width
+    levels = 2 * _dense(1, width, 6 * width)  # of noise: shifts, scales and gates
+    layers = 4 * _dense(tokens, width, width) + _dense(tokens, width, network.ffn, width)
+    return levels + layers + 4 * tokens**2 * width
+
+
+def _joint_conditions(network: JointNetwork) -> int:
+    """Noise level, text, which its refiner goes over first, and picture, once a pass."""
+    width = network.width
+    (words, word), (glyphs, glyph), (patches, patch) = network.words, network.glyphs, network.image
+    found = 2 * _dense(1, 256, width, width)  # the refiner has its own
+    found += _dense(1, word, width, width) + _dense(words, word, width)
+    refiner = 4 * _dense(words, width, width) + 4 * words**2 * width
+    refiner += _dense(words, width, REFINED * width, width) + _dense(1, width, 2 * width)
+    found += network.refiners * refiner
+    found += _dense(glyphs, glyph, GLYPHS, GLYPHS, width)
+    return found + _dense(patches, patch, patch, width)
+
+
+def _beside(network: Blocks, rank: int, tokens: int) -> int:
     """The adapter of a block, forward."""
     width, ffn = network.width, network.ffn
     return _dense(tokens, width, rank, ffn) + _dense(tokens, ffn, rank, width)
 
 
-def _fed_back(network: Network, rank: int, tokens: int) -> int:
+def _fed_back(network: Blocks, rank: int, tokens: int) -> int:
     """A block's feed-forward layers, to their inputs, and the adapter's to its weights too."""
     frozen = _dense(tokens, network.width, network.ffn, network.width)
     return frozen + 2 * _beside(network, rank, tokens)
 
 
-def _spared(network: Network, rank: int, tokens: int) -> int:
+def _spared(network: Blocks, rank: int, tokens: int) -> int:
     """What the first block need not pass back to its feed-forward layer's input."""
     return _dense(tokens, network.width, network.ffn) + _dense(tokens, network.width, rank)
 
@@ -158,7 +198,7 @@ def _all_see_all(network: Network, tokens: int) -> int:
 
 
 def _context(network: Network, size: Size) -> int:
-    tokens = (size.latents[0] + 1) * size.frame_tokens
+    tokens = (size.latent_frames + 1) * size.frame_tokens
     return network.layers * _block(network, tokens, tokens)
 
 

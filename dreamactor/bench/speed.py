@@ -265,7 +265,7 @@ class _Stand:
         if way.kind == "wan":
             mode = cast(Mode, "full" if way.mode == FLOOR else way.mode)
             set_mode(transformer, mode)
-            tokens = way.halves * size.latents[0] * size.frame_tokens
+            tokens = way.halves * size.latent_frames * size.frame_tokens
             set_parallel(transformer, self.team, even=tokens % self.team.count == 0)
             if mode == "full" and self.team.count > 1:
                 self._built = None  # what diffusers spread stays so, and serves no other way

@@ -22,7 +22,8 @@ class SpeedConfig:
     """Settings of one `bench speed`."""
 
     shape: str = "wan-14b"
-    """Of the transformers: wan-14b, wan-1.3b, nano or tiny."""
+    """Of the transformers: wan-14b, wan-1.3b, nano or tiny; `bench training` has HunyuanVideo-1.5's
+    too."""
     layers: int = 0
     """Blocks, to try it in short; 0 = those of the shape."""
     sizes: str = "832x480x81,1280x720x81"

@@ -20,7 +20,7 @@ import gc
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -32,17 +32,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dreamactor import __version__
-from dreamactor.backbones.base import Trainee
 from dreamactor.backbones.catalogue import CATALOGUE, GIB, Mode
-from dreamactor.backbones.layers import STRIDE_S, STRIDE_T
-from dreamactor.backbones.shapes import NETWORKS, Network, Size, build, nearest_of
-from dreamactor.backbones.wan_training import predict
-from dreamactor.bench.flops import training
+from dreamactor.backbones.shapes import Size, nearest_of
 from dreamactor.bench.kernels import ceiling, seconds
 from dreamactor.bench.settings import open_folder
 from dreamactor.bench.speed import FULL
 from dreamactor.bench.timing import hardware
-from dreamactor.conditioning.canvas import LatentGrid
 from dreamactor.config import check_least
 from dreamactor.errors import ConfigError, DreamActorError
 from dreamactor.runs import generator
@@ -50,15 +45,9 @@ from dreamactor.training.cache import CacheHeader
 from dreamactor.training.learner import Learner
 from dreamactor.training.measure_report import Row, add, read
 from dreamactor.training.plan import adapter_size, memory, step_seconds, tokens_of
-from dreamactor.training.stage import AdaptConfig, check_shards, in_mode, prepare, share_of
+from dreamactor.training.shapes import RANDOM, SHAPES, Shape
+from dreamactor.training.stage import AdaptConfig, check_shards, prepare, share_of
 
-BACKBONES = {
-    "wan-14b": "wan2.1-i2v-14b-480p",
-    "wan-1.3b": "wan2.1-fun-1.3b-inp",
-    "nano": "nano",
-    "tiny": "wan2.1-i2v-14b-480p",
-}
-"""Whose settings a shape is trained with."""
 NOWHERE = Path("random")
 
 
@@ -67,7 +56,7 @@ class TrainingBenchConfig:
     """Settings of one `bench training`: one row."""
 
     shape: str = "wan-14b"
-    """Of the transformer: wan-14b, wan-1.3b, nano or tiny."""
+    """Of the transformer: wan-14b, wan-1.3b, nano, hunyuan-1.5, tiny or tiny-hunyuan."""
     layers: int = 0
     """Blocks, to try it in short; 0 = those of the shape."""
     size: str = "832x480x49"
@@ -75,7 +64,7 @@ class TrainingBenchConfig:
     rank: int = 256
     """Of the adapter, on feed-forward layers."""
     mode: Mode = "full"
-    """Of attention (`backbones.incontext`)."""
+    """Of attention (`backbones.incontext`); hunyuan-1.5 has only full."""
     batch: int = 1
     """Examples a step, over all processes."""
     at_once: int = 1
@@ -104,17 +93,21 @@ class TrainingBenchConfig:
         Raises:
             ConfigError: One that cannot work.
         """
-        if self.shape not in NETWORKS:
-            raise ConfigError(nearest_of("shape", self.shape, NETWORKS))
+        if self.shape not in SHAPES:
+            raise ConfigError(nearest_of("shape", self.shape, SHAPES))
+        able = CATALOGUE[self.built.backbone].modes
+        if self.mode not in able:
+            raise ConfigError(f"mode={self.mode}: {self.shape} has only {', '.join(able)}")
         least = dict.fromkeys(("rank", "batch", "at_once", "steps"), 1)
         check_least(self, {"layers": 0, "warmup": 0, "rate": 0, **least})
         _ = self.canvas
 
     @cached_property
-    def network(self) -> Network:
+    def built(self) -> Shape:
         """What is built."""
-        found = NETWORKS[self.shape]
-        return replace(found, layers=self.layers or found.layers)
+        found = SHAPES[self.shape]
+        layers = self.layers or found.network.layers
+        return replace(found, network=replace(found.network, layers=layers))
 
     @cached_property
     def canvas(self) -> Size:
@@ -134,7 +127,7 @@ class TrainingBenchConfig:
         return AdaptConfig(
             cache=NOWHERE,
             base=NOWHERE,
-            backbone=BACKBONES[self.shape],
+            backbone=self.built.backbone,
             attention=self.mode,
             **{name: getattr(self, name) for name in same},
         )
@@ -191,9 +184,12 @@ def bench_training(out: Path, config: TrainingBenchConfig) -> Path:
 
 def _foreseen(config: TrainingBenchConfig, accelerator: Accelerator) -> Row:
     """A row before anything was measured: what it is, its operations, and what was predicted."""
-    network, size, processes = config.network, config.canvas, accelerator.num_processes
+    built, size, processes = config.built, config.canvas, accelerator.num_processes
     half = config.torch_dtype == torch.bfloat16
-    count = partial(training, network, size, config.mode, config.rank)
+
+    def count(checkpoint: bool) -> int:
+        return config.batch * built.flops(size, config.mode, config.rank, checkpoint)
+
     row = Row(
         {**asdict(config), "precision": "bf16" if half else "float32"},
         config.command,
@@ -206,11 +202,11 @@ def _foreseen(config: TrainingBenchConfig, accelerator: Accelerator) -> Row:
             "cuda": torch.version.cuda or "",
             **{name: version(name) for name in ("accelerate", "peft", "diffusers")},
         },
-        flops=config.batch * count(config.checkpoint),
-        flops_once=config.batch * count(False),
+        flops=count(config.checkpoint),
+        flops_once=count(False),
     )
-    entry = CATALOGUE[BACKBONES[config.shape]]
-    if config.layers or config.shape == "tiny":
+    entry = CATALOGUE[built.backbone]
+    if built.network.shape != entry.shape:
         return row  # nothing was measured to predict these from
     mine, at_once = share_of(config.recipe, processes)
     tokens = tokens_of(size.frames, size.height, size.width)
@@ -255,7 +251,7 @@ def _measure(config: TrainingBenchConfig, accelerator: Accelerator, row: Row) ->
         leave=False,
     )
     for step in turns:
-        batch = examples(config.network, config.canvas, config.seed, learner.samples(step))
+        batch = examples(config.built, config.canvas, config.seed, learner.samples(step))
 
         def update(batch: dict[str, Tensor] = batch, step: int = step) -> None:
             losses.append(learner.update(batch, step, config.rate))
@@ -283,34 +279,22 @@ def _measure(config: TrainingBenchConfig, accelerator: Accelerator, row: Row) ->
 
 def learner_of(config: TrainingBenchConfig, accelerator: Accelerator) -> Learner:
     """The trainer's own, of a transformer with random weights."""
-    network, device = config.network, accelerator.device
     torch.manual_seed(config.seed)  # the same in every process
-    transformer = build(network, "wan", device, config.torch_dtype)
-    grid = LatentGrid(STRIDE_T, STRIDE_S, network.channels)
-    trainee = Trainee(BACKBONES[config.shape], transformer, predict, grid, "random", {})
-    trainee = in_mode(trainee, config.mode, torch.zeros(network.text, device=device))
-    header = CacheHeader("rgb", trainee.name, "random", 16.0, {})
+    trainee = config.built.trainee(config.mode, accelerator.device, config.torch_dtype)
+    header = CacheHeader("rgb", trainee.name, RANDOM, 16.0, {})
     prepare(trainee, config.recipe, header, "")
     return Learner(trainee, config.recipe, accelerator)
 
 
-def examples(network: Network, size: Size, seed: int, samples: Sequence[int]) -> dict[str, Tensor]:
+def examples(shape: Shape, size: Size, seed: int, samples: Sequence[int]) -> dict[str, Tensor]:
     """In the place of `Cache.batch`: random, each from its number alone, float32 on the CPU.
 
     Args:
-        network: Whose; it says what an example has.
+        shape: Whose; it says what an example has.
         size: Of a half.
         seed: Of the run.
         samples: Their numbers.
     """
-    latents = (network.channels, *size.latents)
-    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("target", "motion", "canvas"), latents)
-    shapes["text"] = network.text
-    if network.image is not None:
-        shapes["image"] = network.image
-    rows = []
-    for sample in samples:
-        draws = generator(seed, "bench training", sample)
-        rows.append({k: torch.randn(shape, generator=draws) for k, shape in shapes.items()})
-    batch = {name: torch.stack([row[name] for row in rows]) for name in shapes}
+    rows = [shape.example(size, generator(seed, "bench training", sample)) for sample in samples]
+    batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     return batch | {"subject": torch.ones_like(batch["target"][:, :1])}

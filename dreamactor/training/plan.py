@@ -137,7 +137,8 @@ def mode_of(entry: Entry, config: AdaptConfig) -> Mode:
         return config.attention
     if config.start is not None and config.start.is_file():
         return read_info(config.start).attention
-    return "full" if entry.family == "hunyuan" or config.motion != "clean" else "one-way-aligned"
+    able = "one-way-aligned" in entry.modes
+    return "one-way-aligned" if able and config.motion == "clean" else "full"
 
 
 def memory(entry: Entry, config: AdaptConfig, tokens: int, at_once: int, shards: int = 1) -> Load:

@@ -244,16 +244,17 @@ def mode_for(config: AdaptConfig, trainee: Trainee) -> Mode:
     """
     if config.injection != "canvas":
         return "full"
-    able = isinstance(trainee.transformer, WanTransformer3DModel)
+    able = CATALOGUE[trainee.name].modes
     wanted = config.attention
     if wanted is None and config.start is not None:
         wanted = read_info(config.start).attention
     if wanted is None and config.keeps_mode:
         wanted = trainee.header.get("attention", "full")
     if wanted is None:
-        return "one-way-aligned" if able and config.motion == "clean" else "full"
-    if wanted != "full" and not able:
-        raise ConfigError(f"attention={wanted}: {trainee.name} has only full")
+        aligned = "one-way-aligned" in able and config.motion == "clean"
+        return "one-way-aligned" if aligned else "full"
+    if wanted not in able:
+        raise ConfigError(f"attention={wanted}: {trainee.name} has only {', '.join(able)}")
     check_motion(wanted, config.motion)
     return wanted
 
