@@ -75,7 +75,9 @@ def test_unchanged_strips_are_not_made_again(run):
 def test_two_commands_write_the_report_at_once(run):
     suite, out = run
     with ThreadPoolExecutor(4) as pool:
-        pages = [done.result() for done in [pool.submit(write_report, suite, out) for _ in range(4)]]
+        pages = [
+            done.result() for done in [pool.submit(write_report, suite, out) for _ in range(4)]
+        ]
     assert {page.read_bytes() for page in pages} == {(out / "report.html").read_bytes()}
 
 
