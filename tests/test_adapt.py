@@ -263,12 +263,12 @@ def test_a_run_that_is_told_to_end_saves_first(
     config, batch = _config(files, steps=6, batch=1), Cache.batch
     train_adapter(config, "pose", tmp_path / "whole")
 
-    def told(self: Cache, which: list[int]) -> dict[str, torch.Tensor]:
+    def told(self: Cache, which: list[int], *where: torch.device) -> dict[str, torch.Tensor]:
         if len(which) == 1 and (reads := len(_read)) < 4:
             _read.append(reads)
             if reads == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
-        return batch(self, which)
+        return batch(self, which, *where)
 
     _read: list[int] = []
     monkeypatch.setattr(Cache, "batch", told)

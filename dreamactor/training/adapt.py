@@ -148,7 +148,7 @@ class _Run:
         if self.step == 0:
             self._look()
         self.budget.started = time.monotonic()  # getting ready is not training
-        with signalled() as told, ThreadPoolExecutor(1) as reader:
+        with signalled() as told, ThreadPoolExecutor(1, initializer=self._at_home) as reader:
             ahead = reader.submit(self._read, self.step)
             while self.step < config.steps and not self._agree(told.is_set() or self._ended()):
                 total = torch.zeros((), device=self.device)
@@ -171,10 +171,15 @@ class _Run:
         self.accelerator.end_training()
         return self.file
 
+    def _at_home(self) -> None:
+        """A new thread is at the first GPU, whichever its process has."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+
     def _read(self, step: int) -> dict[str, Tensor]:
         held, samples = self.config.held, self.learner.samples(step)
         chosen = order(self.config.seed, len(self.cache) - held, samples[0], len(samples))
-        return self.cache.batch([held + k for k in chosen])
+        return self.cache.batch([held + k for k in chosen], self.device)
 
     def _update(self, batch: dict[str, Tensor]) -> Tensor:
         """One step; its loss on this process."""

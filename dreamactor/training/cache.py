@@ -40,6 +40,7 @@ from dreamactor.image import atomic
 from dreamactor.runs import write_text
 
 SILENCE = "silence.safetensors"
+CPU = torch.device("cpu")
 COPY = 0.25
 """Unlikeness from which on driver and target are two clips. Of 14 clips of the world a copy at
 H.264's crf 32 had at most .070, one 10 % brighter .011, and the twin of another body at least
@@ -156,6 +157,13 @@ def _half(value: Tensor) -> Tensor:
     return kept.cpu().contiguous()
 
 
+def _sent(value: Tensor, device: torch.device) -> Tensor:
+    """On a device; a GPU fetches it by itself."""
+    if device.type != "cuda":
+        return value.to(device)
+    return value.pin_memory().to(device, non_blocking=True)
+
+
 def joined(parts: Sequence[Tensor]) -> Tensor:
     """Parts (n, L, ...) of one tensor one after the other, with zeros behind shorter texts."""
     longest = max(part.shape[1] for part in parts)
@@ -240,20 +248,25 @@ class Cache:
         """Of what it holds, as far as names tell."""
         return hashlib.sha256(json.dumps([asdict(self.header), self.keys]).encode()).hexdigest()
 
-    def batch(self, which: Sequence[int]) -> dict[str, Tensor]:
-        """Some examples, float32 on the CPU; a subject that is not known is everywhere.
+    def batch(self, which: Sequence[int], device: torch.device = CPU) -> dict[str, Tensor]:
+        """Some examples, float32; a subject that is not known is everywhere.
 
         An example is looked at when it is read first: `check_examples` takes longer than all else.
+
+        Args:
+            which: Their numbers.
+            device: Where they are wanted; they travel in 16 bits.
 
         Raises:
             ConfigError: As `check_examples`.
         """
         rows = [self._places[k] for k in which]
         names = self._shards[0].keys()
-        out = {
-            name: joined([self._shards[s].get_slice(name)[r : r + 1] for s, r in rows]).float()
+        halves = {
+            name: joined([self._shards[s].get_slice(name)[r : r + 1] for s, r in rows])
             for name in names
         }
+        out = {name: _sent(value, device).float() for name, value in halves.items()}
         fresh = [i for i, k in enumerate(which) if k not in self._sound]
         if fresh:
             some = {name: value[fresh] for name, value in out.items()}
@@ -262,7 +275,8 @@ class Cache:
         if self.silence is not None:
             length = max(out["text"].shape[1], len(self.silence))
             out["text"] = _longer(out["text"], length)
-            out["silence"] = _longer(self.silence[None], length).expand_as(out["text"])
+            silence = _longer(self.silence[None].to(device), length)
+            out["silence"] = silence.expand_as(out["text"])
         out.setdefault("subject", torch.ones_like(out["target"][:, :1]))
         return out
 
