@@ -11,7 +11,7 @@ import difflib
 import re
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -57,11 +57,15 @@ def from_words(cls: type[T], words: Iterable[str]) -> T:
         if key in values:
             raise ConfigError(f"setting {key!r} is given twice")
         values[key] = parse(key, text, hints[key])
-    try:
-        return cls(**values)
-    except TypeError as error:
-        needed = [name for name in hints if name not in values]
-        raise ConfigError(f"{error}; settings not given: {', '.join(needed)}") from error
+    needed = [
+        field.name
+        for field in fields(cls)  # type: ignore[arg-type]
+        if field.default is MISSING and field.default_factory is MISSING
+    ]
+    if lacking := [name for name in needed if name not in values]:
+        wanted = " ".join(f"{name}=..." for name in lacking)
+        raise ConfigError(f"{', '.join(lacking)}: not given; want {wanted}")
+    return cls(**values)
 
 
 def from_file(cls: type[T], path: Path, words: Iterable[str] = ()) -> T:

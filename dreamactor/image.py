@@ -54,19 +54,21 @@ def check_input(path: str | Path) -> Path:
     """Return `path`, or say why nothing can be read from it.
 
     Raises:
-        MediaError: It is missing, a folder, not a plain file, not readable, or empty.
+        MediaError: It is missing, a folder, not a plain file, not readable, or empty; or what it
+            lies in cannot be entered.
     """
     path = Path(path)
-    if path.is_dir():
-        raise MediaError(f"{path}: is a folder, want a file")
-    if not path.exists():
-        raise MediaError(f"{path}: no such file")
-    if not path.is_file():
-        raise MediaError(f"{path}: not a plain file")
-    if not os.access(path, os.R_OK):
-        raise MediaError(f"{path}: no permission to read it")
-    if path.stat().st_size == 0:
-        raise MediaError(f"{path}: the file is empty")
+    with reached(path):
+        if path.is_dir():
+            raise MediaError(f"{path}: is a folder, want a file")
+        if not path.exists():
+            raise MediaError(f"{path}: no such file")
+        if not path.is_file():
+            raise MediaError(f"{path}: not a plain file")
+        if not os.access(path, os.R_OK):
+            raise MediaError(f"{path}: no permission to read it")
+        if path.stat().st_size == 0:
+            raise MediaError(f"{path}: the file is empty")
     return path
 
 
@@ -80,25 +82,39 @@ def check_output(path: str | Path, overwrite: bool, suffixes: Collection[str] = 
 
     Raises:
         ConfigError: The suffix is not one of `suffixes`.
-        MediaError: The folder is missing or cannot be written to, or the file is there.
+        MediaError: The folder is missing, or cannot be entered or written to, or the file is there.
     """
     path = Path(path)
     if suffixes and path.suffix.lower() not in suffixes:
         wanted = " ".join(suffixes)
         raise ConfigError(f"{path}: ends in {path.suffix or 'no suffix'!r}, want one of {wanted}")
-    if not path.parent.exists():
-        raise MediaError(f"{path}: the folder {path.parent} does not exist; create it first")
-    if not path.parent.is_dir():
-        raise MediaError(f"{path}: {path.parent} is not a folder")
-    if path.is_dir():
-        raise MediaError(f"{path}: is a folder, want the name of a file")
-    if path.exists() and not path.is_file():
-        raise MediaError(f"{path}: not a plain file, cannot be replaced")
-    if path.exists() and not overwrite:
-        raise MediaError(f"{path}: is there already; pass --overwrite or choose another name")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise MediaError(f"{path}: no permission to write in {path.parent.absolute()}")
+    with reached(path):
+        if not path.parent.exists():
+            raise MediaError(f"{path}: the folder {path.parent} does not exist; create it first")
+        if not path.parent.is_dir():
+            raise MediaError(f"{path}: {path.parent} is not a folder")
+        if path.is_dir():
+            raise MediaError(f"{path}: is a folder, want the name of a file")
+        if path.exists() and not path.is_file():
+            raise MediaError(f"{path}: not a plain file, cannot be replaced")
+        if path.exists() and not overwrite:
+            raise MediaError(f"{path}: is there already; pass --overwrite or choose another name")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise MediaError(f"{path}: no permission to write in {path.parent.absolute()}")
     return path
+
+
+@contextmanager
+def reached(path: Path) -> Iterator[None]:
+    """Turn what the operating system says against looking at `path` into a MediaError.
+
+    A folder on the way that may not be entered is one, a name that is too long another.
+    """
+    try:
+        yield
+    except OSError as error:
+        name = f"{path}" if len(f"{path}") < 200 else f"{path}"[:200] + "..."
+        raise MediaError(f"{name}: cannot be reached: {error.strerror or error}") from error
 
 
 @contextmanager

@@ -26,9 +26,10 @@ from dreamactor.image import refusals
 T = TypeVar("T")
 NOT_PIXELS = (
     *("reference", "driving", "out", "overwrite", "weights", "adapter", "lora"),
-    *("audio", "watermark", "manifest"),
+    *("audio", "watermark", "manifest", "threads"),
 )
-"""Settings that are files, told by their sha256 elsewhere, or have no say in the frames."""
+"""Settings that are files, told by their sha256 elsewhere, or have no say in the frames but for
+the last bits of sums."""
 LIBRARIES = (
     *("dreamactor", "torch", "diffusers", "transformers", "numpy", "av", "opencv-python-headless"),
     *("pillow", "safetensors", "peft", "c2pa-python"),

@@ -17,6 +17,7 @@ from test_variant import Known
 
 import dreamactor
 from dreamactor import cli
+from dreamactor.backbones.load import load_backbone
 from dreamactor.bench import evaluate, metrics, sheets, stats, timing
 from dreamactor.bench.baselines import copy_reference
 from dreamactor.bench.cases import Source, Studio, cases
@@ -138,6 +139,15 @@ def test_animations_are_unchanged_by_their_batch_and_differ_by_case():
         assert np.abs(a.astype(int) - b).max() <= 1
     moved = Animation(nano, 2, seed=1).animate(three[:1])[0]
     assert np.abs(moved.astype(int) - alone[0]).mean() > 1  # another noise
+
+
+def test_the_weights_that_ship_follow_their_driver(cast, sampler):
+    """In one step a clip is 1 dB nearer to the truth by its own driver than by another one's."""
+    *_, case, other = cases(cast, 4)
+    animation, box = Animation(load_backbone("nano"), 1), metrics.subject_box(case.mask)
+    swapped = replace(case, driving=other.driving, before=other.before)
+    own, wrong = (metrics.psnr(animation.animate([c])[0], case.truth, box) for c in (case, swapped))
+    assert own > wrong + 1
 
 
 def test_the_frame_before_is_shown_beside_the_reference_where_asked_for():

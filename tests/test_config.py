@@ -79,7 +79,7 @@ def test_bad_files_are_refused(tmp_path: Path, text: str, words: list[str], mess
         (["pool=a", "batch=1.5"], "want int"),
         (["pool=a", "compile=yes"], "want true or false"),
         (["pool=a", "motion=dirty"], "want one of clean, noised"),
-        ([], "settings not given: pool"),
+        ([], "pool: not given; want pool=..."),
     ],
 )
 def test_bad_words_are_refused(words: list[str], message: str) -> None:

@@ -1,6 +1,8 @@
 """Pictures: what is read equals what a viewer shows, and what cannot be is refused in a line."""
 
+import errno
 import io
+import os
 import resource
 import struct
 import zlib
@@ -14,6 +16,7 @@ from dreamactor.errors import ConfigError, DreamActorError, MediaError, ShapeErr
 from dreamactor.image import (
     BACKGROUND,
     Box,
+    check_input,
     check_output,
     contact_sheet,
     fit,
@@ -256,6 +259,22 @@ def test_an_output_is_refused_in_a_folder_without_permission(tmp_path, monkeypat
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
     with pytest.raises(MediaError, match="no permission to write"):
         check_output(tmp_path / "a.mp4", False)
+
+
+@pytest.mark.parametrize("fault", ["locked", "long"])
+def test_refuses_what_cannot_be_reached(tmp_path, monkeypatch, fault):
+    path, stat = tmp_path / ("a" * 300 if fault == "long" else "locked") / "a.png", os.stat
+
+    def locked(at, **more):  # root may enter any folder
+        if "locked" in str(at):
+            raise PermissionError(errno.EACCES, "Permission denied", str(at))
+        return stat(at, **more)
+
+    monkeypatch.setattr("os.stat", locked)
+    wanted = {"locked": "cannot be reached: Permission denied", "long": "reached: File name too"}
+    for asked in (check_input, lambda at: check_output(at, False)):
+        with pytest.raises(MediaError, match=wanted[fault]):
+            asked(path)
 
 
 def test_resizing_is_exact_area_averaging_down():

@@ -217,6 +217,8 @@ def test_refuses_damaged_weights(nano, tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(WeightsError, match="not JSON"):
         load_nano(tmp_path)
+    with pytest.raises(WeightsError, match="Not a directory; want the folder of nano's weights"):
+        load_nano(tmp_path / "manifest.json")
     for broken in ("[]", "{}", '{"files": {}}'):
         (tmp_path / "manifest.json").write_text(broken)
         with pytest.raises(WeightsError, match="do not fit nano"):

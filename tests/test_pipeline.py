@@ -214,6 +214,7 @@ def test_ticks_once_a_step(tmp_path, reference):
     [
         ({"count": 30, "fps": 25}, {}, 30, 25),
         ({"count": 31, "fps": Fraction(30000, 1001)}, {}, 31, Fraction(30000, 1001)),
+        ({"count": 30, "fps": 25}, {"fps": 29.97}, 36, Fraction(30000, 1001)),
         ({"count": 2, "fps": 24}, {}, 2, 24),
         ({"count": 9, "fps": 5}, {}, 9, 5),
         ({"count": 60, "fps": 60}, {"fps": 10}, 10, 10),

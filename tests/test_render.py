@@ -212,8 +212,23 @@ def test_exact_styles_change_colour_not_shape(renderer):
     changed = np.abs(plain.rgb.astype(int) - other.rgb.astype(int)).max(axis=-1) > 20
     assert changed[plain.mask > 0].mean() > 0.5
     assert not changed[plain.mask == 0].all()
-    toon = renderer.render(_scene((_actor(style=Style("toon")),)))
-    assert ((toon.mask > 0) >= (plain.mask > 0)).mean() > 0.99
+
+
+def test_exact_a_toon_has_few_colours_and_a_dark_rim(renderer):
+    def drawn(style):
+        return renderer.render(_scene((_actor(style=style),)))
+
+    plain, bare = drawn(Style()), drawn(Style("toon", outline=0))
+    one, whole = drawn(Style("toon", outline=0, bands=1)), drawn(Style("toon"))
+    body = plain.mask > 0
+    assert_array_equal(bare.mask, plain.mask)
+    colours = [len(np.unique(x.rgb[body] // 4, axis=0)) for x in (plain, bare, one)]
+    assert colours[0] > 2 * colours[1]
+    assert colours[1] > 1.3 * colours[2]
+    rim = (whole.mask > 0) & ~body
+    assert_array_equal(whole.mask > 0, rim | body)
+    assert 0.05 < rim.sum() / body.sum() < 0.3
+    assert whole.rgb[rim].mean() < 0.7 * bare.rgb[rim].mean()
 
 
 @pytest.mark.parametrize("kind", ["plain", "gradient", "noise", "stripes", "checker", "bokeh"])

@@ -320,7 +320,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder}: nano's weights are missing (no manifest.json); reinstall dreamactor, "
             "or make them with `dreamactor train nano`"
         ) from error
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: cannot be read: {error.strerror}; want the folder of nano's weights"
+        ) from error
+    except ValueError as error:
         raise WeightsError(f"{path}: not JSON ({error})") from error
     return manifest
 
