@@ -1,6 +1,7 @@
 """Draw the pictures of docs/training.md from what the runs wrote.
 
 python scripts/curves.py curves docs/training docs/img/training.png
+python scripts/curves.py distilled docs/training docs/img/distill_curves.png
 python scripts/curves.py samples docs/img/training_samples.jpg RUN/samples/001900.png ...
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -16,7 +18,9 @@ from PIL import Image
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-PANELS = (
+Panel = tuple[str, tuple[str, ...], str, str, str]
+"""File, keys, title, machine and scale."""
+PANELS: tuple[Panel, ...] = (
     ("nano-vae.jsonl", ("mse",), "autoencoder: squared error, pixels in [-1, 1]", "4 H200", "log"),
     ("nano.jsonl", ("flow",), "transformer: loss", "4 H200", "linear"),
     (
@@ -26,6 +30,14 @@ PANELS = (
         "4 H200",
         "linear",
     ),
+)
+DISTILLED: tuple[Panel, ...] = tuple(
+    (name, keys, f"{of}: {title}", "1 H200", "linear")
+    for name, of in (("distill.jsonl", "what ships"), ("distill_further.jsonl", "further"))
+    for keys, title in (
+        (("loss", "pull"), "score's loss,\nscore from teacher (below)"),
+        (("missed_1", "swapped_1"), "missed by one prediction\nright driver (below), another's"),
+    )
 )
 
 
@@ -38,10 +50,10 @@ def rows(path: Path) -> list[dict[str, float]]:
     return found
 
 
-def curves(folder: Path, out: Path) -> None:
+def curves(panels: Sequence[Panel], folder: Path, out: Path) -> None:
     """One panel a curve, over minutes."""
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(4 * len(PANELS), 3), layout="constrained")
-    for axis, (name, keys, title, machine, scale) in zip(axes, PANELS, strict=True):
+    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3), layout="constrained")
+    for axis, (name, keys, title, machine, scale) in zip(axes, panels, strict=True):
         for key in keys:
             points = [row for row in rows(folder / name) if key in row]
             axis.plot([row["seconds"] / 60 for row in points], [row[key] for row in points])
@@ -62,7 +74,8 @@ def samples(out: Path, sheets: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "curves":
-        curves(Path(sys.argv[2]), Path(sys.argv[3]))
+    if sys.argv[1] != "samples":
+        chosen = {"curves": PANELS, "distilled": DISTILLED}[sys.argv[1]]
+        curves(chosen, Path(sys.argv[2]), Path(sys.argv[3]))
     else:
         samples(Path(sys.argv[2]), [Path(path) for path in sys.argv[3:]])

@@ -228,8 +228,8 @@ class _Run:
         own = {name: p.detach().clone() for name, p in self.params.items()}
         self.learner.wear(self.average)
         # every other one first: neighbours are often twins, and the next one's driver is swapped in
-        batch = self.cache.batch(sorted(range(self.config.held), key=lambda k: (k % 2, k)))
-        batch = {name: value.to(self.device) for name, value in batch.items()}
+        held = sorted(range(self.config.held), key=lambda k: (k % 2, k))
+        batch = self.cache.batch(held, self.device)
         drawn = draw(self.config, batch["target"], [BEFORE - k for k in range(self.config.held)])
         drawn = replace(drawn, continued=torch.zeros_like(drawn.continued))
         self.model.eval()
