@@ -41,7 +41,7 @@ def from_words(cls: type[T], words: Iterable[str]) -> T:
     Raises:
         ConfigError: An unknown key, a repeated one, a missing one or a value of another type.
     """
-    named = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    named = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     hints = {name: kind for name, kind in get_type_hints(cls).items() if name in named}
     values: dict[str, Any] = {}
     for word in words:
@@ -57,12 +57,12 @@ def from_words(cls: type[T], words: Iterable[str]) -> T:
         if key in values:
             raise ConfigError(f"setting {key!r} is given twice")
         values[key] = parse(key, text, hints[key])
-    needed = [
-        field.name
-        for field in fields(cls)  # type: ignore[arg-type]
-        if field.default is MISSING and field.default_factory is MISSING
+    lacking = [
+        name
+        for name, field in named.items()
+        if name not in values and field.default is MISSING and field.default_factory is MISSING
     ]
-    if lacking := [name for name in needed if name not in values]:
+    if lacking:
         wanted = " ".join(f"{name}=..." for name in lacking)
         raise ConfigError(f"{', '.join(lacking)}: not given; want {wanted}")
     return cls(**values)

@@ -58,7 +58,7 @@ def check_input(path: str | Path) -> Path:
             lies in cannot be entered.
     """
     path = Path(path)
-    with reached(path):
+    with refusals(path, "reached"):
         if path.is_dir():
             raise MediaError(f"{path}: is a folder, want a file")
         if not path.exists():
@@ -88,7 +88,7 @@ def check_output(path: str | Path, overwrite: bool, suffixes: Collection[str] = 
     if suffixes and path.suffix.lower() not in suffixes:
         wanted = " ".join(suffixes)
         raise ConfigError(f"{path}: ends in {path.suffix or 'no suffix'!r}, want one of {wanted}")
-    with reached(path):
+    with refusals(path, "reached"):
         if not path.parent.exists():
             raise MediaError(f"{path}: the folder {path.parent} does not exist; create it first")
         if not path.parent.is_dir():
@@ -102,19 +102,6 @@ def check_output(path: str | Path, overwrite: bool, suffixes: Collection[str] = 
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise MediaError(f"{path}: no permission to write in {path.parent.absolute()}")
     return path
-
-
-@contextmanager
-def reached(path: Path) -> Iterator[None]:
-    """Turn what the operating system says against looking at `path` into a MediaError.
-
-    A folder on the way that may not be entered is one, a name that is too long another.
-    """
-    try:
-        yield
-    except OSError as error:
-        name = f"{path}" if len(f"{path}") < 200 else f"{path}"[:200] + "..."
-        raise MediaError(f"{name}: cannot be reached: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -142,12 +129,18 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def refusals(path: Path) -> Iterator[None]:
-    """Turn what the operating system says against writing `path` into a MediaError."""
+def refusals(path: Path, wish: str = "written") -> Iterator[None]:
+    """Turn what the operating system says against a wish into a MediaError.
+
+    Args:
+        path: What it is about.
+        wish: It is to be `written`; or `reached`, which a folder on the way that may not be entered
+            forbids, or a name that is too long.
+    """
     try:
         yield
     except OSError as error:
-        raise MediaError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise MediaError(f"{path}: cannot be {wish}: {error.strerror or error}") from error
 
 
 def open_image(path: str | Path) -> Image.Image:

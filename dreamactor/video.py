@@ -50,11 +50,17 @@ NEAR = 1e-6  # seconds; containers round times, so ties are not exact
 Rate = Fraction | float | int
 
 
-def _as_rate(fps: Rate) -> Fraction:
+def as_rate(fps: Rate) -> Fraction:
+    """A rate as files name it: of a float 29.97 is 30000/1001.
+
+    Raises:
+        ConfigError: There is no such rate.
+    """
     rate = Fraction(fps).limit_denominator(1001) if np.isfinite(float(fps)) else Fraction(0)
     if not 0 < rate <= MAX_FPS:
         raise ConfigError(f"fps={fps}: want more than 0 and at most {MAX_FPS}")
-    return rate
+    film = Fraction(round(fps * 1.001) * 1000, 1001) if isinstance(fps, float) else rate
+    return film if rate.denominator > 1 and abs(film / rate - 1) < Fraction(1, 5000) else rate
 
 
 def resample(frames: Iterable[tuple[float, Rgb]], fps: Rate, duration: float) -> Iterator[Rgb]:
@@ -81,7 +87,7 @@ def resample(frames: Iterable[tuple[float, Rgb]], fps: Rate, duration: float) ->
         >>> "".join(resample(clip, fps=4, duration=1.25))
         'aabbc'
     """
-    rate = _as_rate(fps)
+    rate = as_rate(fps)
     if not 0 < duration < np.inf:
         raise ConfigError(f"duration={duration}: want seconds, more than 0")
     return _nearest(iter(frames), rate, max(1, int(duration * rate + 0.5)))
@@ -146,7 +152,7 @@ class ClipWriter:
         """
         self.path = check_output(path, overwrite, CLIP_SUFFIXES)
         self.suffix = self.path.suffix.lower()
-        self.fps = _as_rate(fps)
+        self.fps = as_rate(fps)
         if self.suffix == ".gif" and self.fps > MAX_GIF_FPS:
             raise ConfigError(f"fps={fps}: a gif shows at most {MAX_GIF_FPS}; write an mp4")
         if min(size) < 1:

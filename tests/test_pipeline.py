@@ -99,6 +99,7 @@ def test_segments_are_shown_the_reference_and_the_last_generated_frames(tmp_path
         (125, "auto", "anchor", [4, 8]),
         (125, "none", "none", []),
         (125, "statistics", "statistics", []),
+        (125, "anchor", "anchor", [4, 8]),
     ],
 )
 def test_long_clips_are_guarded_unless_told_otherwise(

@@ -35,11 +35,11 @@ from dreamactor.config import check_device
 from dreamactor.diffusion.segments import GuardChoice
 from dreamactor.diffusion.span import parse_span
 from dreamactor.errors import ConfigError, MediaError
-from dreamactor.image import Rgb, check_input, check_output, reached, read_image
+from dreamactor.image import Rgb, check_input, check_output, read_image, refusals
 from dreamactor.interpolate import Interpolation
 from dreamactor.manifest import check_signer, sidecar
 from dreamactor.mllm import Client, Describer, choose
-from dreamactor.video import CLIP_SUFFIXES, ClipInfo, ClipWriter, probe
+from dreamactor.video import CLIP_SUFFIXES, ClipInfo, ClipWriter, as_rate, probe
 
 if TYPE_CHECKING:
     from dreamactor.conditioning.guidance import Texts
@@ -263,7 +263,7 @@ def prepare(config: AnimateConfig) -> Job:
         check_signer()
     extra: tuple[Path, ...] = ()
     if config.adapter is not None:
-        with reached(config.adapter):
+        with refusals(config.adapter, "reached"):
             extra = () if config.adapter.is_dir() else (config.adapter,)  # of a large backbone
     for path in (config.reference, config.driving, *extra):
         check_input(path)
@@ -272,18 +272,12 @@ def prepare(config: AnimateConfig) -> Job:
                 raise MediaError(f"{target}: is an input too; choose another --out")
     reference = read_image(config.reference)
     clip = probe(config.driving)
-    fps = clip.fps if config.fps is None else rate_of(config.fps)
+    fps = clip.fps if config.fps is None else as_rate(config.fps)
     # made only to be asked: it refuses rates and sizes that its container cannot hold
     ClipWriter(config.out, fps, (2, 2), overwrite=config.overwrite)
     count = max(1, int(clip.duration * fps + Fraction(1, 2)))
     client = None if config.prompt is not None else choose(config.describer, config.device)
     return Job(settled(config), reference, clip, fps, count, client)
-
-
-def rate_of(fps: float) -> Fraction:
-    """A rate as files name it: 29.97 is 30000/1001."""
-    near, film = Fraction(fps).limit_denominator(1001), Fraction(round(fps * 1.001) * 1000, 1001)
-    return film if near.denominator > 1 and abs(film - near) < Fraction(1, 200) else near
 
 
 def settled(config: AnimateConfig) -> AnimateConfig:
