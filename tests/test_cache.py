@@ -131,6 +131,34 @@ def test_a_cache_gives_back_what_was_written(tmp_path: Path) -> None:
     assert "5 examples of pose, 4 x 2 x 2 x 2" in check_cache(tmp_path)
 
 
+def test_kept_examples_are_read_once_and_the_same(tmp_path: Path) -> None:
+    """same: batches of a cache that stays where it is wanted, to the bit; then without files."""
+    open_cache(tmp_path, HEADER)
+    for index, count in enumerate((2, 4)):
+        keys = [f"{index}/{k}" for k in range(count)]
+        write_examples(shard_path(tmp_path, index), keys, _examples(count))
+    plain, kept = Cache(tmp_path), Cache(tmp_path)
+    size = sum(v.nbytes for v in plain.batch(range(6)).values()) // 2  # a subject beside, 16 bits
+    assert not kept.keep(torch.device("cpu"), size / 2)
+    assert kept.keep(torch.device("cpu"), size)
+    for which in ([4, 0], [0, 0, 5], [1, 2, 3], [5, 4, 3, 2, 1, 0]):
+        found = kept.batch(which)
+        for name, value in plain.batch(which).items():
+            assert torch.equal(found[name], value), name
+    kept._shards.clear()
+    assert torch.equal(kept.batch([3])["target"], plain.batch([3])["target"])
+
+
+def test_texts_of_two_lengths_are_not_kept(tmp_path: Path) -> None:
+    open_cache(tmp_path, HEADER)
+    for index, tokens in enumerate((2, 5)):
+        tensors = {**_examples(1), "text": torch.ones(1, tokens, 8)}
+        write_examples(shard_path(tmp_path, index), [str(index)], tensors)
+    cache = Cache(tmp_path)
+    assert not cache.keep(torch.device("cpu"), 1e9)
+    assert cache.batch([0])["text"].shape == (1, 2, 8)
+
+
 def test_numbers_beyond_a_half_are_kept_in_bfloat16(tmp_path: Path) -> None:
     """same: states of a text encoder in bfloat16, to the last bit; shorter texts get zeros."""
     open_cache(tmp_path, HEADER)
@@ -174,6 +202,9 @@ def test_a_driver_that_is_the_target_is_refused_everywhere(tmp_path: Path) -> No
     assert len(cache.batch([0, 2])["target"]) == 2
     with pytest.raises(ConfigError, match="b: the driving clip"):
         cache.batch([1])
+    assert cache.keep(torch.device("cpu"), 1e9)
+    with pytest.raises(ConfigError, match="b: the driving clip"):
+        cache.batch([0, 1])
     with pytest.raises(ConfigError, match="b: the driving clip"):
         check_cache(tmp_path)
 

@@ -39,7 +39,7 @@ from dreamactor.errors import ConfigError, DreamActorError
 from dreamactor.image import write_png
 from dreamactor.provenance import sha256
 from dreamactor.runs import RunFolder
-from dreamactor.training.cache import Cache
+from dreamactor.training.cache import SHARE, Cache
 from dreamactor.training.distill import DistillConfig, Distiller, check_student
 from dreamactor.training.learner import Learner, Learning
 from dreamactor.training.looks import held_numbers
@@ -110,6 +110,9 @@ class _Run:
         self.info = prepare(trainee, config, self.cache.header, digest)
         self.folder = RunFolder.open(run, known, self.leads)  # last: a fault leaves no folder
         self._wrap()
+        if self.device.type == "cuda":
+            memory = torch.cuda.get_device_properties(self.device).total_memory
+            self.cache.keep(self.device, SHARE * memory)
         self._restore()
 
     def _wrap(self) -> None:

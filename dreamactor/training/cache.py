@@ -41,6 +41,8 @@ from dreamactor.runs import write_text
 
 SILENCE = "silence.safetensors"
 CPU = torch.device("cpu")
+SHARE = 0.25
+"""Most of a GPU's memory that examples may take, to stay there from their first reading on."""
 COPY = 0.25
 """Unlikeness from which on driver and target are two clips. Of 14 clips of the world a copy at
 H.264's crf 32 had at most .070, one 10 % brighter .011, and the twin of another body at least
@@ -234,6 +236,7 @@ class Cache:
         self.silence = _read_silence(folder / SILENCE)
         """(L, D) text that stands for no text; None = zeros."""
         self._sound: set[int] = set()  # examples that were looked at
+        self._kept: dict[str, Tensor] = {}  # where all examples have a place: see `keep`
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -255,23 +258,12 @@ class Cache:
 
         Args:
             which: Their numbers.
-            device: Where they are wanted; they travel in 16 bits.
+            device: Where they are wanted; they travel in 16 bits, once if they are kept there.
 
         Raises:
             ConfigError: As `check_examples`.
         """
-        rows = [self._places[k] for k in which]
-        names = self._shards[0].keys()
-        halves = {
-            name: joined([self._shards[s].get_slice(name)[r : r + 1] for s, r in rows])
-            for name in names
-        }
-        out = {name: _sent(value, device).float() for name, value in halves.items()}
-        fresh = [i for i, k in enumerate(which) if k not in self._sound]
-        if fresh:
-            some = {name: value[fresh] for name, value in out.items()}
-            check_examples([self.keys[which[i]] for i in fresh], some, self.placed)
-            self._sound.update(which[i] for i in fresh)
+        out = {name: value.float() for name, value in self._halves(which, device).items()}
         if self.silence is not None:
             length = max(out["text"].shape[1], len(self.silence))
             out["text"] = _longer(out["text"], length)
@@ -280,8 +272,67 @@ class Cache:
         out.setdefault("subject", torch.ones_like(out["target"][:, :1]))
         return out
 
+    def keep(self, device: torch.device, most: float) -> bool:
+        """Keep examples on a device from their first reading on, if all of them fit.
+
+        Args:
+            device: The one that batches are wanted on.
+            most: Bytes that they may take.
+
+        Returns:
+            Whether they will stay there. Not where texts differ in length: a batch's are as long as
+            its longest.
+        """
+        shapes = [
+            {name: tuple(s.get_slice(name).get_shape()[1:]) for name in s.keys()}  # noqa: SIM118
+            for s in self._shards
+        ]
+        one = self._read([0], CPU)
+        size = sum(value.nbytes for value in one.values()) * len(self)
+        if size > most or any(shape != shapes[0] for shape in shapes):
+            return False
+        self._kept = {
+            name: torch.empty((len(self), *value.shape[1:]), dtype=value.dtype, device=device)
+            for name, value in one.items()
+        }
+        self._sound.clear()  # what was read before has to come there too
+        return True
+
+    def _halves(self, which: Sequence[int], device: torch.device) -> dict[str, Tensor]:
+        """Some examples in 16 bits, looked at."""
+        fresh = [k for k in dict.fromkeys(which) if k not in self._sound]
+        if not self._kept:
+            found = self._read(which, device)
+            places = [which.index(k) for k in fresh]
+            self._look(fresh, {name: value[places] for name, value in found.items()})
+            return found
+        if fresh:
+            read = self._read(fresh, device)
+            self._look(fresh, read)
+            for name, value in read.items():
+                self._kept[name][fresh] = value
+        rows = torch.tensor(which, device=device)
+        return {name: value[rows] for name, value in self._kept.items()}
+
+    def _read(self, which: Sequence[int], device: torch.device) -> dict[str, Tensor]:
+        """From the shards, in 16 bits."""
+        rows = [self._places[k] for k in which]
+        return {
+            name: _sent(
+                joined([self._shards[s].get_slice(name)[r : r + 1] for s, r in rows]), device
+            )
+            for name in self._shards[0].keys()  # noqa: SIM118
+        }
+
+    def _look(self, which: Sequence[int], halves: dict[str, Tensor]) -> None:
+        """Refuse, the first time, what nobody should train on."""
+        if which:
+            check_examples([self.keys[k] for k in which], halves, self.placed)
+            self._sound.update(which)
+
     def close(self) -> None:
         """Let go of the files."""
+        self._kept.clear()
         self._open.close()
 
 
