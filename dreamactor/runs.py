@@ -106,6 +106,8 @@ class RunFolder:
     def open(cls, path: Path, config: Mapping[str, Any], leads: bool = True) -> RunFolder:
         """Create a run folder, or go on with one that has the same config.
 
+        One in which nothing has been done yet takes any.
+
         Args:
             path: The folder.
             config: JSON values.
@@ -119,8 +121,8 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         (path / "samples").mkdir(exist_ok=True)
         text = json.dumps(dict(config), indent=1, sort_keys=True) + "\n"
-        known = path / "config.json"
-        if known.is_file() and known.read_text() != text:
+        known, folder = path / "config.json", cls(path)
+        if folder.begun and known.is_file() and known.read_text() != text:
             old, new = json.loads(known.read_text()), json.loads(text)
             differs = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
             raise ConfigError(
@@ -128,7 +130,7 @@ class RunFolder:
                 "repeat that command to resume it, or name another --out folder"
             )
         write_text(known, text)
-        return cls(path)
+        return folder
 
     def log(self, **values: float | int | str | None) -> None:
         """Append one line to metrics.jsonl."""
@@ -142,6 +144,12 @@ class RunFolder:
             if line.endswith("\n") and json.loads(line)["step"] <= after:
                 kept.append(line)
         write_text(path, "".join(kept))
+
+    @property
+    def begun(self) -> bool:
+        """Whether it holds anything that a run of other settings would not have made."""
+        files = (p for p in self.path.rglob("*") if "tensorboard" not in p.parts and p.is_file())
+        return any(p.name != "config.json" and p.stat().st_size for p in files)
 
     @property
     def state(self) -> Path:

@@ -378,6 +378,33 @@ def test_signals_leave_nothing(inputs, tmp_path, number):
     assert [path.name for path in tmp_path.iterdir()] == ["long.mp4"]
 
 
+FINALIZER = """
+import signal, time
+from dreamactor import cli
+
+class Dies:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def app(**_):
+    Dies()
+    time.sleep(20)
+
+cli.app = app
+cli.main()
+"""
+
+
+def test_ctrl_c_within_a_finalizer_counts():
+    """unchanged by: what Python does at that moment, which swallows what is raised there."""
+    start = time.monotonic()
+    found = subprocess.run(
+        [sys.executable, "-c", FINALIZER], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "")
+    assert time.monotonic() - start < 15
+
+
 MEMORY = """
 import sys, time
 from pathlib import Path

@@ -112,6 +112,19 @@ def test_a_log_grows_by_lines(tmp_path: Path) -> None:
     assert (folder.path / "metrics.jsonl").read_text().count("\n") == 2
 
 
+def test_a_run_that_has_done_nothing_takes_other_settings(tmp_path: Path) -> None:
+    """refuses: another config as soon as there is a result, and not before."""
+    folder = RunFolder.open(tmp_path / "run", {"rate": 1})
+    (folder.path / "tensorboard").mkdir()
+    (folder.path / "tensorboard" / "events").write_text("begins")
+    write_text(folder.path / "metrics.jsonl", "")
+    RunFolder.open(folder.path, {"rate": 2})
+    folder.log(step=1, loss=0.5)
+    RunFolder.open(folder.path, {"rate": 2})
+    with pytest.raises(ConfigError, match="started with another rate"):
+        RunFolder.open(folder.path, {"rate": 1})
+
+
 def test_write_text_leaves_nothing_beside(tmp_path: Path) -> None:
     write_text(tmp_path / "a.json", "{}")
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

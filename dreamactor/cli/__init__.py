@@ -12,14 +12,25 @@ What is heavy is imported inside commands: `dreamactor --help` loads no torch.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from typing import NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Timer
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
 from dreamactor.cli import animate, bench, bootstrap, facts, reproduce, serve, study, train, world
 from dreamactor.errors import DreamActorError
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+AGAIN = 0.05
+"""Seconds until a Ctrl-C that nothing could raise is tried again."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 for command in (  # as --help lists them
@@ -44,7 +55,8 @@ app.add_typer(bootstrap.app, name="bootstrap")
 def main() -> None:
     """Run a command; faults of the user are one line and exit code 2, Ctrl-C and SIGTERM 130."""
     try:
-        code = app(standalone_mode=False)
+        with _interruptible():
+            code = app(standalone_mode=False)
     except DreamActorError as error:
         _fail(str(error))
     except TyperException as error:
@@ -54,6 +66,27 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Have a Ctrl-C count that met a finalizer, such as those that run within imports.
+
+    Python prints what is raised there and goes on as if nothing had been.
+    """
+    before = sys.unraisablehook
+
+    def hook(met: UnraisableHookArgs) -> None:
+        if issubclass(met.exc_type, KeyboardInterrupt):
+            Timer(AGAIN, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            before(met)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _fail(message: str) -> NoReturn:

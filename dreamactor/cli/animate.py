@@ -97,7 +97,8 @@ def animate(
 
     prepared = job.prepare(job.AnimateConfig(**stated))
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("dreamactor.backbones").setLevel(logging.INFO)  # sizes of what will be kept
+    if CATALOGUE[backbone].hub:  # what will be kept has a size worth telling
+        logging.getLogger("dreamactor.backbones").setLevel(logging.INFO)
     from dreamactor.diffusion import pipeline
 
     if preset is not None:
