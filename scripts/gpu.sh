@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Train nano on a GPU machine, from what scripts/carry.sh gathered. Each verb is one command:
 #
-#   scripts/gpu.sh setup HOME                 unpack wheels, loaders and whatever is in .carry
+#   scripts/gpu.sh setup HOME                 unpack wheels, loaders and whatever is in .carry: .whl .gl .carry/1
 #   scripts/gpu.sh load HOME                  more of .carry, in a second; the code stays as it is
+#   scripts/gpu.sh ready HOME                 say what has not come, and fail: first in a call that is long
 #   scripts/gpu.sh render HOME MINUTES        start rendering pairs in the background
 #   scripts/gpu.sh vae HOME OUT key=value...  train the autoencoder in the foreground
 #   scripts/gpu.sh surface HOME OUT key=value...
@@ -49,7 +50,7 @@ export OMP_NUM_THREADS=4 TOKENIZERS_PARALLELISM=false TORCHINDUCTOR_COMPILE_THRE
 vendor=/usr/local/nvidia/share/glvnd/egl_vendor.d/10_nvidia.json
 if [ -f $vendor ]; then export __EGL_VENDOR_LIBRARY_FILENAMES=$vendor; fi
 
-# the autoencoder: trained in HOME, else brought along as .carry/3/start/vae.safetensors
+# the autoencoder: trained in HOME, else brought along as .carry/2/start/vae.safetensors
 of_pictures() { if [ -f "$home/nano-vae/vae.safetensors" ]; then echo "$home/nano-vae/vae.safetensors"
   else echo "$home/start/vae.safetensors"; fi; }
 seeing() { if [ -f "$home/nano-surface/vae.safetensors" ]; then
@@ -136,6 +137,14 @@ settle() {
   fi
 }
 case $verb in
+  ready)
+    lacking=()
+    for file in full.castpack start/vae.safetensors shipped/nano/transformer.safetensors text/model.safetensors \
+      vgg.safetensors alex.safetensors site/av site/diffusers src/dreamactor/data/nano/vae.safetensors; do
+      if [ ! -e "$home/$file" ]; then lacking+=("$file"); fi
+    done
+    if [ ${#lacking[@]} -gt 0 ]; then echo "error: $home lacks ${lacking[*]}" >&2; exit 2; fi
+    echo ready ;;
   load)
     # shellcheck disable=SC2046  # names are words
     if ls .carry/*/whl/*.whl > /dev/null 2>&1; then python3 -m pip install -q --no-index --no-deps \
