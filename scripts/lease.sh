@@ -77,7 +77,7 @@ case $verb in
     sleep 60
     for log in "$home"/rows/*.log; do
       row=$(basename "$log" .log)
-      pid=$(pgrep -f "train pose.*rows/$row " | sort -n | tail -1)
+      pid=$(pgrep -f "train pose.*rows/$row " | sort -n | tail -1 || true)
       "$home/site/bin/py-spy" record -d 8 -f raw -o "$out/pyspy-$row.txt" --pid "$pid" > "$home/spy.log" 2>&1 ||
         tail -2 "$home/spy.log"
     done
@@ -99,6 +99,6 @@ case $verb in
           split -b 16000000 "$home/rows/$row/$kind.safetensors" "$out/$row.$kind.part."; fi
       done
     done
-    tar -czf "$out/rows.tar.gz" -C "$home" rows --exclude='*.safetensors' ;;
+    tar --exclude='*.safetensors' -czf "$out/rows.tar.gz" -C "$home" rows ;;
   *) echo "unknown verb $verb" >&2; exit 2 ;;
 esac
