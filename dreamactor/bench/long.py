@@ -6,8 +6,8 @@ a run, and the same command resumes it:
 
     pairs/<k>/          reference.png, driving.mp4, truth.mp4, mask.npz
     clips/<guard>/<k>.mp4
-    results.jsonl       a line a guard and pair: errors by frame, and drifts
-    report.md           table, goal
+    results.jsonl       a line a guard and pair: errors by frame, and how much frames change
+    report.md           tables: drift and its goal, and whether it shows where parts join
     long.png            errors over time
     contact.png         frames of every guard, ten seconds apart
 
@@ -28,15 +28,20 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dreamactor.backbones.base import Native
+from dreamactor.backbones.layers import STRIDE_S, STRIDE_T
+from dreamactor.backbones.nano import DATA, read_manifest
 from dreamactor.bench import stats
 from dreamactor.bench.manifest import read_clip
 from dreamactor.bench.metrics import lpips_each, sharpness_ratio, subject_box
+from dreamactor.bench.metrics.joins import changes, jump
 from dreamactor.bench.perceptual import Perceptual
 from dreamactor.bench.settings import open_folder
 from dreamactor.bench.timing import hardware
+from dreamactor.conditioning.canvas import LatentGrid
 from dreamactor.config import check_device, check_least
 from dreamactor.diffusion.animator import Animator
-from dreamactor.diffusion.segments import Guard
+from dreamactor.diffusion.segments import Guard, plan
 from dreamactor.errors import ConfigError
 from dreamactor.image import Rgb, contact_sheet, read_image, write_png
 from dreamactor.provenance import sha256
@@ -52,6 +57,8 @@ GOAL = 2.0
 """Times the drift within the first segment that the whole may drift."""
 ERRORS = {"colour": "dE", "identity": "ST-LPIPS", "sharpness": "log2"}
 """What drifts, and its unit."""
+GRID = LatentGrid(STRIDE_T, STRIDE_S, 1)
+"""Of nano's frames; how many channels they have does not matter here."""
 TRIED = 400
 """Pairs that are looked through for those that can go on for so long."""
 
@@ -129,10 +136,10 @@ def bench_long(cast: Path, out: Path, config: LongConfig) -> Path:
     for guard, k in tqdm(todo, unit="clip", disable=None, leave=False):
         clip = _animated(out, pairs[k], guard, k, config)
         digest = sha256(clip)
-        if lines.get((guard, k), {}).get("clip") == digest:
+        known = lines.get((guard, k), {})
+        if known.get("clip") == digest and "changes" in known:
             continue
-        errors = errors_of(clip, pairs[k], net)
-        line = {"guard": guard, "pair": k, "clip": digest, "errors": errors}
+        line = {"guard": guard, "pair": k, "clip": digest, **measures(clip, pairs[k], net)}
         lines[guard, k] = line
         write_text(out / "results.jsonl", "".join(json.dumps(x) + "\n" for x in lines.values()))
     shown = [lines[guard, k] for guard, k in todo]
@@ -141,16 +148,29 @@ def bench_long(cast: Path, out: Path, config: LongConfig) -> Path:
     return _report(out, cast, config, shown)
 
 
-def errors_of(clip: Path, pair: Path, net: Perceptual) -> dict[str, list[list[float]]]:
-    """Errors of a result by frame: [frame, value ...] by the names of `ERRORS`.
+def measures(clip: Path, pair: Path, net: Perceptual) -> dict[str, dict[str, Any]]:
+    """What is measured of a result.
 
-    Colour is the mean of CIELAB in the subject's box less the truth's (three values), identity
-    ST-LPIPS to the truth there, sharpness log2 of the gradient energy over the truth's.
+    Returns:
+        "errors": by the names of `ERRORS`, as `errors_of` has them; "changes": `joins.changes` of
+        the result and of the truth.
     """
     result, truth = read_clip(clip)[0], read_clip(pair / "truth.mp4")[0]
     with np.load(pair / "mask.npz", allow_pickle=False) as held:
         mask = np.unpackbits(held["mask"]).reshape(truth.shape[:3]).astype(np.bool_)
     boxes = subject_box(mask, MARGIN)
+    moved = {name: changes(x, boxes).tolist() for name, x in (("result", result), ("truth", truth))}
+    return {"errors": errors_of(result, truth, boxes, net), "changes": moved}
+
+
+def errors_of(
+    result: Rgb, truth: Rgb, boxes: NDArray[np.int_], net: Perceptual
+) -> dict[str, list[list[float]]]:
+    """Errors of a result by frame: [frame, value ...] by the names of `ERRORS`.
+
+    Colour is the mean of CIELAB in the subject's box less the truth's (three values), identity
+    ST-LPIPS to the truth there, sharpness log2 of the gradient energy over the truth's.
+    """
     count = min(len(result), len(truth))
     ends = [*range(0, FIRST, 4), *range(count - FIRST, count, 4)]
     looks = sorted({*range(0, count, EVERY), *ends})
@@ -178,6 +198,25 @@ def drift_of(rows: Sequence[Sequence[float]]) -> Drift:
     first, last = frames < FIRST, frames >= frames.max() + 1 - FIRST
     half = frames < FIRST // 2
     return Drift(apart(half, first & ~half), apart(first, last))
+
+
+def jumps(changed: Sequence[float], native: Native) -> dict[str, float]:
+    """How much a clip shows where its parts join: `joins.jump`, by kind of part.
+
+    Args:
+        changed: Of its frames (`joins.changes`).
+        native: Lengths of segments.
+
+    Returns:
+        "segment": where segments begin, "latent": where latent frames do and segments do not; both
+        against the frames where neither does. A guard's own fades are not told apart.
+    """
+    frames = range(1, len(changed) + 1)
+    starts = {s.first_new for s in plan(len(changed) + 1, native, GRID)} & set(frames)
+    inner = [t for t in frames if t % GRID.stride_t == 0 and t not in starts]
+    others = [t for t in frames if t % GRID.stride_t]
+    values = np.asarray(changed, np.float64)
+    return {"segment": jump(values, sorted(starts), others), "latent": jump(values, inner, others)}
 
 
 def _lab(part: Rgb) -> NDArray[np.float64]:
@@ -268,10 +307,29 @@ def _report(out: Path, cast: Path, config: LongConfig, lines: Sequence[Mapping[s
             f"Clips of {config.seconds:g} s. Error less what it was in the first segment: distance "
             "of the means of its first and last 16 frames; within it, of its halves.",
             stats.markdown_table(head, rows),
+            "Change into the frames with which a part begins, over that into the others (1 = it "
+            "does not show):",
+            _joins(config, lines),
         ]
     )
     write_text(out / "report.md", text + "\n")
     return out / "report.md"
+
+
+def _joins(config: LongConfig, lines: Sequence[Mapping[str, Any]]) -> str:
+    """The table of what shows where parts join."""
+    native = Native(**read_manifest(config.weights or DATA)["native"])
+    rows = []
+    for of in (*config.all_guards, "truth"):
+        mine = [x for x in lines if x["guard"] == (config.all_guards[0] if of == "truth" else of)]
+        kind = "truth" if of == "truth" else "result"
+        found = [jumps(line["changes"][kind], native) for line in mine]
+        cells = [
+            stats.format_interval(stats.bootstrap((f[part] for f in found), config.seed), 2)
+            for part in ("segment", "latent")
+        ]
+        rows.append([of, *cells])
+    return stats.markdown_table(["guard", "a segment", "a latent frame within it"], rows)
 
 
 def _plot(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
