@@ -7,11 +7,15 @@ to something else: `pose: {rank: 64}` in a file, `pose.rank=64` as a word.
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
 import re
+import textwrap
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -20,6 +24,7 @@ import yaml
 from dreamactor.errors import ConfigError
 
 T = TypeVar("T")
+PACKAGE = Path(__file__).parent
 
 
 class Section(dict[str, str]):
@@ -108,7 +113,82 @@ def _text(path: Path, key: object, value: object) -> str:
     """A value of a file as it would be typed."""
     if isinstance(value, dict | list):
         raise ConfigError(f"{path}: {key}: want one value, not {type(value).__name__}")
+    return _typed(value)
+
+
+def _typed(value: object) -> str:
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A field of a config, as help shows it."""
+
+    name: str
+    """What stands before the sign; of a section with `.key`."""
+    kind: str
+    """What may stand behind it: int, path|none, full|one-way, settings."""
+    default: str | None
+    """As it would be typed, files of the package by their names in it; None = none, give one."""
+    meaning: str
+    """The docstring below the field, on one line; empty without."""
+
+
+def settings_of(cls: type) -> list[Setting]:
+    """What can be stated of a config, in its order.
+
+    Args:
+        cls: A frozen dataclass.
+    """
+    hints, meanings = get_type_hints(cls), _meanings(cls)
+    return [
+        Setting(
+            f.name + ".key" * (hints[f.name] is Section),
+            _kind(hints[f.name]),
+            _default(f),
+            meanings.get(f.name, ""),
+        )
+        for f in fields(cls)
+    ]
+
+
+def _kind(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "|".join(map(str, get_args(kind)))
+    if get_origin(kind) in (Union, types.UnionType):
+        return "|".join(map(_kind, get_args(kind)))
+    names = {bool: "true|false", Section: "settings", types.NoneType: "none"}
+    return names.get(kind) or str(kind.__name__).lower()
+
+
+def _default(stated: Field[Any]) -> str | None:
+    if stated.default_factory is not MISSING:
+        value = stated.default_factory()
+    elif stated.default is not MISSING:
+        value = stated.default
+    else:
+        return None
+    if isinstance(value, Section):
+        return "value"
+    if isinstance(value, Path) and value.is_relative_to(PACKAGE):
+        return value.relative_to(PACKAGE.parent).as_posix()
+    return _typed(value)
+
+
+def _meanings(cls: type) -> dict[str, str]:
+    """The docstrings below fields, inherited ones too: only the source has them."""
+    found = {}
+    for owner in filter(is_dataclass, reversed(cls.__mro__)):
+        (defined,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        assert isinstance(defined, ast.ClassDef)
+        for pair in pairwise(defined.body):
+            match pair:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ):
+                    found[name] = " ".join(text.split())
+    return found
 
 
 def check_least(config: object, least: Mapping[str, float]) -> None:

@@ -329,13 +329,14 @@ def test_faults_of_the_user_are_found_without_torch(inputs, tmp_path):
     assert done.stderr == "error: gone.mp4: no such file\n"
 
 
-def test_help_needs_neither_torch_nor_opencv():
+@pytest.mark.parametrize("words", [[], ["train"]])
+def test_help_needs_neither_torch_nor_opencv(words):
     check = (
         "import sys, atexit; "
         "atexit.register(lambda: print({'torch', 'cv2', 'numpy', 'av'} & set(sys.modules))); "
     )
     done = subprocess.run(
-        [sys.executable, "-c", check + DREAMACTOR, "--help"], capture_output=True, text=True
+        [sys.executable, "-c", check + DREAMACTOR, *words, "--help"], capture_output=True, text=True
     )
     assert done.returncode == 0
     assert done.stdout.endswith("set()\n")

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import pytest
 import torch
 
-from dreamactor.config import Section, check_device, from_file, from_words
+from dreamactor.config import Section, Setting, check_device, from_file, from_words, settings_of
 from dreamactor.errors import ConfigError
 from dreamactor.runs import RunFolder, generator, numpy_generator, seed_of, write_text
 
@@ -85,6 +85,37 @@ def test_bad_files_are_refused(tmp_path: Path, text: str, words: list[str], mess
 def test_bad_words_are_refused(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         from_words(Settings, words)
+
+
+@dataclass(frozen=True)
+class More(Settings):
+    minutes: float = 2.0
+    """Time
+    budget."""
+    limit: Section = field(default_factory=Section)
+    kept: ClassVar[int] = 1
+    """No setting."""
+
+
+@dataclass(frozen=True)
+class Most(More):
+    minutes: float = 3.0
+    rate: float | None = 5e-5
+    """Of learning."""
+
+
+def test_settings_are_listed_with_what_they_mean() -> None:
+    """exact: inherited ones too, without class variables; the nearest docstring counts."""
+    assert settings_of(Most) == [
+        Setting("pool", "path", None, ""),
+        Setting("minutes", "float", "3.0", "Time budget."),
+        Setting("batch", "int", "4", ""),
+        Setting("compile", "true|false", "true", ""),
+        Setting("start", "path|none", "none", ""),
+        Setting("motion", "clean|noised", "clean", ""),
+        Setting("limit.key", "settings", "value", ""),
+        Setting("rate", "float|none", "5e-05", "Of learning."),
+    ]
 
 
 def test_devices_are_known_by_name() -> None:

@@ -86,6 +86,7 @@ class PoseBenchConfig:
     device: str = "cpu"
     """Where keypoints and rtmlib run: cpu, cuda or cuda:N."""
     seed: int = 0
+    """Of clips and intervals."""
     size: int = 256
     """Pixels of a side."""
 

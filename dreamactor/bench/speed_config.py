@@ -29,7 +29,7 @@ class SpeedConfig:
     sizes: str = "832x480x81,1280x720x81"
     """WIDTHxHEIGHTxFRAMES of one half, with commas between."""
     modes: str = ",".join(MODES)
-    """Ways, with commas between; see above."""
+    """Ways, with commas between: MODE, or MODE:WORD+WORD (docs/fast.md)."""
     steps: int = 40
     """Of a clip: its seconds are so many steps and what is done once a segment."""
     guidance: int = 1

@@ -72,6 +72,7 @@ class WorldSuiteConfig:
     cases: int = 6
     """Of each set, the first of its six; only what these need is drawn."""
     seed: int = 0
+    """Of all draws."""
     size: int = 256
     """Pixels of a side."""
     length: float = 1.0

@@ -33,18 +33,18 @@ AGAIN = 0.05
 """Seconds until a Ctrl-C that nothing could raise is tried again."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-for command in (  # as --help lists them
-    animate.animate,
-    facts.verify,
-    animate.describe,
-    facts.backbones,
-    facts.doctor,
-    animate.demo,
-    reproduce.reproduce,
-    serve.serve,
-    serve.studio,
+for command, cls in (  # as --help lists them
+    (animate.animate, None),
+    (facts.verify, None),
+    (animate.describe, None),
+    (facts.backbones, None),
+    (facts.doctor, None),
+    (animate.demo, None),
+    (reproduce.reproduce, reproduce.Listing),
+    (serve.serve, serve.Listing),
+    (serve.studio, serve.Listing),
 ):
-    app.command()(command)
+    app.command(cls=cls)(command)
 app.add_typer(study.app, name="study")
 app.add_typer(train.app, name="train")
 app.add_typer(world.app, name="world")

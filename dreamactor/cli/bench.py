@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dreamactor.cli.options import Results, Settings, end_on_sigterm, parsed
+from dreamactor.cli.options import Results, Settings, end_on_sigterm, listing, parsed
 from dreamactor.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Measure: tables with intervals, goals, pictures.")
@@ -16,7 +16,7 @@ HeldOut = Annotated[Path, typer.Option(help="Cast pack with a test split.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it takes.")]
 
 
-@app.command("nano")
+@app.command("nano", cls=listing("dreamactor.bench.motion:NanoBenchConfig"))
 def bench_nano(cast: HeldOut, out: Results, settings: Settings = None) -> None:
     """Motion transfer on held-out pairs, against the truth and the classical baselines."""
     end_on_sigterm()
@@ -25,7 +25,7 @@ def bench_nano(cast: HeldOut, out: Results, settings: Settings = None) -> None:
     print(bench_nano(cast, out, parsed(NanoBenchConfig, settings)))
 
 
-@app.command("variants")
+@app.command("variants", cls=listing("dreamactor.bench.variants:VariantsBenchConfig"))
 def bench_variants(cast: HeldOut, out: Results, settings: Settings = None) -> None:
     """Adapters of both stages against the model that was trained on true pairs."""
     end_on_sigterm()
@@ -48,7 +48,7 @@ def bench_join(
     print(join_runs(folders, out, baseline))
 
 
-@app.command("vae")
+@app.command("vae", cls=listing("dreamactor.bench.reconstruction:VAEBenchConfig"))
 def bench_vae(cast: HeldOut, out: Results, settings: Settings = None) -> None:
     """What nano's autoencoder keeps of held-out clips, photographs and films."""
     end_on_sigterm()
@@ -57,7 +57,7 @@ def bench_vae(cast: HeldOut, out: Results, settings: Settings = None) -> None:
     print(bench_vae(cast, out, parsed(VAEBenchConfig, settings)))
 
 
-@app.command("pose")
+@app.command("pose", cls=listing("dreamactor.bench.poses:PoseBenchConfig"))
 def bench_pose(cast: HeldOut, out: Results, settings: Settings = None) -> None:
     """How well pose estimators find the joints of held-out characters."""
     end_on_sigterm()
@@ -66,7 +66,7 @@ def bench_pose(cast: HeldOut, out: Results, settings: Settings = None) -> None:
     print(bench_pose(cast, out, parsed(PoseBenchConfig, settings)))
 
 
-@app.command("metrics")
+@app.command("metrics", cls=listing("dreamactor.bench.validation:MetricsBenchConfig"))
 def bench_metrics(cast: HeldOut, out: Results, settings: Settings = None) -> None:
     """What the metrics are worth: known damage, and rank correlation with the true error."""
     end_on_sigterm()
@@ -75,7 +75,7 @@ def bench_metrics(cast: HeldOut, out: Results, settings: Settings = None) -> Non
     print(bench_metrics(cast, out, parsed(MetricsBenchConfig, settings)))
 
 
-@app.command("speed")
+@app.command("speed", cls=listing("dreamactor.bench.speed_config:SpeedConfig"))
 def bench_speed(out: Results, settings: Settings = None) -> None:
     """Seconds and memory of a step by mode, against plain image-to-video and Wan-Animate."""
     end_on_sigterm()
@@ -88,7 +88,7 @@ def bench_speed(out: Results, settings: Settings = None) -> None:
     print(bench_speed(out, parsed(SpeedConfig, settings)))
 
 
-@app.command("training")
+@app.command("training", cls=listing("dreamactor.training.measure:TrainingBenchConfig"))
 def bench_training(
     out: Annotated[Path, typer.Option(help="Folder of the rows; other settings add to it.")],
     settings: Settings = None,
@@ -103,7 +103,7 @@ def bench_training(
     print(bench_training(out, parsed(TrainingBenchConfig, settings)))
 
 
-@app.command("long")
+@app.command("long", cls=listing("dreamactor.bench.long:LongConfig"))
 def bench_long(cast: HeldOut, out: Results, settings: Settings = None) -> None:
     """How far colours, identity and sharpness drift over a minute, with and without guards."""
     end_on_sigterm()
@@ -112,7 +112,7 @@ def bench_long(cast: HeldOut, out: Results, settings: Settings = None) -> None:
     print(bench_long(cast, out, parsed(LongConfig, settings)))
 
 
-@app.command("run")
+@app.command("run", cls=listing("dreamactor.bench.suite_run:RunConfig"))
 def bench_run(
     suite: Annotated[Path, typer.Option(help="Suite: folder with suite.json.")],
     system: Annotated[
@@ -135,7 +135,7 @@ def bench_run(
     print(bench_run(suite, system, out, name, parsed(RunConfig, settings)))
 
 
-@app.command("judge")
+@app.command("judge", cls=listing("dreamactor.bench.judge:JudgeConfig"))
 def bench_judge(
     suite: Annotated[Path, typer.Option(help="Folder of a suite.")],
     clips: Annotated[Path, typer.Option(help="Results: CLIPS/SYSTEM/CASE.mp4.")],
@@ -151,7 +151,7 @@ def bench_judge(
     print(judge_suite(suite, clips, out, config, dry_run=dry_run, say=print))
 
 
-@app.command("calibrate")
+@app.command("calibrate", cls=listing("dreamactor.bench.calibration:CalibrateConfig"))
 def bench_calibrate(
     suite: Annotated[Path, typer.Option(help="Folder of a suite with truths.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command goes on.")],
@@ -166,7 +166,7 @@ def bench_calibrate(
     print(calibrate(suite, out, config, dry_run=dry_run, say=print))
 
 
-@app.command("world")
+@app.command("world", cls=listing("dreamactor.bench.world_suite:WorldSuiteConfig"))
 def bench_world(
     cast: HeldOut,
     out: Annotated[Path, typer.Option(help="Folder of the suite; the same command goes on.")],

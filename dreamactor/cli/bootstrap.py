@@ -14,6 +14,7 @@ from dreamactor.cli.options import (
     Results,
     Settings,
     end_on_sigterm,
+    listing,
     parsed,
 )
 
@@ -24,7 +25,7 @@ app = typer.Typer(
 GateOf = Annotated[str, typer.Option(help="Whose gate counts.")]
 
 
-@app.command("pairs")
+@app.command("pairs", cls=listing("dreamactor.bootstrap.pairs:PairsConfig"))
 def bootstrap_pairs(
     out: Annotated[Path, typer.Option(help="Data set; the same command goes on.")],
     sources: Annotated[
@@ -101,7 +102,7 @@ def bootstrap_triplets(
     print(f"{path}: {count} triplets of {len(found.items())} items")
 
 
-@app.command("calibrate")
+@app.command("calibrate", cls=listing("dreamactor.bootstrap.calibrate:CalibrateConfig"))
 def bootstrap_calibrate(
     cast: Annotated[Path, typer.Option(help="Cast pack with validation and test splits.")],
     out: Results,

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from dreamactor.config import Setting
 
 T = TypeVar("T")
 
-Settings = Annotated[list[str] | None, typer.Argument(help="Settings that differ: key=value ...")]
+Settings = Annotated[
+    list[str] | None, typer.Argument(help="Settings that differ: key=value ... All are below.")
+]
 Results = Annotated[Path, typer.Option(help="Folder of the results; the same command goes on.")]
 Replace = Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")]
 AsJson = Annotated[bool, typer.Option("--json", help="All that is known, as JSON.")]
@@ -28,6 +36,43 @@ def parsed(cls: type[T], settings: list[str] | None) -> T:
     from dreamactor.config import from_words  # its YAML costs --help 30 ms
 
     return from_words(cls, settings or [])
+
+
+def listing(config: str) -> type[TyperCommand]:
+    """A command whose --help ends with all settings of a config.
+
+    Args:
+        config: MODULE:CLASS of the one that the command takes. By name, for its module may load
+            torch: it is imported where help of this one command is asked for.
+    """
+
+    class Listing(TyperCommand):
+        def format_help(self, ctx: Any, formatter: Any) -> None:
+            super().format_help(ctx, formatter)  # Rich prints it before the import, not into this
+            formatter.write("")  # a paragraph that follows something begins with an empty line
+            module, _, name = config.partition(":")
+            logging.disable(logging.WARNING)  # advice of libraries to developers
+            try:
+                cls = getattr(importlib.import_module(module), name)
+            except ImportError as error:
+                formatter.write_paragraph()
+                formatter.write_text(f"Settings are listed where {error.name} is installed.")
+                return
+            finally:
+                logging.disable(logging.NOTSET)
+            from dreamactor.config import settings_of
+
+            with formatter.section("Settings, typed as here; * has to be given"):
+                formatter.write_dl([_row(setting) for setting in settings_of(cls)], col_max=26)
+
+    return Listing
+
+
+def _row(setting: Setting) -> tuple[str, str]:
+    """What is typed, and what it means."""
+    if setting.default is None:
+        return f"* {setting.name}=...", f"<{setting.kind}> {setting.meaning} [required]"
+    return f"  {setting.name}={setting.default}", f"<{setting.kind}> {setting.meaning}"
 
 
 def end_on_sigterm() -> None:

@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
-from dreamactor.cli.options import end_on_sigterm
+from dreamactor.cli.options import end_on_sigterm, listing
+
+Listing = listing("dreamactor.reproduce.settings:ReproduceConfig")
 
 
 def reproduce(
     config: Annotated[Path, typer.Argument(help="YAML file, such as configs/reproduce.yaml.")],
     settings: Annotated[
-        list[str] | None, typer.Argument(help="What differs: key=value or section.key=value ...")
+        list[str] | None,
+        typer.Argument(help="What differs: key=value or section.key=value ... All are below."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the stages and their time, write nothing.")

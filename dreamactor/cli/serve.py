@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
-from dreamactor.cli.options import Host, Port, Settings, end_on_sigterm, parsed
+from dreamactor.cli.options import Host, Port, Settings, end_on_sigterm, listing, parsed
 from dreamactor.errors import ConfigError
 
+Listing = listing("dreamactor.studio.settings:Setup")
 Folder = Annotated[Path, typer.Option(help="Of queue and results; the same command goes on.")]
 Names = Annotated[
     list[str] | None, typer.Option(help="Another name that it is reached by, as of a proxy.")

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from dreamactor.cli.options import Host, Port, Settings, end_on_sigterm, parsed
+from dreamactor.cli.options import Host, Port, Settings, end_on_sigterm, listing, parsed
 from dreamactor.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="A blinded study with people: make, serve, report.")
 
 
-@app.command("make")
+@app.command("make", cls=listing("dreamactor.bench.study.design:StudyConfig"))
 def study_make(
     suite: Annotated[Path, typer.Option(help="Suite whose cases are shown.")],
     clips: Annotated[Path, typer.Option(help="Folder with a folder of results per system.")],

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dreamactor.cli.options import Describer, LocalDevice, Replace, Settings, end_on_sigterm, parsed
+from dreamactor.cli.options import (
+    Describer,
+    LocalDevice,
+    Replace,
+    Settings,
+    end_on_sigterm,
+    listing,
+    parsed,
+)
 
 if TYPE_CHECKING:
     from dreamactor.backbones.load import Variant
@@ -19,7 +27,7 @@ Dry = Annotated[bool, typer.Option("--dry-run", help="Predict memory and hours; 
 RunOut = Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")]
 
 
-@app.command("nano-vae")
+@app.command("nano-vae", cls=listing("dreamactor.training.nano_vae:VAETrainConfig"))
 def train_nano_vae(out: RunOut, settings: Settings = None) -> None:
     """Train nano's autoencoder on a pool of pairs."""
     from dreamactor.training.nano_vae import VAETrainConfig, train_nano_vae
@@ -27,7 +35,7 @@ def train_nano_vae(out: RunOut, settings: Settings = None) -> None:
     print(train_nano_vae(parsed(VAETrainConfig, settings), out))
 
 
-@app.command("nano-surface")
+@app.command("nano-surface", cls=listing("dreamactor.training.nano_surface:SurfaceTrainConfig"))
 def train_nano_surface(out: RunOut, settings: Settings = None) -> None:
     """Teach nano's autoencoder where on the body each cell lies, on a pool of pairs."""
     from dreamactor.training.nano_surface import SurfaceTrainConfig, train_nano_surface
@@ -35,7 +43,9 @@ def train_nano_surface(out: RunOut, settings: Settings = None) -> None:
     print(train_nano_surface(parsed(SurfaceTrainConfig, settings), out))
 
 
-@app.command("nano-placement")
+@app.command(
+    "nano-placement", cls=listing("dreamactor.training.nano_placement:PlacementTrainConfig")
+)
 def train_nano_placement(out: RunOut, settings: Settings = None) -> None:
     """Teach nano where a driver belongs beside a reference, on a pool of pairs."""
     from dreamactor.training.nano_placement import PlacementTrainConfig, train_nano_placement
@@ -43,7 +53,7 @@ def train_nano_placement(out: RunOut, settings: Settings = None) -> None:
     print(train_nano_placement(parsed(PlacementTrainConfig, settings), out))
 
 
-@app.command("nano")
+@app.command("nano", cls=listing("dreamactor.training.nano:NanoTrainConfig"))
 def train_nano(out: RunOut, settings: Settings = None) -> None:
     """Train nano's transformer on a pool of pairs."""
     from dreamactor.training.nano import NanoTrainConfig, train_nano
@@ -51,7 +61,7 @@ def train_nano(out: RunOut, settings: Settings = None) -> None:
     print(train_nano(parsed(NanoTrainConfig, settings), out))
 
 
-@app.command("nano-decoder")
+@app.command("nano-decoder", cls=listing("dreamactor.training.nano_decoder:DecoderTrainConfig"))
 def train_nano_decoder(out: RunOut, settings: Settings = None) -> None:
     """Teach nano's decoder to draw what its transformer generates, by what the reference shows."""
     from dreamactor.training.nano_decoder import DecoderTrainConfig, train_nano_decoder
@@ -59,7 +69,7 @@ def train_nano_decoder(out: RunOut, settings: Settings = None) -> None:
     print(train_nano_decoder(parsed(DecoderTrainConfig, settings), out))
 
 
-@app.command("nano-base")
+@app.command("nano-base", cls=listing("dreamactor.training.nano:NanoBaseConfig"))
 def train_nano_base(out: RunOut, settings: Settings = None) -> None:
     """Train nano's transformer on single clips first, as an image-to-video model."""
     from dreamactor.training.nano import NanoBaseConfig, train_nano
@@ -67,7 +77,7 @@ def train_nano_base(out: RunOut, settings: Settings = None) -> None:
     print(train_nano(parsed(NanoBaseConfig, settings), out))
 
 
-@app.command("keypoints")
+@app.command("keypoints", cls=listing("dreamactor.training.keypoints:KeypointTrainConfig"))
 def train_keypoints(out: RunOut, settings: Settings = None) -> None:
     """Train the pose estimator of humans and animals on a pool of pairs."""
     from dreamactor.training.keypoints import KeypointTrainConfig, train_keypoints
@@ -75,7 +85,7 @@ def train_keypoints(out: RunOut, settings: Settings = None) -> None:
     print(train_keypoints(parsed(KeypointTrainConfig, settings), out))
 
 
-@app.command("cache")
+@app.command("cache", cls=listing("dreamactor.training.encode:CacheConfig"))
 def train_cache(
     task: Annotated[str, typer.Option(help="pose: skeletons drive; rgb: clips do.")],
     out: Annotated[Path, typer.Option(help="Folder of the examples; the same command goes on.")],
@@ -131,7 +141,7 @@ def train_check(cache: Annotated[Path, typer.Argument(help="Folder of examples."
     print(check_cache(cache))
 
 
-@app.command("pose")
+@app.command("pose", cls=listing("dreamactor.training.stage:AdaptConfig"))
 def train_pose(out: RunOut, settings: Settings = None, dry_run: Dry = False) -> None:
     """Stage 1: an adapter that is driven by skeletons."""
     from dreamactor.training.stage import AdaptConfig
@@ -139,7 +149,7 @@ def train_pose(out: RunOut, settings: Settings = None, dry_run: Dry = False) -> 
     _adapt(parsed(AdaptConfig, settings), "pose", out, dry_run)
 
 
-@app.command("rgb")
+@app.command("rgb", cls=listing("dreamactor.training.stage:RgbConfig"))
 def train_rgb(out: RunOut, settings: Settings = None, dry_run: Dry = False) -> None:
     """Stage 2: an adapter that is driven by clips, from the pose stage's."""
     from dreamactor.training.stage import RgbConfig
@@ -147,7 +157,7 @@ def train_rgb(out: RunOut, settings: Settings = None, dry_run: Dry = False) -> N
     _adapt(parsed(RgbConfig, settings), "rgb", out, dry_run)
 
 
-@app.command("distill")
+@app.command("distill", cls=listing("dreamactor.training.distill:DistillConfig"))
 def train_distill(out: RunOut, settings: Settings = None) -> None:
     """Few sampling steps that draw what many do: of an adapter, or of nano's own weights."""
     from dreamactor.training.adapt import train_adapter

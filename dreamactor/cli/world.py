@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dreamactor.cli.options import Replace, Settings, end_on_sigterm, parsed
+from dreamactor.cli.options import Replace, Settings, end_on_sigterm, listing, parsed
 
 app = typer.Typer(no_args_is_help=True, help="The synthetic world: characters with truth.")
 
@@ -97,7 +97,7 @@ def world_pool(
     print(fill(out, config, range(shards), processes, minutes, gpus, room, first_gpu))
 
 
-@app.command("export")
+@app.command("export", cls=listing("dreamactor.world.export:ExportConfig"))
 def world_export(
     cast: Pack,
     out: Annotated[Path, typer.Option(help="Folder to write; the same command goes on.")],

@@ -34,7 +34,9 @@ class AugmentConfig:
     scale_share: float = 0.3
     """Share of samples whose bones are scaled."""
     scale_low: float = 0.8
+    """Least factor on the length of a bone."""
     scale_high: float = 1.2
+    """Largest factor."""
     normalise: bool = True
     """Bring the box of all joints of the clip to the middle of the picture, at its full size."""
     margin: float = 0.1

@@ -58,17 +58,26 @@ class ReproduceConfig:
     reviewers: int = 0
     """People who have to look at every pair; 0 = nobody does, and the report says so."""
     pool: Section = field(default_factory=Section)
-    """`stages.Shards`."""
+    """shards and gpus (`stages.Shards`)."""
     fresh: Section = field(default_factory=Section)
-    """`stages.Fresh`: what is rendered beside the base's training."""
+    """What is rendered beside the base's training: shards, short, room, short_room and gpus
+    (`stages.Fresh`)."""
     base: Section = field(default_factory=Section)
+    """Of `train nano-base`."""
     keypoints: Section = field(default_factory=Section)
+    """Of `train keypoints`."""
     pose_cache: Section = field(default_factory=Section)
+    """Of `train cache --task pose`."""
     pose: Section = field(default_factory=Section)
+    """Of `train pose`."""
     pairs: Section = field(default_factory=Section)
+    """Of `bootstrap pairs`."""
     rgb_cache: Section = field(default_factory=Section)
+    """Of `train cache --task rgb`."""
     rgb: Section = field(default_factory=Section)
+    """Of `train rgb`."""
     bench: Section = field(default_factory=Section)
+    """Of `bench variants`."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without the stages.

@@ -80,20 +80,31 @@ class Setup:
     """The models behind a server: one for each variant."""
 
     backbone: str = "nano"
+    """Which model (`dreamactor backbones`)."""
     weights: Path | None = None
+    """Folder of other weights, or hub id of large ones."""
     adapter: Path | None = None
+    """Low-rank layers of the RGB variant."""
     pose_weights: Path | None = None
     """For the pose variant, where there are such."""
     pose_adapter: Path | None = None
+    """Low-rank layers of the pose variant, which is offered with these or such weights."""
     dtype: Dtype = "auto"
+    """Of large models."""
     offload: Offload | None = None
+    """Of large models: what waits in the host's memory."""
     compile: bool | None = None
+    """Compile blocks: on a GPU quicker, but for the first step."""
     size: str | None = None
+    """Of large models: half, such as 832x480."""
     frames: int | None = None
+    """Of large models: frames of a segment."""
     describer: Describer = "auto"
+    """auto: the model named by DREAMACTOR_MLLM_*, if any; or offline."""
     threads: int = 4
+    """CPU threads; the result depends on it."""
     limit: Section = field(default_factory=Section)
-    """Fields of `Limits` that differ, as limit.queue=8."""
+    """Limits that differ, as limit.queue=8 (docs/serve.md)."""
 
     def __post_init__(self) -> None:
         """Check the limits, and take paths from where they are named.

@@ -69,7 +69,7 @@ class DistillConfig(AdaptConfig):
     adversary: float = 0.0
     """Pull of the discriminator, in parts of the teacher's; 0 = there is none."""
     pure: float = 0.0
-    """There is nothing to compare where all is noise."""
+    """Share of examples that are all noise, where there is nothing to compare."""
     rate: float = 1e-5
     keeps_mode: ClassVar[bool] = True
 

@@ -108,6 +108,7 @@ class CacheConfig(AugmentConfig):
     minutes: float = math.inf
     """Begin no further shard after so many minutes; the same command goes on."""
     seed: int = 0
+    """Of changed skeletons and other draws."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -47,11 +47,13 @@ class KeypointTrainConfig:
     """Settings of one run."""
 
     pool: Path
+    """Of `dreamactor world pool`."""
     stills: Path | None = None
     """A folder of .jpg pictures to stand behind and before subjects (see scripts/stills.py)."""
     start: Path | None = None
     """Weights to start from, instead of nothing."""
     minutes: float = 9.0
+    """Time budget of training."""
     batch: int = 128
     """Pictures a step, over all processes."""
     frames: int = 40_000
@@ -61,10 +63,15 @@ class KeypointTrainConfig:
     of_clip: int = 4
     """Frames taken of each clip."""
     rate: float = 2e-3
+    """Highest learning rate."""
     decay: float = 0.05
+    """Weight decay, of matrices and kernels."""
     warmup: int = 200
+    """Steps until the rate is whole."""
     decay_from: float = 0.3
+    """Share of the time after which the rate falls to 0."""
     average: float = 0.998
+    """Decay of the average of the weights, which is what is written."""
     there_weight: float = 0.2
     """Of the loss of being in the picture."""
     consume: bool = False
@@ -72,7 +79,9 @@ class KeypointTrainConfig:
     pause_minutes: float = math.inf
     """Stop after so many minutes, to be resumed by the same command."""
     compile: bool = True
+    """Compile blocks, on a GPU; the first step pays for it."""
     seed: int = 0
+    """Of all draws."""
 
 
 def place_loss(scores: Tensor, joints: Tensor) -> Tensor:

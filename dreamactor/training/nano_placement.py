@@ -52,6 +52,7 @@ class PlacementTrainConfig:
     """The autoencoder; it must know surfaces. If it knows placements already, they are taught
     further."""
     minutes: float = 2.0
+    """Time budget of training."""
     batch: int = 512
     """Pairs a step, over all processes."""
     twins: int = 4000
@@ -63,15 +64,21 @@ class PlacementTrainConfig:
     poses: float = 1.0
     """Weight of the loss of joints that the first points should be."""
     rate: float = 1e-3
+    """Highest learning rate."""
     warmup: int = 100
+    """Steps until the rate is whole."""
     decay_from: float = 0.3
+    """Share of the time after which the rate falls to 0."""
     average: float = 0.998
+    """Decay of the average of the weights, which is what is written."""
     consume: bool = False
     """Delete shards once taken in, all but the first, so that renderers go on."""
     pause_minutes: float = math.inf
     """Stop after so many minutes, to be resumed by the same command."""
     compile: bool = True
+    """Compile blocks, on a GPU; the first step pays for it."""
     seed: int = 0
+    """Of all draws."""
 
 
 def apart(placement: Placement, driver: Tensor, target: Tensor) -> Tensor:

@@ -45,11 +45,13 @@ class SurfaceTrainConfig:
     """Settings of one run."""
 
     pool: Path
+    """Of `dreamactor world pool`."""
     vae: Path
     """The autoencoder that is taught. If it knows surfaces already, it is taught further."""
     stills: Path | None = None
     """A folder of .jpg pictures to stand behind subjects (see scripts/stills.py)."""
     minutes: float = 5.0
+    """Time budget of training."""
     batch: int = 192
     """Pictures a step, over all processes."""
     frames: int = 60_000
@@ -61,9 +63,13 @@ class SurfaceTrainConfig:
     optimiser: str = "muon"
     """muon or adamw."""
     rate: float = 2e-3
+    """Highest learning rate."""
     warmup: int = 100
+    """Steps until the rate is whole."""
     decay_from: float = 0.3
+    """Share of the time after which the rate falls to 0."""
     average: float = 0.998
+    """Decay of the average of the weights, which is what is written."""
     subject_weight: float = 0.5
     """Of the loss of showing the subject."""
     spread: float = 1.4
@@ -73,7 +79,9 @@ class SurfaceTrainConfig:
     pause_minutes: float = math.inf
     """Stop after so many minutes, to be resumed by the same command."""
     compile: bool = True
+    """Compile blocks, on a GPU; the first step pays for it."""
     seed: int = 0
+    """Of all draws."""
 
 
 def surface_loss(found: Surface, wanted: Tensor) -> tuple[Tensor, Tensor]:

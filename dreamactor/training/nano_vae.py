@@ -42,6 +42,7 @@ class VAETrainConfig:
     """Settings of one run; lengths in frames and pixels, rates per step."""
 
     pool: Path
+    """Of whole clips (`dreamactor world pool`)."""
     stills: Path | None = None
     """A folder of .jpg pictures (see scripts/stills.py)."""
     perceptual: Path | None = None
@@ -49,10 +50,11 @@ class VAETrainConfig:
     start: Path | None = None
     """Weights to start from, instead of nothing."""
     minutes: float = 9.0
-    """0 with `start` measures the statistics of latents anew, and no more."""
+    """Time budget of training; 0 with `start` measures latents' statistics anew, and no more."""
     batch: int = 128
     """Crops a step, over all processes."""
     crop: int = 128
+    """Pixels of a side."""
     clips: int = 6000
     """Clips kept on each GPU at once."""
     least: int = 256
@@ -60,23 +62,32 @@ class VAETrainConfig:
     optimiser: str = "muon"
     """muon or adamw."""
     rate: float = 2e-3
+    """Highest learning rate."""
     warmup: int = 100
+    """Steps until the rate is whole."""
     decay_from: float = 0.4
+    """Share of the time after which the rate falls to 0."""
     average: float = 0.997
+    """Decay of the average of the weights, which is what is written."""
     kl: float = 2e-4
+    """Weight of the latents' divergence from the unit normal distribution."""
     perceptual_weight: float = 0.15
+    """Of the difference that VGG sees."""
     sharpness_weight: float = 0.5
     """Of the difference in local contrast (see `contrast_loss`)."""
     coarse: float = 0.5
     """How much more of the latents' variance goes to channels that show more: visible energy to
     this power. 0 gives all channels one variance, 1 the variances of pixels."""
     still_share: float = 0.2
+    """Of crops that are of `stills`, if there are any."""
     decoder_only: bool = False
     """Leave the encoder, and so all latents, as they are."""
     pause_minutes: float = math.inf
     """Stop after so many minutes, to be resumed by the same command."""
     compile: bool = True
+    """Compile blocks, on a GPU; the first step pays for it."""
     seed: int = 0
+    """Of all draws."""
 
 
 class ClipPool:

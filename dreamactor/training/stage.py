@@ -48,6 +48,7 @@ class AdaptConfig:
     start: Path | None = None
     """Adapter to start from; None = one that changes nothing yet."""
     backbone: str = "nano"
+    """Whose transformer learns (`dreamactor backbones`)."""
     expert: Expert | None = None
     """Of a backbone of two transformers the one that learns, at its own noise levels."""
     targets: Literal["ff", "attention", "full"] = "ff"
@@ -64,7 +65,9 @@ class AdaptConfig:
     sampling: ClassVar[Sampling | None] = None
     """Steps and shift of the only schedule that the result is for."""
     rank: int = 256
+    """Of the low-rank layers."""
     steps: int = 50_000
+    """Updates of the weights."""
     minutes: float = math.inf
     """Stop after so many minutes, if that comes before all steps."""
     pause_minutes: float = math.inf
@@ -75,7 +78,9 @@ class AdaptConfig:
     """Of them those that one process has in memory at once; the others of its share follow, and
     their gradients add up. None takes all of nano's, and one of a large backbone's."""
     rate: float = 5e-5
+    """Highest learning rate."""
     weight_decay: float = 0.01
+    """AdamW's."""
     warmup: int = 100
     """Steps in which the rate rises; the paper does not say."""
     decay_from: float = 1.0
@@ -105,17 +110,20 @@ class AdaptConfig:
     checkpoint: bool = True
     """Compute activations twice rather than keep them."""
     compile: bool = False
+    """Compile the transformer's blocks; the first step pays for it."""
     held: int = 6
     """Examples at the start of the cache that are not trained on, for sheets and their numbers;
     an even number, 4 or more, for one's driver is swapped for another's."""
     vae: Path = DATA / "vae.safetensors"
     """nano's autoencoder, that of the cache, for sheets."""
     log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
     look_every: int = 1000
     """Steps between sheets of samples, at which weights are written too."""
     save_minutes: float = 2.0
     """Minutes between states; the same command goes on from the last one."""
     seed: int = 0
+    """Of the adapter's first weights, the order of examples and all draws."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "log_every", "look_every", "warmup", "held", "rank"):

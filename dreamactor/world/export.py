@@ -44,6 +44,7 @@ class ExportConfig:
     frames: int = 16
     """Of a training clip. Test clips have 16, as `dreamactor bench nano` asks for them."""
     seed: int = 0
+    """Of characters, motions and views."""
     size: int = 256
     """Pixels of a side."""
 
