@@ -40,8 +40,9 @@ CacheHolds = Literal["keys", "states"]
 """What is kept: keys and values, or the states they are made of, which is half of that and costs
 two projections of them a step."""
 SIZE = re.compile(r"(\d+)x(\d+)")
-BLOCK_GIB = 2.0
-"""Group offload: two blocks of 14 billion parameters and what is not in a block, in bfloat16."""
+BLOCKS_GIB, REST_GIB = 1.5, 0.5
+"""Group offload: two blocks of 14 billion parameters, and what of one transformer is in no block,
+in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,8 @@ class Entry:
             return sum(weights.values()) + room
         if offload == "group":
             wide = 2 if dtype == "float32" else 1
-            return min(BLOCK_GIB * wide, sum(weights.values())) + vae + room
+            there = (BLOCKS_GIB + REST_GIB * len(self.experts)) * wide
+            return min(there, sum(weights.values())) + vae + room
         # the text encoder has gone before the transformer comes
         return max(*weights.values(), max(weights[part] for part in self.experts) + vae + room)
 

@@ -297,6 +297,35 @@ def place(pipe: DiffusionPipeline, device: str, offload: Offload) -> None:
                 module.to(target)
             else:
                 apply_group_offloading(module, offload_type="leaf_level", **kept)
+        settle(pipe)
+
+
+def settle(pipe: DiffusionPipeline) -> None:
+    """Have group offload of transformers move their blocks alone, each while another computes.
+
+    Left alone, diffusers at every pass brings what is in no block from memory that is not pinned,
+    and copies it back there; here it stays on the device. And it learns which block is next from a
+    first pass in which none comes early; here it is told: transformers of `place` run one list in
+    order. To be called again after low-rank layers came or went, for diffusers then starts anew.
+
+    Args:
+        pipe: Its transformers are changed in place, if they are offloaded by groups.
+    """
+    for name, network in pipe.components.items():
+        hooks = getattr(network, "_diffusers_hook", None)
+        if not name.startswith("transformer") or hooks is None:
+            continue
+        if (own := hooks.get_hook("group_offloading")) is None:
+            continue
+        rest = own.group
+        rest.onload_()
+        rest.modules, rest.parameters, rest.buffers = [], [], []
+        if order := hooks.get_hook("lazy_prefetch_group_offloading"):  # there with streams
+            for block in network.modules():
+                hooks = getattr(block, "_diffusers_hook", None)
+                if hooks and (tracker := hooks.get_hook("layer_execution_tracker")):
+                    tracker.execution_order_update_callback()
+            order.post_forward(network, None)  # takes itself and trackers away
 
 
 def _check_class(entry: Entry, index: Path) -> None:

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from dreamactor.backbones.base import Native
 from dreamactor.backbones.catalogue import CATALOGUE, Mode
+from dreamactor.backbones.folder import settle
 from dreamactor.backbones.incontext import check_mode
 from dreamactor.backbones.load import Variant
 from dreamactor.backbones.lora import (
@@ -296,6 +297,7 @@ def _put(backbone: Stackable, name: str, layers: Layers, scale: float) -> None:
         if names:
             transformer.set_adapters(names, [backbone.scales[name] for name in names])
         transformer.requires_grad_(False)
+    settle(backbone.pipe)
 
 
 def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
