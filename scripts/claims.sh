@@ -47,7 +47,7 @@ kind() {
     seed1) echo pose pose seed=1 ;;
     plain) echo pose plain ;;                    # bones as they are
     silent) echo pose pose no_text=1 ;;          # without text
-    temporal | channel | cross-attention) echo pose pose "injection=$1" ;;
+    temporal | channel | cross-attention | overlaid) echo pose pose "injection=$1" ;;
     rank16 | rank64) echo pose pose "rank=${1#rank}" ;;
     attention) echo pose pose targets=attention ;;
     whole) echo pose pose targets=full rate=2e-4 ;;  # no adapter: every weight learns

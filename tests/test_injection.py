@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
@@ -18,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dreamactor.backbones.base import Cond, Native
 from dreamactor.backbones.catalogue import Injection, Mode
-from dreamactor.backbones.incontext import set_mode
-from dreamactor.backbones.injection import injected, injection_of, set_injection
+from dreamactor.backbones.incontext import mode_of, set_mode
+from dreamactor.backbones.injection import BESIDE, injected, injection_of, set_injection
 from dreamactor.backbones.load import load_backbone
 from dreamactor.backbones.lora import (
     AdapterInfo,
@@ -117,7 +118,38 @@ def test_in_time_the_driver_s_frames_come_after_the_reference_s() -> None:
     assert (found - _ask(_network(), canvas)).abs().max() > 1e-3  # not what the canvas gives
 
 
-@pytest.mark.parametrize("injection", OTHERS)
+def test_overlaid_halves_have_the_same_positions() -> None:
+    """exact: those that the base has for one half; so halves that change places are foreseen alike,
+    each where it is then."""
+    canvas, transformer = _canvas(), _network("overlaid")
+    for found, one in zip(
+        transformer.rope(canvas), _network().rope(reference_half(canvas)), strict=True
+    ):
+        rows = found.unflatten(1, (3, 2, 4))
+        assert torch.equal(rows[:, :, :, :2].flatten(1, 3), one)
+        assert torch.equal(rows[:, :, :, 2:].flatten(1, 3), one)
+    other = torch.cat([canvas[..., 4:], canvas[..., :4]], dim=4)
+    expected, changed = _ask(transformer, canvas), _ask(transformer, other)
+    assert_close(torch.cat([changed[..., 4:], changed[..., :4]], dim=4), expected)
+    assert not injected(transformer)
+    beside = _network()
+    expected, changed = _ask(beside, canvas), _ask(beside, other)
+    assert (torch.cat([changed[..., 4:], changed[..., :4]], dim=4) - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("mode", get_args(Mode))
+def test_overlaid_is_not_the_canvas_in_any_mode(mode: Mode) -> None:
+    found = []
+    for injection in BESIDE:
+        transformer = _network()
+        set_mode(transformer, mode)
+        set_injection(transformer, injection)
+        assert mode_of(transformer) == mode
+        found.append(reference_half(_ask(transformer, _canvas())))
+    assert (found[0] - found[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("injection", [*OTHERS, "overlaid"])
 def test_the_target_is_driven(injection: Injection) -> None:
     """sees: the driver, each clip its own, and where its parts are."""
     transformer = _network(injection)
@@ -246,18 +278,24 @@ def _lines(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").open()]
 
 
-@pytest.mark.parametrize("injection", OTHERS)
+@pytest.mark.parametrize(
+    ("injection", "attention"),
+    [*((way, "full") for way in OTHERS), ("overlaid", "one-way-aligned"), ("overlaid", "full")],
+)
 def test_what_a_run_writes_is_what_animates(
-    files: Path, tmp_path: Path, injection: Injection
+    files: Path, tmp_path: Path, injection: Injection, attention: Mode
 ) -> None:
     """same: the adapter's way from its header alone, and what the training network predicts."""
-    path = train_adapter(_config(files, injection=injection), "rgb", tmp_path / "run")
-    assert (read_info(path).injection, read_info(path).attention) == (injection, "full")
+    stated = attention if injection == "overlaid" and attention == "full" else None
+    config = _config(files, injection=injection, attention=stated)
+    path = train_adapter(config, "rgb", tmp_path / "run")
+    assert (read_info(path).injection, read_info(path).attention) == (injection, attention)
     x, latents = _draws(2, 4, 3, 4, 8), _draws(2, 4, 3, 4, 8, seed=3)
     x[..., 4:] = latents[..., 4:]
     cond, sigma = Cond(latents, torch.ones(2, 4, 3, 4, 8), _draws(2, 3, 384)), torch.ones(2)
 
     trainee = load_trainee(files / "transformer.safetensors")
+    set_mode(trainee.transformer, attention)
     load_adapter(trainee.transformer, path, "nano", trainee.weights)
     model = load_backbone("nano", files, adapter=path)
     assert isinstance(model, Nano)
@@ -279,7 +317,7 @@ def test_what_a_run_writes_is_what_animates(
     assert counted == 2 * [sum(value.numel() for value in written.values())]
 
 
-@pytest.mark.parametrize("injection", OTHERS)
+@pytest.mark.parametrize("injection", [*OTHERS, "overlaid"])
 def test_a_run_learns_from_the_driver(files: Path, tmp_path: Path, injection: Injection) -> None:
     """What is missed of the target falls; the next stage starts where this one ended."""
     config = _config(files, steps=30, injection=injection, look_every=30, pure=1.0, rank=8)
@@ -311,6 +349,7 @@ def test_a_run_from_before_goes_on(files: Path, tmp_path: Path) -> None:
 def test_a_plan_has_mode_and_tokens_of_the_way(files: Path) -> None:
     """exact: 3 latent frames of 2 x 2 tokens a half."""
     ways = {"canvas": ("one-way-aligned", 24), "temporal": ("full", 24), "channel": ("full", 12)}
+    ways["overlaid"] = ways["canvas"]
     for injection, (mode, tokens) in ways.items():
         lines = list(plan(_config(files, injection=injection)))
         assert {f"injection  {injection}", f"attention  {mode}"} <= set(lines)
@@ -374,7 +413,7 @@ def test_refuses_what_does_not_go_with_it(files: Path, injection: Injection) -> 
 
 
 def test_refuses_words_that_are_none_and_other_backbones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="injection='odd': want canvas or temporal or channel or"):
+    with pytest.raises(ConfigError, match="injection='odd': want canvas or overlaid or"):
         AdapterInfo("rgb", "nano", "f" * 64, injection="odd")  # type: ignore[arg-type]
     info = AdapterInfo("rgb", "wan", "f" * 64, injection="channel")
     path = tmp_path / "adapter.safetensors"
@@ -384,6 +423,18 @@ def test_refuses_words_that_are_none_and_other_backbones(tmp_path: Path) -> None
     )
     with pytest.raises(WeightsError, match="trained with injection 'channel'; wan has only canvas"):
         adapt(other, path)
+
+
+def test_overlaid_refuses_what_the_canvas_may_have(files: Path) -> None:
+    """refuses: other backbones, noise on the driver, and no adapter; not modes of attention."""
+    for changes, message in (
+        ({"backbone": "wan2.1-i2v-14b-480p"}, "want backbone=nano, or injection=canvas"),
+        ({"motion": "noised", "attention": "full"}, "motion=noised: want motion=clean"),
+        ({"targets": "full"}, "targets=full: want targets=ff"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            _config(files, injection="overlaid", **changes)
+    assert AdapterInfo("rgb", "nano", "f" * 64, attention="one-way", injection="overlaid").rank
 
 
 def test_a_way_stands_on_full_attention_alone() -> None:

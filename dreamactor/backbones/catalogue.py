@@ -27,7 +27,7 @@ Expert = Literal["high", "low"]
 """Of a backbone of two transformers: the one at and above a noise level, and the one below it."""
 Mode = Literal["full", "one-way", "one-way-aligned"]
 """Who sees whom on the canvas (`backbones.incontext`); weights are trained in one mode."""
-Injection = Literal["canvas", "temporal", "channel", "cross-attention"]
+Injection = Literal["canvas", "overlaid", "temporal", "channel", "cross-attention"]
 """How the driver comes in (`backbones.injection`); weights are trained in one way."""
 Storage = Literal["auto", "float8"]
 """What the weights of a large transformer's layers wait in until they compute."""

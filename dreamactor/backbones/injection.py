@@ -1,10 +1,14 @@
 """Ways to bring the driver in besides the canvas, to measure what the canvas is worth.
 
-The paper says that its canvas, side by side, beats three others. A transformer of Wan's kind takes
-any of them on; it is called with the canvas and answers with one as ever, so nothing around it
-knows of this:
+The paper says that its canvas, side by side, beats three others; overlaid is ours. A transformer of
+Wan's kind takes any of them on; it is called with the canvas and answers with one as ever, so
+nothing around it knows of this:
 
     canvas            the motion half beside the reference half, as in the paper
+    overlaid          the same, but the motion half's tokens have the positions of the reference
+                      half's. A base that has seen single clips alone does not look a clip's width
+                      to the side, and feed-forward layers cannot teach it to; here the driver
+                      stands where it is wanted. Knows every mode of attention
     temporal          the motion half's frames behind the reference half's, at later times; every
                       token sees every token
     channel           the reference half alone; the motion half's latents go through a second patch
@@ -41,6 +45,8 @@ from dreamactor.conditioning.canvas import motion_half, reference_half
 INJECTED = "injected"
 INJECTS = ("nano",)
 """Backbones that know another way than the canvas."""
+BESIDE: tuple[Injection, ...] = ("canvas", "overlaid")
+"""Ways in which both halves are there side by side, in any mode of attention."""
 HALF: tuple[Injection, ...] = ("channel", "cross-attention")
 """Ways in which the reference half alone goes through the blocks."""
 
@@ -48,7 +54,8 @@ HALF: tuple[Injection, ...] = ("channel", "cross-attention")
 def set_injection(transformer: Any, injection: Injection) -> None:
     """Have a transformer take its driver in another way; new layers come where that has some.
 
-    To be set after `incontext.set_mode`, whose mode has to be full, and before hooks and adapters.
+    To be set after `incontext.set_mode`, whose mode has to be full but for those of BESIDE, and
+    before hooks and adapters.
 
     Args:
         transformer: diffusers', of Wan; changed in place. With canvas, any, and unchanged.
@@ -57,11 +64,14 @@ def set_injection(transformer: Any, injection: Injection) -> None:
     if injection == "canvas":
         return
     assert isinstance(transformer, WanTransformer3DModel)
-    assert mode_of(transformer) == "full"
     assert injection_of(transformer) == "canvas"
+    transformer.injection = injection
+    if injection == "overlaid":
+        transformer.rope = _Overlaid(transformer.rope)
+        return
+    assert mode_of(transformer) == "full"
     assert "forward" not in vars(transformer), "hooks hold on to the forward that was"
     transformer.__class__ = WAYS[injection]
-    transformer.injection = injection
     if injection == "channel":
         embedding = transformer.patch_embedding
         embedding.__class__ = _WithMotion
@@ -103,6 +113,30 @@ def _apart(canvas: Tensor, channels: int) -> tuple[Tensor, Tensor]:
         (B, 2C + 4, F, h, w) and (B, C, F, h, w).
     """
     return reference_half(canvas), motion_half(canvas[:, -channels:])
+
+
+class _Overlaid(nn.Module):
+    """Positions of a canvas whose halves both have those of the left one.
+
+    Args:
+        rope: diffusers', of a network's input.
+    """
+
+    def __init__(self, rope: nn.Module) -> None:
+        super().__init__()
+        self.rope = rope
+
+    def forward(self, hidden_states: Tensor) -> Rotary:  # (B, C, F, h, 2w)
+        """Cosines and sines, (1, F rows 2 columns, 1, D) each."""
+        frames, height = hidden_states.shape[2:4]
+        one: Any = self.rope
+        _, rows, _ = one.patch_size
+        found = one(reference_half(hidden_states))
+        cos, sin = (
+            torch.cat([table.unflatten(1, (frames, height // rows, -1))] * 2, dim=3).flatten(1, 3)
+            for table in found
+        )
+        return cos, sin
 
 
 class TemporalTransformer(WanTransformer3DModel):

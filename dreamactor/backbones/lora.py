@@ -22,7 +22,7 @@ from torch import Tensor
 from dreamactor.backbones.catalogue import Injection, Mode
 from dreamactor.backbones.folder import digest_of
 from dreamactor.backbones.incontext import set_mode
-from dreamactor.backbones.injection import INJECTS, injected, set_injection
+from dreamactor.backbones.injection import BESIDE, INJECTS, injected, set_injection
 from dreamactor.backbones.load import Variant, check_lead
 from dreamactor.backbones.weights import check_model, load_weights, read_header, save_weights
 from dreamactor.conditioning.canvas import VERSION
@@ -84,7 +84,7 @@ class AdapterInfo:
         for name, words in ((name, get_args(choice)) for name, choice in choices.items()):
             if getattr(self, name) not in words:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: want {' or '.join(words)}")
-        if self.injection != "canvas" and self.attention != "full":
+        if self.injection not in BESIDE and self.attention != "full":
             raise ConfigError(
                 f"injection={self.injection} attention={self.attention}: want attention=full"
             )

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dreamactor.backbones.catalogue import CATALOGUE, GIB, Entry, Family, Mode, Shape
-from dreamactor.backbones.injection import HALF
+from dreamactor.backbones.injection import BESIDE, HALF
 from dreamactor.backbones.load import check_backbone
 from dreamactor.backbones.lora import read_info
 from dreamactor.errors import ConfigError
@@ -131,7 +131,7 @@ def step_seconds(entry: Entry, config: AdaptConfig, tokens: int, examples: int) 
 
 def mode_of(entry: Entry, config: AdaptConfig) -> Mode:
     """Of attention, by the settings alone: what `stage.mode_for` says once weights are read."""
-    if config.injection != "canvas":
+    if config.injection not in BESIDE:
         return "full"
     if config.attention is not None:
         return config.attention

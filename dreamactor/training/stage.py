@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dreamactor.backbones.base import Cond, Trainee
 from dreamactor.backbones.catalogue import CATALOGUE, Expert, Injection, Mode
 from dreamactor.backbones.incontext import mode_of, set_mode
-from dreamactor.backbones.injection import INJECTS
+from dreamactor.backbones.injection import BESIDE, INJECTS
 from dreamactor.backbones.load import Variant, check_backbone
 from dreamactor.backbones.lora import AdapterInfo, Sampling, attach, load_adapter, read_info
 from dreamactor.backbones.nano import DATA
@@ -152,10 +152,11 @@ def _check_injection(config: AdaptConfig) -> None:
     Raises:
         ConfigError: Names it, and what does.
     """
-    known = {
-        "backbone": INJECTS, "attention": ("full", None), "motion": ("clean",),
-        "targets": ("ff", "attention"),
+    known: dict[str, tuple[str | None, ...]] = {
+        "backbone": INJECTS, "motion": ("clean",), "targets": ("ff", "attention"),
     }  # fmt: skip
+    if config.injection not in BESIDE:
+        known["attention"] = ("full", None)
     for name, words in known.items():
         if (value := getattr(config, name)) not in words:
             raise ConfigError(
@@ -250,7 +251,7 @@ def mode_for(config: AdaptConfig, trainee: Trainee) -> Mode:
         ConfigError: The backbone or the motion half cannot have the one that is asked for.
         WeightsError: The adapter to start from is damaged.
     """
-    if config.injection != "canvas":
+    if config.injection not in BESIDE:
         return "full"
     able = CATALOGUE[trainee.name].modes
     wanted = config.attention
