@@ -1,14 +1,14 @@
 """Can an adapter on feed-forward layers learn to look at a canvas's other half? A toy, on a CPU.
 
     python scripts/positions.py FOLDER base 1200
-    python scripts/positions.py FOLDER ff,one-way-aligned,overlaid 1500    TARGETS,ATTENTION,INJECTION
+    python scripts/positions.py FOLDER TARGETS,ATTENTION,INJECTION 1500
 
 Clips are latents of 8 x 8 cells: a body that moves straight on, a limb that turns around it, both
 of random colours on a random ground; the driver shows joints alone. The base learns to foresee
-single clips from their first frame, which it cannot, for speeds are drawn; then adapters on it learn with
-the driver beside. Printed every 500 steps: the mean loss, what one prediction from noise misses of
-the subject in 48 clips that were held out, over its variance; and the same with another clip's
-driver. Where both are one, the driver is not looked at.
+single clips from their first frame, which it cannot, for speeds are drawn; then adapters on it
+learn with the driver beside (ff,one-way-aligned,overlaid, say). Printed every 500 steps: the mean
+loss; what one prediction from noise misses of the subject in 48 clips that were held out, over its
+variance; and the same with another clip's driver. Where both are one, the driver is not looked at.
 """
 
 import sys
