@@ -148,8 +148,9 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether it holds anything that a run of other settings would not have made."""
-        files = (p for p in self.path.rglob("*") if "tensorboard" not in p.parts and p.is_file())
-        return any(p.name != "config.json" and p.stat().st_size for p in files)
+        files = (p for p in self.path.rglob("*") if p.is_file() and p.stat().st_size)
+        made = (p.relative_to(self.path).parts[0] for p in files)
+        return any(name not in ("config.json", "tensorboard") for name in made)
 
     @property
     def state(self) -> Path:

@@ -145,7 +145,7 @@ def test_a_log_grows_by_lines(tmp_path: Path) -> None:
 
 def test_a_run_that_has_done_nothing_takes_other_settings(tmp_path: Path) -> None:
     """refuses: another config as soon as there is a result, and not before."""
-    folder = RunFolder.open(tmp_path / "run", {"rate": 1})
+    folder = RunFolder.open(tmp_path / "tensorboard" / "run", {"rate": 1})
     (folder.path / "tensorboard").mkdir()
     (folder.path / "tensorboard" / "events").write_text("begins")
     write_text(folder.path / "metrics.jsonl", "")
