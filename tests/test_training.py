@@ -478,7 +478,7 @@ def test_a_run_that_is_told_to_end_saves_first(tmp_path: Path) -> None:
 
 
 def test_another_config_refuses_to_resume(tmp_path: Path) -> None:
-    RunFolder.open(tmp_path / "run", {"rate": 1.0})
+    RunFolder.open(tmp_path / "run", {"rate": 1.0}).log(step=1)
     with pytest.raises(ConfigError, match="another rate"):
         RunFolder.open(tmp_path / "run", {"rate": 2.0})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -145,8 +146,9 @@ def test_refuses_settings_that_cannot_be(settings, message):
         WorldSuiteConfig(**settings)
 
 
-def test_golden_suite_that_ships_is_what_its_command_draws(driver, tmp_path):
-    """Two of its sets, drawn again: the same bytes by the same OpenGL driver, nearly by another."""
+def test_golden_suite_that_ships_is_what_its_command_draws(tmp_path):
+    """Two of its sets, drawn again: the same but for the last bits, in which drivers and processors
+    differ (llvmpipe on an Intel Xeon and on an AMD EPYC, too)."""
     shipped = load_suite(DATA / "suite_mini")
     assert not list(faults_of(shipped))
     assert {case.scenario for case in shipped.cases} == SHARES.keys()
@@ -159,13 +161,21 @@ def test_golden_suite_that_ships_is_what_its_command_draws(driver, tmp_path):
         made = maker.make(scenario, 0)
         for media in made.media:
             ours = shipped.media[media.name]
-            if shipped.about["driver"] == [driver]:
-                assert media == ours
+            hashes = {"sha256": ours.sha256, "arrays_sha256": ours.arrays_sha256}
+            assert replace(media, **hashes) == ours
         for case in made.cases:
             assert case == shipped.case(case.name)
             mine = Suite(tmp_path, "", "", "", {m.name: m for m in made.media}, [case])
             apart = mine.truth(case).astype(float) - shipped.truth(case)
-            assert 10 * np.log10(255**2 / max(np.square(apart).mean(), 1e-9)) > 30
+            assert 10 * np.log10(255**2 / max(np.square(apart).mean(), 1e-9)) > 40
+            found, known = mine.arrays(case), shipped.arrays(case)
+            assert found.joints.keys() == known.joints.keys()
+            for subject, (names, places, visible) in found.joints.items():
+                others, expected, seen = known.joints[subject]
+                assert names == others
+                np.testing.assert_allclose(places, expected, atol=0.01)
+                assert (visible == seen).mean() > 0.99
+            assert (found.mask == known.mask).mean() > 0.999
 
 
 def test_exact_suite_records_how_it_was_made(suite):
