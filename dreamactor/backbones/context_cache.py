@@ -146,8 +146,9 @@ def kept_dtype(keeping: Keeping, dtype: torch.dtype) -> torch.dtype:
 
 @cache  # once for all segments
 def announce(size: int, keeping: Keeping) -> None:
-    """Say how large a cache of `size` bytes will be, before there is one."""
+    """Say how large a cache of `size` bytes will be, before there is one; nano's is small."""
     kind = "keys and values" if keeping.holds == "keys" else "states"
     where = "the host's memory" if keeping.place == "host" else "the device's memory"
     amount = f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / (1 << 20):.1f} MiB"
-    log.info("context cache: %s take %s of %s", kind, amount, where)
+    level = logging.INFO if size >= GIB else logging.DEBUG
+    log.log(level, "context cache: %s take %s of %s", kind, amount, where)

@@ -97,8 +97,7 @@ def animate(
 
     prepared = job.prepare(job.AnimateConfig(**stated))
     logging.basicConfig(format="%(message)s")
-    if CATALOGUE[backbone].hub:  # what will be kept has a size worth telling
-        logging.getLogger("dreamactor.backbones").setLevel(logging.INFO)
+    logging.getLogger("dreamactor.backbones").setLevel(logging.INFO)  # sizes of what will be kept
     from dreamactor.diffusion import pipeline
 
     if preset is not None:
