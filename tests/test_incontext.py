@@ -372,7 +372,7 @@ def test_its_size_is_what_was_said_before(mode, dtype, holds, caplog):
     transformer, inputs, keeping = network(mode), asked(), Keeping("device", dtype, holds)
     expected = predicted_bytes(transformer, inputs["hidden_states"], keeping)
     announce.cache_clear()
-    with caplog.at_level(logging.DEBUG, "dreamactor"):
+    with caplog.at_level(logging.DEBUG, "dreamactor.backbones"):
         cache = Context(keeping).of(transformer, inputs)
     assert cache.bytes == expected
     stored = [part.untyped_storage().nbytes() for block in cache._blocks for part in block]
@@ -386,7 +386,7 @@ def test_its_size_is_what_was_said_before(mode, dtype, holds, caplog):
 def test_a_large_cache_is_announced(caplog):
     """exact: from 1 GiB on; what is smaller is no news."""
     announce.cache_clear()
-    with caplog.at_level(logging.INFO, "dreamactor"):
+    with caplog.at_level(logging.INFO, "dreamactor.backbones"):
         for size in ((1 << 30) - 1, 1 << 30):
             announce(size, Keeping("host"))
     assert caplog.messages == ["context cache: keys and values take 1.0 GiB of the host's memory"]
