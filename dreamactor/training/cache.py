@@ -303,8 +303,9 @@ class Cache:
         fresh = [k for k in dict.fromkeys(which) if k not in self._sound]
         if not self._kept:
             found = self._read(which, device)
-            places = [which.index(k) for k in fresh]
-            self._look(fresh, {name: value[places] for name, value in found.items()})
+            if fresh:
+                places = [which.index(k) for k in fresh]
+                self._look(fresh, {name: value[places] for name, value in found.items()})
             return found
         if fresh:
             read = self._read(fresh, device)
@@ -312,7 +313,7 @@ class Cache:
             for name, value in read.items():
                 self._kept[name][fresh] = value
         rows = torch.tensor(which, device=device)
-        return {name: value[rows] for name, value in self._kept.items()}
+        return {name: value[rows].to(device) for name, value in self._kept.items()}
 
     def _read(self, which: Sequence[int], device: torch.device) -> dict[str, Tensor]:
         """From the shards, in 16 bits."""
@@ -326,9 +327,8 @@ class Cache:
 
     def _look(self, which: Sequence[int], halves: dict[str, Tensor]) -> None:
         """Refuse, the first time, what nobody should train on."""
-        if which:
-            check_examples([self.keys[k] for k in which], halves, self.placed)
-            self._sound.update(which)
+        check_examples([self.keys[k] for k in which], halves, self.placed)
+        self._sound.update(which)
 
     def close(self) -> None:
         """Let go of the files."""
