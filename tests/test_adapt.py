@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import starting
@@ -29,7 +30,7 @@ from dreamactor.backbones.weights import load_weights, read_header, save_weights
 from dreamactor.cli import main
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.provenance import sha256
-from dreamactor.training.adapt import train_adapter
+from dreamactor.training.adapt import _Run, train_adapter
 from dreamactor.training.cache import Cache, shard_path
 from dreamactor.training.stage import AdaptConfig, RgbConfig, draw, order
 from dreamactor.training.state import (
@@ -505,3 +506,10 @@ def test_a_loss_that_is_no_number_ends_a_run(files: Path, tmp_path: Path) -> Non
     config = _config(files, start=tmp_path / "bad.safetensors")
     with pytest.raises(Exception, match="the loss is nan at step 1"):
         train_adapter(config, "pose", tmp_path / "run")
+
+
+def test_a_process_with_one_gpu_reads_from_any_thread() -> None:
+    """accelerate calls that GPU `cuda`, and torch only lets numbered ones be a thread's own."""
+    with pytest.raises(ValueError, match="index"):
+        torch.cuda.set_device(torch.device("cuda"))
+    _Run._at_home(SimpleNamespace(device=torch.device("cuda")))  # type: ignore[arg-type]

@@ -176,7 +176,7 @@ class _Run:
 
     def _at_home(self) -> None:
         """A new thread is at the first GPU, whichever its process has."""
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and self.device.index is not None:
             torch.cuda.set_device(self.device)
 
     def _read(self, step: int) -> dict[str, Tensor]:
