@@ -2,6 +2,7 @@
 
 python scripts/curves.py curves docs/training docs/img/training.png
 python scripts/curves.py distilled docs/training docs/img/distill_curves.png
+python scripts/curves.py drivers docs/training/stage1 docs/img/stage1_curves.png
 python scripts/curves.py samples docs/img/training_samples.jpg RUN/samples/001900.png ...
 """
 
@@ -63,6 +64,24 @@ def curves(panels: Sequence[Panel], folder: Path, out: Path) -> None:
     figure.savefig(out, dpi=110)
 
 
+def drivers(folder: Path, out: Path) -> None:
+    """What rows of stage 1 miss of held-back pairs, and how much the driver matters to them."""
+    figure, (missed, ratio) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    for path in sorted(folder.glob("*.jsonl")):
+        looks = [row for row in rows(path) if row["step"]]
+        steps = [row["step"] for row in looks]
+        missed.plot(steps, [row["missed_1"] for row in looks], ".-", label=path.stem)
+        told = [row["swapped_1"] / row["missed_1"] for row in looks]
+        ratio.plot(steps, told, ".-", label=path.stem)
+    missed.set(title="missed by one prediction", xlabel="steps of 64 examples")
+    ratio.set(title="with another's driver, over that", xlabel="steps of 64 examples")
+    for axis in (missed, ratio):
+        axis.title.set_size(9)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.savefig(out, dpi=110)
+
+
 def samples(out: Path, sheets: list[Path]) -> None:
     """Sheets of a run at half size, one under the other."""
     halves = [Image.open(path).convert("RGB").reduce(2) for path in sheets]
@@ -74,7 +93,9 @@ def samples(out: Path, sheets: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] != "samples":
+    if sys.argv[1] == "drivers":
+        drivers(Path(sys.argv[2]), Path(sys.argv[3]))
+    elif sys.argv[1] != "samples":
         chosen = {"curves": PANELS, "distilled": DISTILLED}[sys.argv[1]]
         curves(chosen, Path(sys.argv[2]), Path(sys.argv[3]))
     else:
