@@ -6,7 +6,8 @@ Writes a pipeline of Wan 2.1 there (a transformer of so many of its 40 blocks, a
 tiny), an adapter of mode one-way-aligned, a picture and a clip; then animates with each option by
 `dreamactor.animate`, each beside no option at all: seconds of the denoising, the GPU's peak of
 memory beside what all weights of the transformer take, and how far frames are off. A row that is
-there is not measured again. The first row is measured twice: once to warm up.
+there is not measured again (on another machine bring results.jsonl along). Without options it is
+measured twice: once to warm up.
 """
 
 import gc
@@ -115,7 +116,7 @@ def main() -> None:
         [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     )
     plain = folder / "none.mp4"
-    if not done:
+    if not plain.exists():
         measure(folder, plain, common)
     for name, options in ROWS.items():
         if name in {row["name"] for row in done}:

@@ -27,7 +27,7 @@ from dreamactor.bench.motion import NanoBenchConfig, bench_nano
 from dreamactor.bench.page import results_page
 from dreamactor.bench.reconstruction import VAEBenchConfig, bench_vae, samples_table
 from dreamactor.bench.systems import Animation, Reconstruction
-from dreamactor.bench.variants import VariantsBenchConfig, variant_goals
+from dreamactor.bench.variants import VariantsBenchConfig, exactly, variant_goals
 from dreamactor.diffusion import driving, skeletons
 from dreamactor.diffusion.job import AnimateConfig, prepare
 from dreamactor.diffusion.pipeline import generate, resolve
@@ -37,6 +37,7 @@ from dreamactor.provenance import Stages
 from dreamactor.world.cast import load_cast, save_cast, subset
 from dreamactor.world.pairs import PairSampler
 from dreamactor.world.scene import Joints
+from dreamactor.world.tracks import Exact, track_of
 
 MINI = Path(dreamactor.__file__).parent / "data" / "mini.castpack"
 SIDE = 64
@@ -88,6 +89,8 @@ def test_a_case_is_its_pair_with_the_driving_clip_aligned(cast, sampler):
     assert_array_equal(case.flow, pair.flow)
     assert_array_equal(case.reference, pair.reference[..., :3])
     assert_array_equal(np.stack([case.before, *case.driving]), pair.driving[..., :3])
+    for joints, whole in ((case.joints, pair.target_joints), (case.driver, pair.driving_joints)):
+        assert_array_equal(joints.pixels, whole.pixels[1:])
     spec = pair.spec
     assert (case.domain, case.style) == (spec.domain, spec.target.style.kind)
     assert (case.framing, case.index) == (spec.target.framing, 1)
@@ -129,6 +132,20 @@ def test_a_case_comes_out_as_animate_makes_it(tmp_path, index, frames, variant, 
     guides = {"captions": guidance != 1, "guidance": guidance, "span": (0.0, 0.6)}
     system = Animation(nano, 3, seed=7, estimator=estimator, **guides)
     assert_array_equal(system.animate([case])[0], np.stack(wanted))
+
+
+def test_true_skeletons_drive_as_an_estimator_that_cannot_err(cast, sampler):
+    """same: as by `world.tracks.Exact`; and a case that does not know them is refused."""
+    case = next(cases(cast, 1, size=SIDE))
+    nano = tiny_nano()
+    nano.variant, nano.lead = "pose", 4
+    told = Exact(track_of([case.driver], (SIDE, SIDE), nano.native.fps))
+    wanted = Animation(nano, 1, estimator=told).animate([case])[0]
+    found = Animation(nano, 1, estimator=Known(), exact=True).animate([case])[0]
+    assert_array_equal(found, wanted)
+    assert np.abs(wanted - Animation(nano, 1, estimator=Known()).animate([case])[0]).any()
+    with pytest.raises(ConfigError, match="does not know its driver's joints"):
+        Animation(nano, 1, estimator=Known(), exact=True).animate([noise_case(0)])
 
 
 def test_animations_are_unchanged_by_their_batch_and_differ_by_case():
@@ -286,6 +303,9 @@ def test_goals_of_variants_are_parts_of_the_gap():
     assert animals.verdict == "not measured"
     rows += [*records_of("pose", "animal", psnr=14.0), *records_of("end-to-end", "animal", psnr=14)]
     assert variant_goals(rows)[1].verdict == "pass by 0.00 dB"
+    assert exactly("pose@1") == "pose, exact@1"
+    told = [*rows, *records_of(exactly("pose"), "animal", psnr=14.5)]
+    assert variant_goals(told)[1].verdict == "miss by 0.50 dB"
     below = [*rows[:8], *records_of("oracle", psnr=14.0)]
     assert variant_goals(below)[0].verdict == "not measured"
     assert variant_goals(rows[:8]) == []

@@ -27,6 +27,7 @@ from dreamactor.errors import AssetError
 from dreamactor.runs import begin_worker
 from dreamactor.world.cast import Cast, load_cast
 from dreamactor.world.pairs import Pair, PairSampler
+from dreamactor.world.scene import Joints
 
 if TYPE_CHECKING:
     from dreamactor.bench.perceptual import Perceptual
@@ -76,8 +77,6 @@ def as_case(pair: Pair, name: str, index: int) -> Case:
     """A pair, drawn with truth, as a case."""
     assert pair.flow is not None, "draw the pair with truth=True"
     rgb = np.ascontiguousarray(pair.driving[..., :3])
-    joints = pair.target_joints
-    own = {k: getattr(joints, k)[1:] for k in ("pixels", "depth", "visible")}  # 0: the reference
     return Case(
         name=name,
         domain=pair.spec.domain,
@@ -91,8 +90,15 @@ def as_case(pair: Pair, name: str, index: int) -> Case:
         index=index,
         before=rgb[0],
         caption=pair.caption,
-        joints=replace(joints, **own),
+        joints=_behind_first(pair.target_joints),  # the reference
+        driver=_behind_first(pair.driving_joints),  # the frame before
     )
+
+
+def _behind_first(joints: Joints) -> Joints:
+    """The same from the second frame on."""
+    later = {k: getattr(joints, k)[1:] for k in ("pixels", "depth", "visible")}
+    return replace(joints, **later)
 
 
 class Studio:

@@ -81,6 +81,8 @@ class Case:
     """Who does what in the truth."""
     joints: Joints | None = None
     """The truth's, on its T frames, where they are known."""
+    driver: Joints | None = None
+    """The driving clip's, on its T frames, likewise."""
 
     def __post_init__(self) -> None:
         frames, height, width = self.mask.shape
@@ -94,9 +96,11 @@ class Case:
             if getattr(self, name).shape != shape:
                 given = getattr(self, name).shape
                 raise ShapeError(f"case {self.name!r}: {name} is {given}: want {shape}")
-        if self.joints is not None and len(self.joints.pixels) != frames:
-            given = len(self.joints.pixels)
-            raise ShapeError(f"case {self.name!r}: joints of {given} frames: want {frames}")
+        for name in ("joints", "driver"):
+            known: Joints | None = getattr(self, name)
+            if known is not None and len(known.pixels) != frames:
+                given = len(known.pixels)
+                raise ShapeError(f"case {self.name!r}: {name} of {given} frames: want {frames}")
 
 
 @dataclass(frozen=True)

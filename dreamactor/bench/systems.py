@@ -39,6 +39,7 @@ from dreamactor.diffusion.span import in_span
 from dreamactor.errors import ConfigError
 from dreamactor.provenance import Stages
 from dreamactor.runs import generator
+from dreamactor.world.tracks import track_of
 
 Clip = NDArray[np.uint8]
 
@@ -58,6 +59,8 @@ class Animation:
             does. The pipeline has none there and shows the first twice.
         estimator: Finds the skeletons that drive a backbone of the pose variant; None lets the
             clips themselves drive.
+        exact: The pose variant is driven by the driver's true joints, which the cases know, not by
+            those that the estimator finds.
         captions: Tell the backbone who does what in each case; else the text is empty.
         skips: Which blocks are skipped.
         told: Called with the cases of each batch and how many blocks were, if some may be.
@@ -73,6 +76,7 @@ class Animation:
         device: str = "cpu",
         before: bool = False,
         estimator: PoseEstimator | None = None,
+        exact: bool = False,
         captions: bool = False,
         skips: FeatureCache = NOTHING,
         told: Callable[[Sequence[Case], Tally], object] = lambda _, __: None,
@@ -84,7 +88,7 @@ class Animation:
         self.guidance, self.span = guidance, span
         self.backbone, self.steps, self.seed = backbone, steps, seed
         self.device, self.before = torch.device(device), before
-        self.estimator, self.captions = estimator, captions
+        self.estimator, self.exact, self.captions = estimator, exact, captions
         self.lead = 0 if estimator is None else lead_of(backbone)
         check_variant(backbone, "rgb" if estimator is None else "pose")
 
@@ -131,8 +135,15 @@ class Animation:
     def _skeletons(self, case: Case) -> Clip:
         """What drives in place of a clip: (T, H, W, 3), empty frames first."""
         assert self.estimator is not None
-        native = self.backbone.native
-        return draw(skeleton(self.estimator(case.driving, native.fps), self.backbone))
+        fps = self.backbone.native.fps
+        if not self.exact:
+            track = self.estimator(case.driving, fps)
+        elif case.driver is not None:
+            _, height, width = case.mask.shape
+            track = track_of([case.driver], (height, width), fps)
+        else:
+            raise ConfigError(f"case {case.name!r} does not know its driver's joints")
+        return draw(skeleton(track, self.backbone))
 
     def _beside(self, cases: Sequence[Case], driving: Tensor, segment: Segment) -> Tensor:
         """What of the driving clips (B, 3, T, H, W) stands beside a segment, on the device."""

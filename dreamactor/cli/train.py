@@ -193,9 +193,12 @@ def train_export(
         float | None,
         typer.Option(min=1, help="Shift of the sampler's schedule; likewise, or 3."),
     ] = None,
+    size: Annotated[
+        int, typer.Option(min=32, help="Pixels of a side that they were trained at.")
+    ] = 256,
 ) -> None:
     """Make a weights folder: matrices and kernels in 8-bit rows."""
     from dreamactor.training.export import export_nano
 
-    size = export_nano(vae, transformer, out, steps, shift)
-    print(f"{out}: {size / 1e6:.1f} MB")
+    written = export_nano(vae, transformer, out, steps, shift, size)
+    print(f"{out}: {written / 1e6:.1f} MB")
