@@ -35,7 +35,7 @@
 # SECONDS_LIMIT (570) at the latest; if it fails, it goes on without torch.compile. Whatever happened,
 # weights in pieces of 16 MB, the log, the curve and the last samples are copied to OUT. The same
 # settings resume; pause_minutes may differ.
-# All GPUs are used; GPUS=3 FIRST_GPU=1 leaves the first to something else.
+# All GPUs are used; GPUS=3 FIRST_GPU=1 leaves the first to something else. Pairs are rendered at SIZE (256).
 # Set up everything before `render`: it replaces the code. Two pools are rendered, of whole and of
 # short clips; where there is room they lie in memory.
 set -euo pipefail
@@ -76,7 +76,7 @@ pool() {
   pgrep -f "out $pools/$1 " > /dev/null && return
   OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 setsid nohup nice -n 19 \
     python3 -m dreamactor.cli world pool --cast "$home/full.castpack" \
-    --out "$pools/$1" --shards 1000000 --processes "$2" --minutes "$3" \
+    --out "$pools/$1" --shards 1000000 --size "${SIZE:-256}" --processes "$2" --minutes "$3" \
     --gpus "$gpus" --first-gpu "$first" "${@:4}" \
     >> "$home/$1.log" 2>&1 < /dev/null &
   echo $! > "$home/$1.pid"

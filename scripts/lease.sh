@@ -1,20 +1,25 @@
 #!/usr/bin/env bash
-# Stage 1 for as long as half an hour on two GPUs or more lasts. Each verb is one call of at most ten minutes; what
+# What half an hour on two GPUs or more is spent on. Each verb is one call of at most ten minutes; what
 # it stands on is looked for first, for a call that fails late takes all that follow with it. Before them, as
 # scripts/carry.sh says: `scripts/lease.sh begin HOME` with .whl .gl .carry/1, `scripts/gpu.sh load HOME` with
-# .carry/2, .carry/3, .carry/4 in turn.
+# .carry/2, .carry/3, .carry/4 and what else is there, in turn.
 #
 #   scripts/lease.sh begin HOME            setup; pairs are rendered from here on
-#   scripts/lease.sh base HOME OUT MINUTES the frozen model on all GPUs but the last, which measures COMMANDS;
+#   scripts/lease.sh base HOME OUT MINUTES key=value...
+#                                          the frozen model on all GPUs but the last, which measures COMMANDS;
 #                                          its weights come back in OUT, as pieces of base.part.*
 #   scripts/lease.sh rows HOME SECONDS SHARDS ROW...
 #                                          a cache, then rows of scripts/claims.sh in the background, a GPU each
 #   scripts/lease.sh look HOME OUT UNTIL   sheets and figures of the rows when UNTIL seconds have passed; where
 #                                          their Python spends its time
 #   scripts/lease.sh end HOME OUT ROW...   wait for them, bring their weights back
+#   scripts/lease.sh table HOME SHARDS COUNT PAIRS
+#                                          `claims.sh all` in the background; its environment is this one's
+#   scripts/lease.sh wait HOME OUT UNTIL   how far it has come when it ends, or UNTIL seconds have passed
 #
-# then scripts/claims.sh bench HOME OUT PAIRS ROW...; COMMANDS is a file of commands, a line each, run in turn as
-# `python3 -m dreamactor.cli ...`, each in a folder of HOME.
+# After `rows` and `end`: scripts/claims.sh bench HOME OUT PAIRS ROW... COMMANDS is a file of commands, a line each,
+# run in turn as `python3 -m dreamactor.cli ...` (or as `python3 HOME/scripts/...`), each in HOME. SIZE (256) is the
+# pictures', BATCH the base's on a GPU (72).
 set -euo pipefail
 verb=$1 home=$2
 here=$(cd "$(dirname "$0")" && pwd)
@@ -24,7 +29,7 @@ vendor=/usr/local/nvidia/share/glvnd/egl_vendor.d/10_nvidia.json
 if [ -f $vendor ]; then export __EGL_VENDOR_LIBRARY_FILENAMES=$vendor; fi
 if [ "$verb" != begin ]; then "$here/gpu.sh" ready "$home"; fi
 alone() { CUDA_VISIBLE_DEVICES=$((gpus - 1)) "$@"; }
-running() { pgrep -f "claims.sh rows $home" > /dev/null; }
+running() { pgrep -f "claims.sh ${1:-rows} $home" > /dev/null; }
 
 case $verb in
   begin)
@@ -40,8 +45,10 @@ case $verb in
     training=$!
     if [ -n "${COMMANDS:-}" ]; then
       while read -r -a words; do
-        (cd "$home" && alone timeout 250 python3 -m dreamactor.cli "${words[@]}" > "$home/command.log" 2>&1) ||
-          tail -3 "$home/command.log"
+        by=(-m dreamactor.cli)
+        case ${words[0]} in scripts/*) by=() ;; esac
+        (cd "$home" && alone timeout 250 python3 "${by[@]}" "${words[@]}" > "$home/command.log" 2>&1) || true
+        tail -3 "$home/command.log"
         echo "${words[*]:0:5} after $SECONDS s"
       done < "$COMMANDS"
       for file in "$home"/measured-*/{report.md,results.jsonl}; do
@@ -50,8 +57,9 @@ case $verb in
     fi
     wait $training
     tail -6 "$home/base.out"
-    python3 -m dreamactor.cli train export --vae "$home/start/vae.safetensors" --shift 2 --out "$home/base" \
-      --transformer "$home/nano-base/transformer.safetensors"
+    rm -rf "$home/base"
+    python3 -m dreamactor.cli train export --vae "$home/start/vae.safetensors" --shift 2 --size "${SIZE:-256}" \
+      --out "$home/base" --transformer "$home/nano-base/transformer.safetensors"
     rm -rf "$(cat "$home/pools")"/{pool,short} "$out"/transformer.safetensors.part.*
     split -b 16000000 "$home/base/transformer.safetensors" "$out/base.part." ;;
   rows)
@@ -100,5 +108,26 @@ case $verb in
       done
     done
     tar --exclude='*.safetensors' -czf "$out/rows.tar.gz" -C "$home" rows ;;
+  table)
+    test -f "$home/base/manifest.json"
+    mkdir -p "$home/o"
+    setsid nohup "$home/scripts/claims.sh" all "$home" "$home/o" "${@:3}" > "$home/table.log" 2>&1 < /dev/null &
+    sleep 60
+    cat "$home/table.log"
+    running all ;;
+  wait)
+    out=$3
+    while running all && [ $SECONDS -lt "$4" ]; do sleep 1; done
+    cat "$home/table.log"
+    for log in "$home"/rows/*.log; do echo "$(basename "$log" .log): $(tail -n 1 "$log")"; done
+    mkdir -p "$out/metrics"
+    for folder in "$home"/rows/*/; do
+      cp "$folder/metrics.jsonl" "$out/metrics/$(basename "$folder").jsonl" || true
+    done
+    tar -czf "$out/metrics.tar.gz" -C "$out" metrics
+    rm -r "$out/metrics"
+    cat "$home"/bench-rows-[0-9]*/results.jsonl | gzip > "$out/bench.jsonl.gz" || true
+    cp "$home/bench-rows-joined/"*.md "$home/bench-rows-joined/"*.png "$home/bench-rows-0/contact.png" "$out/" || true
+    if ! running all; then tail -n 3 "$home"/bench-rows-*.log; fi ;;
   *) echo "unknown verb $verb" >&2; exit 2 ;;
 esac
