@@ -226,7 +226,7 @@ case $verb in
     done_in bench ;;
   all)
     part() { SECONDS_LIMIT=$1 "$0" "${@:2}" || echo "failed: ${*:2}"; }
-    part 240 caches "$home" "$4" pose plain twins
+    part $((limit / 5)) caches "$home" "$4" pose plain twins
     read -r -a one <<< "$STAGE1"
     read -r -a two <<< "$STAGE2"
     part $((limit * 62 / 100 - SECONDS)) rows "$home" "$3" "${one[@]}"

@@ -370,7 +370,7 @@ def test_training_resumes_and_writes_weights(
     monkeypatch.setattr("dreamactor.training.keypoints.KeypointsConfig", lambda: TINY)
     monkeypatch.setattr("dreamactor.training.loop.LOG_EVERY", 1)
     monkeypatch.setattr("dreamactor.training.loop.LOOK_EVERY", 1)
-    config = KeypointTrainConfig(pool, minutes=0.02, batch=4, frames=128, least=64)
+    config = KeypointTrainConfig(pool=pool, minutes=0.02, batch=4, frames=128, least=64)
     weights = train_keypoints(config, tmp_path / "run")
     rows = [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").open()]
     assert {"total", "place", "there", "pck"} <= rows[0].keys()

@@ -63,7 +63,7 @@ def test_example_of_a_clip_shows_its_first_frame() -> None:
 
 def test_draws_for_clips_are_as_wide_as_they_are() -> None:
     """Never is a frame shown but the first; text is dropped from half of them."""
-    config = NanoBaseConfig(Path("pool"), Path("vae"))
+    config = NanoBaseConfig(pool=Path("pool"), vae=Path("vae"))
     drawn = draw(config, generator(0, "nano/0", 0), torch.zeros(4000, 1, 5, 2, 2))
     assert drawn.noise.shape == (4000, 1, 5, 2, 2)
     assert not drawn.continued.any()
@@ -126,7 +126,9 @@ def test_losses_of_pairs_are_those_of_the_first_recipe(pool: Path, tmp_path: Pat
     """golden: as of commit 82644c8, without its near references."""
     vae, start = _weights(tmp_path, "animate")
     sizes = {"batch": 2, "pairs": 64, "least": 64, "pictures": 2}
-    config = NanoTrainConfig(pool, vae, start=start, minutes=1e9, half_share=0, visible=0, **sizes)
+    config = NanoTrainConfig(
+        pool=pool, vae=vae, start=start, minutes=1e9, half_share=0, visible=0, **sizes
+    )
     run = _Run(config, tmp_path / "run", CPU)
     found = []
     for step, fraction in enumerate((0.0, 0.7)):
@@ -158,7 +160,15 @@ def test_clips_grow_as_pairs_do(
     vae, start = _weights(tmp_path, "video")
     short = _blobs(tmp_path, 4)
     config = NanoBaseConfig(
-        pool, vae, start=start, short=short, minutes=1e9, batch=2, pairs=64, least=64, pictures=1
+        pool=pool,
+        vae=vae,
+        start=start,
+        short=short,
+        minutes=1e9,
+        batch=2,
+        pairs=64,
+        least=64,
+        pictures=1,
     )
     run = _Run(config, tmp_path / "run", CPU)
     run.loop.step = 1  # no probes
@@ -186,8 +196,8 @@ def test_nano_learns_clips_first_and_pairs_then(pool: Path, tmp_path: Path) -> N
     """A run and its end again, weights that pairs start from, and that do not animate yet."""
     vae, start = _weights(tmp_path, "video")
     config = NanoBaseConfig(
-        pool,
-        vae,
+        pool=pool,
+        vae=vae,
         start=start,
         short=_blobs(tmp_path, 4),
         minutes=0.03,
@@ -215,7 +225,9 @@ def test_nano_learns_clips_first_and_pairs_then(pool: Path, tmp_path: Path) -> N
     assert told == header
     assert all(torch.equal(again[name], value) for name, value in state.items())
 
-    pairs = NanoTrainConfig(pool, vae, start=base, minutes=0.0, batch=1, pairs=64, least=64)
+    pairs = NanoTrainConfig(
+        pool=pool, vae=vae, start=base, minutes=0.0, batch=1, pairs=64, least=64
+    )
     nano = train_nano(pairs, tmp_path / "nano")
     taken, header = load_weights(nano)
     assert (header["task"], header["motion"], header["steps"]) == ("animate", "clean", 0)

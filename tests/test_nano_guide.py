@@ -129,7 +129,7 @@ def test_training_changes_the_decoder_alone(tmp_path: Path) -> None:
     save_weights(start, shape.build().state_dict(), header)
     pool = _blobs(tmp_path, 4)
     config = DecoderTrainConfig(
-        pool, vae, start, minutes=0.05, batch=2, pairs=64, least=40, rate=1e-2
+        pool=pool, vae=vae, transformer=start, minutes=0.1, batch=2, pairs=64, least=40, rate=1e-2
     )
     taught = train_nano_decoder(config, tmp_path / "run")
     found = load_weights(taught)[0]

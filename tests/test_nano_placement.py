@@ -182,7 +182,7 @@ def test_training_changes_placements_alone_and_resumes(
     monkeypatch.setattr("dreamactor.training.loop.LOOK_EVERY", 1)
     monkeypatch.setattr("dreamactor.training.loop.LOG_EVERY", 1)
     vae, pool = _vae(tmp_path / "vae.safetensors"), _pool(tmp_path)
-    config = PlacementTrainConfig(pool, vae, minutes=0.03, batch=8, twins=64, least=SHARD)
+    config = PlacementTrainConfig(pool=pool, vae=vae, minutes=0.03, batch=8, twins=64, least=SHARD)
     weights = train_nano_placement(config, tmp_path / "run")
     rows = [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").open()]
     assert rows[-1].keys() == {"step", "held_still", "held_placed", "held_best"}

@@ -238,7 +238,7 @@ def test_training_resumes_and_teaches_further(
     torch.manual_seed(0)
     vae = tmp_path / "vae.safetensors"
     save_weights(vae, NanoVAE(TINY).state_dict(), {"model": "nano-vae", "config": asdict(TINY)})
-    config = SurfaceTrainConfig(pool, vae, minutes=0.03, batch=4, frames=128, least=64)
+    config = SurfaceTrainConfig(pool=pool, vae=vae, minutes=0.03, batch=4, frames=128, least=64)
     weights = train_nano_surface(config, tmp_path / "run")
     rows = [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").open()]
     assert {"total", "spots", "subject"} <= rows[0].keys()

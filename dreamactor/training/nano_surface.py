@@ -9,7 +9,6 @@ Legend: B pictures, H x W pixels, h = H / 8, w = W / 8.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from dreamactor.conditioning.framing import to_picture
 from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.frames import FramePool
-from dreamactor.training.loop import Loop, Worker, compile_blocks, identity, workers
+from dreamactor.training.loop import Loop, LoopConfig, Worker, compile_blocks, identity, workers
 from dreamactor.training.nano_vae import load_stills
 from dreamactor.training.optim import optimisers_for
 from dreamactor.training.views import surface_views
@@ -40,18 +39,17 @@ CLOSE = 0.1
 ON_SHEET = 8
 
 
-@dataclass(frozen=True)
-class SurfaceTrainConfig:
+@dataclass(frozen=True, kw_only=True)
+class SurfaceTrainConfig(LoopConfig):
     """Settings of one run."""
 
     pool: Path
-    """Of `dreamactor world pool`."""
+    """Of `dreamactor world pool`, whole clips or short ones."""
     vae: Path
     """The autoencoder that is taught. If it knows surfaces already, it is taught further."""
     stills: Path | None = None
     """A folder of .jpg pictures to stand behind subjects (see scripts/stills.py)."""
     minutes: float = 5.0
-    """Time budget of training."""
     batch: int = 192
     """Pictures a step, over all processes."""
     frames: int = 60_000
@@ -63,25 +61,12 @@ class SurfaceTrainConfig:
     optimiser: str = "muon"
     """muon or adamw."""
     rate: float = 2e-3
-    """Highest learning rate."""
-    warmup: int = 100
-    """Steps until the rate is whole."""
-    decay_from: float = 0.3
-    """Share of the time after which the rate falls to 0."""
-    average: float = 0.998
-    """Decay of the average of the weights, which is what is written."""
     subject_weight: float = 0.5
     """Of the loss of showing the subject."""
     spread: float = 1.4
     """Deviation of the channels in the latents; over 1, noise hides them later than most."""
     consume: bool = False
     """Delete shards once taken in, all but the first, so that renderers go on."""
-    pause_minutes: float = math.inf
-    """Stop after so many minutes, to be resumed by the same command."""
-    compile: bool = True
-    """Compile blocks, on a GPU; the first step pays for it."""
-    seed: int = 0
-    """Of all draws."""
 
 
 def surface_loss(found: Surface, wanted: Tensor) -> tuple[Tensor, Tensor]:

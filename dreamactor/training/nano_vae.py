@@ -8,7 +8,6 @@ GPU under torchrun.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from dreamactor.conditioning.framing import to_picture
 from dreamactor.errors import ConfigError
 from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
-from dreamactor.training.loop import Loop, Worker, compile_blocks, identity, workers
+from dreamactor.training.loop import Loop, LoopConfig, Worker, compile_blocks, identity, workers
 from dreamactor.training.optim import optimisers_for
 from dreamactor.training.pool import TARGET_FRAMES, ShardFeed, ring
 
@@ -37,12 +36,10 @@ NUDGE = 0.25
 """Deviations by which a channel is moved to see what it shows."""
 
 
-@dataclass(frozen=True)
-class VAETrainConfig:
+@dataclass(frozen=True, kw_only=True)
+class VAETrainConfig(LoopConfig):
     """Settings of one run; lengths in frames and pixels, rates per step."""
 
-    pool: Path
-    """Of whole clips (`dreamactor world pool`)."""
     stills: Path | None = None
     """A folder of .jpg pictures (see scripts/stills.py)."""
     perceptual: Path | None = None
@@ -62,13 +59,8 @@ class VAETrainConfig:
     optimiser: str = "muon"
     """muon or adamw."""
     rate: float = 2e-3
-    """Highest learning rate."""
-    warmup: int = 100
-    """Steps until the rate is whole."""
     decay_from: float = 0.4
-    """Share of the time after which the rate falls to 0."""
     average: float = 0.997
-    """Decay of the average of the weights, which is what is written."""
     kl: float = 2e-4
     """Weight of the latents' divergence from the unit normal distribution."""
     perceptual_weight: float = 0.15
@@ -82,12 +74,6 @@ class VAETrainConfig:
     """Of crops that are of `stills`, if there are any."""
     decoder_only: bool = False
     """Leave the encoder, and so all latents, as they are."""
-    pause_minutes: float = math.inf
-    """Stop after so many minutes, to be resumed by the same command."""
-    compile: bool = True
-    """Compile blocks, on a GPU; the first step pays for it."""
-    seed: int = 0
-    """Of all draws."""
 
 
 class ClipPool:
