@@ -74,6 +74,21 @@ def test_refuses_wrong_lines(suite, file, change, message):
         load_suite(suite.root)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("human2human/0", "two cases are named human2human/0"),
+        ("human2human_0", "human2human/0 and human2human_0 would both be human2human_0.mp4"),
+    ],
+)
+def test_refuses_cases_that_share_a_result(suite, name, message):
+    path = suite.root / "cases.jsonl"
+    first, second = map(json.loads, path.read_text().splitlines())
+    path.write_text(f"{json.dumps(first)}\n{json.dumps({**second, 'name': name})}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_suite(suite.root)
+
+
 def test_refuses_what_is_missing(suite):
     path = suite.root / "media.jsonl"
     line = json.loads(path.read_text().splitlines()[0])

@@ -155,11 +155,17 @@ class Suite:
     """How it was made: command, seeds, digest of the cast."""
 
     def __post_init__(self) -> None:
-        names: set[str] = set()
+        names: dict[str, str] = {}
         for case in self.cases:
-            if case.name in names:
+            other = names.get(case.result_name)
+            if other == case.name:
                 raise ConfigError(f"{self.root}: two cases are named {case.name}")
-            names.add(case.name)
+            if other is not None:
+                raise ConfigError(
+                    f"{self.root}: results of cases {other} and {case.name} would both be "
+                    f"{case.result_name}.mp4: want another name for one"
+                )
+            names[case.result_name] = case.name
             for kind in ("reference", "driving", "truth"):
                 wanted = getattr(case, kind)
                 if wanted is None:
