@@ -74,6 +74,14 @@ def test_refuses_wrong_lines(suite, file, change, message):
         load_suite(suite.root)
 
 
+def test_refuses_a_key_that_is_given_twice(suite):
+    path = suite.root / "media.jsonl"
+    text = path.read_text()
+    path.write_text(text.replace('"age": "young"', '"age": "young", "age": "child"'))
+    with pytest.raises(ConfigError, match=r"media.jsonl:1: 'age' is given twice"):
+        load_suite(suite.root)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -342,8 +342,16 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _object(place: Path | str, text: str) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        held: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in held:
+                raise ConfigError(f"{place}: {key!r} is given twice: want it once")
+            held[key] = value
+        return held
+
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=once)
     except ValueError as error:
         raise ConfigError(f"{place}: no JSON: {error}") from error
     if not isinstance(found, dict):
