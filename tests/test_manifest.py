@@ -19,6 +19,8 @@ def suite(tmp_path):
 
 
 def test_same_suite_after_writing_and_reading(suite):
+    media = suite.media | {"red": replace(suite.media["red"], caption="a line\u2028of its own")}
+    suite = replace(suite, media=media)
     save_suite(replace(suite, about={"seed": 3}))
     again = load_suite(suite.root)
     assert (again.media, list(again.cases)) == (suite.media, list(suite.cases))
@@ -71,6 +73,15 @@ def test_refuses_wrong_lines(suite, file, change, message):
     first, *rest = path.read_text().splitlines()
     path.write_text("\n".join([json.dumps({**json.loads(first), **change}), *rest]) + "\n")
     with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
+        load_suite(suite.root)
+
+
+@pytest.mark.parametrize("file", ["suite.json", "media.jsonl", "cases.jsonl"])
+def test_refuses_text_that_is_no_utf8(suite, file):
+    path = suite.root / file
+    first, second, *rest = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([first, second[:-2] + b"\xe9" + second[-2:], *rest]))
+    with pytest.raises(ConfigError, match=f"{file}:2: byte 0xe9: want UTF-8"):
         load_suite(suite.root)
 
 

@@ -245,7 +245,7 @@ def load_suite(root: Path | str) -> Suite:
     path = root / "suite.json"
     if not path.is_file():
         raise ConfigError(f"{root}: no suite: want a folder with suite.json")
-    head = _object(path, path.read_text(encoding="utf-8"))
+    head = _object(path, _text(path))
     if head.get("format") != FORMAT:
         raise ConfigError(f"{path}: format={head.get('format')!r}: want {FORMAT}")
     missing = [key for key in ("name", "version", "licence") if not isinstance(head.get(key), str)]
@@ -335,10 +335,20 @@ def read_arrays(path: Path) -> Truth:
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; a suite has suite.json, media.jsonl, cases.jsonl")
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, text in enumerate(_text(path).split("\n"), 1):
         if text.strip():
             place = f"{path}:{number}"
             yield place, _object(place, text)
+
+
+def _text(path: Path) -> str:
+    whole = path.read_bytes()
+    try:
+        return whole.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = whole.count(b"\n", 0, error.start) + 1
+        byte = f"0x{whole[error.start]:02x}"
+        raise ConfigError(f"{path}:{line}: byte {byte}: want UTF-8") from error
 
 
 def _object(place: Path | str, text: str) -> dict[str, Any]:
