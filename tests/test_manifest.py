@@ -85,6 +85,27 @@ def test_refuses_text_that_is_no_utf8(suite, file):
         load_suite(suite.root)
 
 
+def test_refuses_links_that_lead_outside(suite, tmp_path):
+    """Of a file, of its folder, of arrays; links within, and to the suite, are read."""
+    (tmp_path / "link").symlink_to(suite.root)
+    assert len(load_suite(tmp_path / "link").media) == 4
+    for file, named in (("red.png", "red.png"), ("truth.npz", "truth.npz"), ("", "red.png")):
+        path, kept = suite.root / "media" / file, tmp_path / "kept"
+        path.rename(kept)
+        path.symlink_to(kept)
+        with pytest.raises(ConfigError, match=f"file 'media/{named}' leads to {kept}.*: want"):
+            load_suite(suite.root)
+        path.unlink()
+        kept.rename(path)
+    red = suite.path("red")
+    red.rename(red.with_name("inner.png"))
+    red.symlink_to("inner.png")
+    assert load_suite(suite.root).media == suite.media
+    red.unlink()
+    red.symlink_to("red.png")
+    assert load_suite(suite.root).media == suite.media  # a loop leads nowhere
+
+
 def test_refuses_a_key_that_is_given_twice(suite):
     path = suite.root / "media.jsonl"
     text = path.read_text()

@@ -19,6 +19,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -256,6 +257,9 @@ def load_suite(root: Path | str) -> Suite:
         found = _from(Media, line, place)
         if found.name in media:
             raise ConfigError(f"{place}: two media are named {found.name}")
+        for file in (found.file, found.arrays):
+            if file is not None:
+                _check_link(root, file, place)
         media[found.name] = found
     cases = [_from(SuiteCase, line, place) for place, line in _lines(root / "cases.jsonl")]
     if not cases:
@@ -427,6 +431,13 @@ def _check_file(name: str, file: str) -> None:
     path = PurePosixPath(file)
     if path.is_absolute() or ".." in path.parts or "\\" in file or not file:
         raise ConfigError(f"{name}: file {file!r}: want a path within the suite's folder")
+
+
+def _check_link(root: Path, file: str, place: str) -> None:
+    """Not by way of a link either."""
+    real = Path(os.path.realpath(root / file))  # Path.resolve raises at a loop before Python 3.13
+    if not real.is_relative_to(os.path.realpath(root)):
+        raise ConfigError(f"{place}: file {file!r} leads to {real}: want a file in {root}")
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
