@@ -183,4 +183,5 @@ def test_exact_suite_records_how_it_was_made(suite):
     assert about["cast"] == cast().digest
     assert about["settings"]["seed"] == 2
     assert "processes" not in about["settings"]
-    assert {p.stem for p in (suite.root / "sheets").glob("*.png")} == SHARES.keys()
+    cameras = {"camera-static", "camera-tracked"}
+    assert {p.stem for p in (suite.root / "sheets").glob("*.png")} == SHARES.keys() | cameras

@@ -2,7 +2,7 @@
 
     SUITE/suite.json, media.jsonl, cases.jsonl    see `bench.manifest`
     SUITE/media/driving, reference, truth         clips and pictures; arrays.npz beside truths
-    SUITE/sheets/SCENARIO.png                     six cases of each scenario
+    SUITE/sheets/SCENARIO.png, camera-CAMERA.png  six cases of each scenario and camera
     SUITE/build.json                              what it was asked for; other settings refuse
 
 A build that was stopped goes on: what is drawn stays, and the manifest is written at the end.
