@@ -47,7 +47,7 @@ from dreamactor.bench.world_sets import DrawnSet, draw_set
 from dreamactor.config import check_least
 from dreamactor.errors import AssetError, ConfigError
 from dreamactor.image import write_png
-from dreamactor.provenance import sha256
+from dreamactor.provenance import processor, sha256
 from dreamactor.runs import end_with_parent, write_text
 from dreamactor.video import write_clip
 from dreamactor.world.cast import load_cast
@@ -149,6 +149,7 @@ def build_suite(
         "cast": pack,
         "dreamactor": __version__,
         "driver": sorted({one.driver for one in made}),
+        "processor": processor(),
     }
     media = {m.name: m for one in made for m in one.media}
     cases = [case for one in made for case in one.cases]
