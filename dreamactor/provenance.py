@@ -99,6 +99,17 @@ def versions() -> dict[str, str]:
     return found
 
 
+def processor() -> str:
+    """This machine's, in words, such as "AMD EPYC 9B14"."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return " ".join(line.partition(":")[2].split())
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file, read in pieces."""
     digest = hashlib.sha256()

@@ -19,6 +19,8 @@ def suite(tmp_path):
 
 
 def test_same_suite_after_writing_and_reading(suite):
+    media = suite.media | {"red": replace(suite.media["red"], caption="a line\u2028of its own")}
+    suite = replace(suite, media=media)
     save_suite(replace(suite, about={"seed": 3}))
     again = load_suite(suite.root)
     assert (again.media, list(again.cases)) == (suite.media, list(suite.cases))
@@ -71,6 +73,59 @@ def test_refuses_wrong_lines(suite, file, change, message):
     first, *rest = path.read_text().splitlines()
     path.write_text("\n".join([json.dumps({**json.loads(first), **change}), *rest]) + "\n")
     with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
+        load_suite(suite.root)
+
+
+@pytest.mark.parametrize("file", ["suite.json", "media.jsonl", "cases.jsonl"])
+def test_refuses_text_that_is_no_utf8(suite, file):
+    path = suite.root / file
+    first, second, *rest = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([first, second[:-2] + b"\xe9" + second[-2:], *rest]))
+    with pytest.raises(ConfigError, match=f"{file}:2: byte 0xe9: want UTF-8"):
+        load_suite(suite.root)
+
+
+def test_refuses_links_that_lead_outside(suite, tmp_path):
+    """Of a file, of its folder, of arrays; links within, and to the suite, are read."""
+    (tmp_path / "link").symlink_to(suite.root)
+    assert len(load_suite(tmp_path / "link").media) == 4
+    for file, named in (("red.png", "red.png"), ("truth.npz", "truth.npz"), ("", "red.png")):
+        path, kept = suite.root / "media" / file, tmp_path / "kept"
+        path.rename(kept)
+        path.symlink_to(kept)
+        with pytest.raises(ConfigError, match=f"file 'media/{named}' leads to {kept}.*: want"):
+            load_suite(suite.root)
+        path.unlink()
+        kept.rename(path)
+    red = suite.path("red")
+    red.rename(red.with_name("inner.png"))
+    red.symlink_to("inner.png")
+    assert load_suite(suite.root).media == suite.media
+    red.unlink()
+    red.symlink_to("red.png")
+    assert load_suite(suite.root).media == suite.media  # a loop leads nowhere
+
+
+def test_refuses_a_key_that_is_given_twice(suite):
+    path = suite.root / "media.jsonl"
+    text = path.read_text()
+    path.write_text(text.replace('"age": "young"', '"age": "young", "age": "child"'))
+    with pytest.raises(ConfigError, match=r"media.jsonl:1: 'age' is given twice"):
+        load_suite(suite.root)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("human2human/0", "two cases are named human2human/0"),
+        ("human2human_0", "human2human/0 and human2human_0 would both be human2human_0.mp4"),
+    ],
+)
+def test_refuses_cases_that_share_a_result(suite, name, message):
+    path = suite.root / "cases.jsonl"
+    first, second = map(json.loads, path.read_text().splitlines())
+    path.write_text(f"{json.dumps(first)}\n{json.dumps({**second, 'name': name})}\n")
+    with pytest.raises(ConfigError, match=message):
         load_suite(suite.root)
 
 

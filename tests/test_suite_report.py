@@ -47,6 +47,30 @@ def test_exact_tables_hold_the_records(run):
     assert {m["scenario"] for m in means} == {None, "human2human", "human2animal"}
 
 
+def test_exact_tables_by_axis_hold_the_records(run):
+    """Of two cases with one driving clip the references alone differ, in their subject."""
+    suite, out = run
+    write_report(suite, out)
+    (first,) = [r for r in collect(out) if (r.system, r.case) == ("copy", "human2human/0")]
+    section = (out / "report.md").read_text().partition("## By axis")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert rows[0] == "| reference subject | system | clips | PSNR dB ↑ | following ↑ |"
+    starts = [tuple(row.split(" | ")[:3]) for row in rows[2:]]
+    systems = ("warp", "copy", "driving")
+    assert starts == [(f"| {kind}", name, "1") for kind in ("animal", "human") for name in systems]
+    assert f"| human | copy | 1 | {first.values['psnr']:.2f} |" in section
+    by_axis = json.loads((out / "report.json").read_text())["axes"]
+    assert {(m["axis"], m["value"]) for m in by_axis} == {
+        ("reference subject", "animal"), ("reference subject", "human"),
+    }  # fmt: skip
+    (row,) = [
+        m
+        for m in by_axis
+        if (m["system"], m["value"], m["metric"]) == ("copy", "human", "following")
+    ]
+    assert (row["mean"], row["clips"]) == (first.values["following"], 1)
+
+
 def test_exact_the_page_needs_no_other_file(run):
     suite, out = run
     page = write_report(suite, out).read_text()

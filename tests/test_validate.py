@@ -104,6 +104,37 @@ def test_exact_faults_of_arrays(suite, change, message):
     assert re.search(message, faults[0])
 
 
+@pytest.mark.parametrize(
+    ("scenario", "changes", "faults"),
+    [
+        ("human2human", {"red": {"subject": "animal"}, "red-truth": {"subject": "animal"}},
+         ["red has subject=animal, want human"]),
+        ("human2toon", {}, ["red has subject=human, want cartoon"]),
+        ("toon2toon", {}, [f"{name} has subject=human, want cartoon" for name in ("blue", "red")]),
+        ("human2human", {"blue": {"subjects": 2}}, ["blue has subjects=2, want 1"]),
+        ("half2full", {}, ["blue has region=full, want upper"]),
+        ("half2full", {"blue": {"region": "upper"}, "red": {"region": "face"}},
+         ["red has region=face, want full"]),
+        ("half2full", {"blue": {"region": "upper"}}, []),
+        ("one2many", {}, ["red has subjects=1, want several"]),
+        ("many2many", {}, [f"{name} has subjects=1, want several" for name in ("blue", "red")]),
+        ("many2many", {"blue": {"subjects": 3}, "red": {"subjects": 2}},
+         ["red has subjects=2, driving clip 3", "red-truth has subjects=1, reference 2"]),
+        ("human2human", {"red-truth": {"subject": "object"}},
+         ["red-truth has subject=object, reference human"]),
+        ("animal2animal", {
+            "blue": {"subject": "animal"}, "red": {"subject": "animal", "species": "fox"},
+            "red-truth": {"subject": "animal", "species": "goat"},
+        }, ["red-truth has species=goat, reference fox"]),
+    ],
+)  # fmt: skip
+def test_exact_faults_of_scenarios(suite, scenario, changes, faults):
+    media = suite.media | {n: replace(suite.media[n], **more) for n, more in changes.items()}
+    case = replace(suite.cases[0], scenario=scenario)
+    found = faults_of(replace(suite, media=media, cases=[case]))
+    assert [f for f in found if f.startswith(case.name)] == [f"{case.name}: {f}" for f in faults]
+
+
 def test_exact_media_without_licence_or_case(suite):
     media = suite.media | {"red": replace(suite.media["red"], licence=" ")}
     cases = [case for case in suite.cases if case.scenario == "human2human"]

@@ -17,6 +17,7 @@ from dreamactor.bench.validate import faults_of
 from dreamactor.bench.world_plan import CASES, PLAN, SHARES, age_of_member, sets
 from dreamactor.bench.world_suite import SetMaker, Source, WorldSuiteConfig, build_suite
 from dreamactor.errors import AssetError, ConfigError
+from dreamactor.provenance import processor
 from dreamactor.world.cast import Cast, load_cast
 from dreamactor.world.render import Renderer
 
@@ -183,4 +184,6 @@ def test_exact_suite_records_how_it_was_made(suite):
     assert about["cast"] == cast().digest
     assert about["settings"]["seed"] == 2
     assert "processes" not in about["settings"]
-    assert {p.stem for p in (suite.root / "sheets").glob("*.png")} == SHARES.keys()
+    assert about["processor"] == processor()
+    cameras = {"camera-static", "camera-tracked"}
+    assert {p.stem for p in (suite.root / "sheets").glob("*.png")} == SHARES.keys() | cameras

@@ -19,6 +19,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -155,11 +156,17 @@ class Suite:
     """How it was made: command, seeds, digest of the cast."""
 
     def __post_init__(self) -> None:
-        names: set[str] = set()
+        names: dict[str, str] = {}
         for case in self.cases:
-            if case.name in names:
+            other = names.get(case.result_name)
+            if other == case.name:
                 raise ConfigError(f"{self.root}: two cases are named {case.name}")
-            names.add(case.name)
+            if other is not None:
+                raise ConfigError(
+                    f"{self.root}: results of cases {other} and {case.name} would both be "
+                    f"{case.result_name}.mp4: want another name for one"
+                )
+            names[case.result_name] = case.name
             for kind in ("reference", "driving", "truth"):
                 wanted = getattr(case, kind)
                 if wanted is None:
@@ -239,7 +246,7 @@ def load_suite(root: Path | str) -> Suite:
     path = root / "suite.json"
     if not path.is_file():
         raise ConfigError(f"{root}: no suite: want a folder with suite.json")
-    head = _object(path, path.read_text(encoding="utf-8"))
+    head = _object(path, _text(path))
     if head.get("format") != FORMAT:
         raise ConfigError(f"{path}: format={head.get('format')!r}: want {FORMAT}")
     missing = [key for key in ("name", "version", "licence") if not isinstance(head.get(key), str)]
@@ -250,6 +257,9 @@ def load_suite(root: Path | str) -> Suite:
         found = _from(Media, line, place)
         if found.name in media:
             raise ConfigError(f"{place}: two media are named {found.name}")
+        for file in (found.file, found.arrays):
+            if file is not None:
+                _check_link(root, file, place)
         media[found.name] = found
     cases = [_from(SuiteCase, line, place) for place, line in _lines(root / "cases.jsonl")]
     if not cases:
@@ -329,15 +339,33 @@ def read_arrays(path: Path) -> Truth:
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; a suite has suite.json, media.jsonl, cases.jsonl")
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, text in enumerate(_text(path).split("\n"), 1):
         if text.strip():
             place = f"{path}:{number}"
             yield place, _object(place, text)
 
 
-def _object(place: Path | str, text: str) -> dict[str, Any]:
+def _text(path: Path) -> str:
+    whole = path.read_bytes()
     try:
-        found = json.loads(text)
+        return whole.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = whole.count(b"\n", 0, error.start) + 1
+        byte = f"0x{whole[error.start]:02x}"
+        raise ConfigError(f"{path}:{line}: byte {byte}: want UTF-8") from error
+
+
+def _object(place: Path | str, text: str) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        held: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in held:
+                raise ConfigError(f"{place}: {key!r} is given twice: want it once")
+            held[key] = value
+        return held
+
+    try:
+        found = json.loads(text, object_pairs_hook=once)
     except ValueError as error:
         raise ConfigError(f"{place}: no JSON: {error}") from error
     if not isinstance(found, dict):
@@ -403,6 +431,13 @@ def _check_file(name: str, file: str) -> None:
     path = PurePosixPath(file)
     if path.is_absolute() or ".." in path.parts or "\\" in file or not file:
         raise ConfigError(f"{name}: file {file!r}: want a path within the suite's folder")
+
+
+def _check_link(root: Path, file: str, place: str) -> None:
+    """Not by way of a link either."""
+    real = Path(os.path.realpath(root / file))  # Path.resolve raises at a loop before Python 3.13
+    if not real.is_relative_to(os.path.realpath(root)):
+        raise ConfigError(f"{place}: file {file!r} leads to {real}: want a file in {root}")
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

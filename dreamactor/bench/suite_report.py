@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dreamactor.bench import stats
-from dreamactor.bench.manifest import Suite
+from dreamactor.bench.manifest import AXES, Suite
 from dreamactor.bench.metrics.distance import jackknife
 from dreamactor.bench.metrics.table import METRICS, Metric
 from dreamactor.bench.report import ARROWS
@@ -36,6 +36,8 @@ BRIEF = (
     "dynamic_degree",
 )
 """Metrics of the tables by scenario."""
+MAIN = ("psnr", "lpips", "following")
+"""Metrics of the tables by axis."""
 FEWEST = 8
 """Clips from which on the distance of sets is told."""
 NOTED = 5
@@ -70,6 +72,13 @@ def values(records: Iterable[SuiteRecord], system: str, metric: str) -> dict[str
     return {r.case: r.values[metric] for r in records if r.system == system and metric in r.values}
 
 
+def axes(records: Sequence[SuiteRecord]) -> dict[str, list[str]]:
+    """Values of every axis on which cases differ, such as "driving camera": static, tracked."""
+    named = [f"{side} {axis}" for side in ("reference", "driving") for axis in AXES]
+    found = {axis: sorted({r.groups[axis] for r in records if axis in r.groups}) for axis in named}
+    return {axis: known for axis, known in found.items() if len(known) > 1}
+
+
 def markdown(suite: Suite, head: Mapping[str, Any], records: Sequence[SuiteRecord]) -> str:
     """report.md."""
     systems, columns = list(head["systems"]), shown(records)
@@ -94,6 +103,7 @@ def markdown(suite: Suite, head: Mapping[str, Any], records: Sequence[SuiteRecor
         held = [r for r in records if r.groups["scenario"] == scenario]
         if held:
             parts += [f"## {scenario}", _table(held, systems, brief)]
+    parts += _by_axis(records, systems, [c for c in columns if c.name in MAIN])
     parts += _lacking(suite, records, systems)
     parts += [
         "## Systems",
@@ -105,23 +115,68 @@ def markdown(suite: Suite, head: Mapping[str, Any], records: Sequence[SuiteRecor
 def summary(
     suite: Suite, head: Mapping[str, Any], records: Sequence[SuiteRecord]
 ) -> dict[str, Any]:
-    """report.json: every mean with its interval, overall and by scenario."""
-    columns = shown(records)
-    rows = []
+    """report.json: every mean with its interval, overall and by scenario; the main ones by axis."""
+    systems, columns = list(head["systems"]), shown(records)
+    means: list[dict[str, Any]] = []
     for scenario in (None, *dict.fromkeys(case.scenario for case in suite.cases)):
         held = [r for r in records if scenario in (None, r.groups["scenario"])]
-        for system in head["systems"]:
-            for column in columns:
-                found = stats.bootstrap(values(held, system, column.name).values())
-                if found.clips:
-                    about = {"system": system, "scenario": scenario, "metric": column.name}
-                    rows.append({**about, **asdict(found)})
-    return {**head, "cases": len(suite.cases), "means": rows}
+        means += _means(held, systems, columns, {"scenario": scenario})
+    main = [c for c in columns if c.name in MAIN]
+    by_axis: list[dict[str, Any]] = []
+    for axis, known in axes(records).items():
+        for value in known:
+            held = [r for r in records if r.groups.get(axis) == value]
+            by_axis += _means(held, systems, main, {"axis": axis, "value": value})
+    return {**head, "cases": len(suite.cases), "means": means, "axes": by_axis}
+
+
+def _means(
+    records: Sequence[SuiteRecord],
+    systems: Sequence[str],
+    columns: Sequence[Metric],
+    about: Mapping[str, str | None],
+) -> Iterator[dict[str, Any]]:
+    for system in systems:
+        for column in columns:
+            found = stats.bootstrap(values(records, system, column.name).values())
+            if found.clips:
+                yield {"system": system, **about, "metric": column.name, **asdict(found)}
 
 
 def _table(
     records: Sequence[SuiteRecord], systems: Sequence[str], columns: Sequence[Metric]
 ) -> str:
+    return stats.markdown_table(_titles(columns), _rows(records, systems, columns))
+
+
+def _by_axis(
+    records: Sequence[SuiteRecord], systems: Sequence[str], columns: Sequence[Metric]
+) -> list[str]:
+    tables = []
+    for axis, known in axes(records).items():
+        rows = []
+        for value in known:
+            held = [r for r in records if r.groups.get(axis) == value]
+            rows += [[value, *row] for row in _rows(held, systems, columns)]
+        tables.append(stats.markdown_table([axis, *_titles(columns)], rows))
+    if not tables:
+        return []
+    note = (
+        "Axes on which cases differ, of reference and driving clip. Rows are of other cases, so "
+        "they differ in more than the axis; cases of which it is not said are in none. A case "
+        "without truth has no PSNR and no ST-LPIPS."
+    )
+    return ["## By axis", note, *tables]
+
+
+def _titles(columns: Sequence[Metric]) -> list[str]:
+    return ["system", "clips", *(f"{c.title} {ARROWS[c.better]}" for c in columns)]
+
+
+def _rows(
+    records: Sequence[SuiteRecord], systems: Sequence[str], columns: Sequence[Metric]
+) -> list[list[str]]:
+    """One a system that has clips."""
     rows = []
     for system in systems:
         clips = sum(r.system == system for r in records)
@@ -132,8 +187,7 @@ def _table(
                 for x, c in zip(found, columns, strict=True)
             ]
             rows.append([system, str(clips), *cells])
-    titles = (f"{c.title} {ARROWS[c.better]}" for c in columns)
-    return stats.markdown_table(["system", "clips", *titles], rows)
+    return rows
 
 
 def _differences(

@@ -1,4 +1,4 @@
-"""Contact sheets of a suite: six cases of each scenario, as reference, driving clip and truth."""
+"""Contact sheets of a suite, a scenario or camera each: reference, driving clip and truth."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ LETTERS = 90
 
 
 def write_sheets(suite: Suite) -> None:
-    """Write SUITE/sheets/SCENARIO.png of every scenario."""
+    """Write SUITE/sheets/SCENARIO.png of every scenario, camera-CAMERA.png of every camera."""
     folder = open_folder(suite.root / "sheets")
-    for name in dict.fromkeys(case.scenario for case in suite.cases):
-        cases = [case for case in suite.cases if case.scenario == name]
+    groups: dict[str, list[SuiteCase]] = {}
+    for case in suite.cases:
+        groups.setdefault(case.scenario, []).append(case)
+        if (camera := suite.media[case.driving].camera) is not None:
+            groups.setdefault(f"camera-{camera}", []).append(case)
+    for name, cases in groups.items():
         write_png(folder / f"{name}.png", sheet(suite, spread(cases)))
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from pathlib import Path
 
 from dreamactor.bench import stats
 from dreamactor.bench.cases import Studio
 from dreamactor.bench.systems import Animation
-from dreamactor.provenance import Stages
+from dreamactor.provenance import Stages, processor
 from dreamactor.runs import write_text
 
 CLIPS = 3  # timed one by one, after one that is not counted
@@ -18,15 +17,7 @@ CLIPS = 3  # timed one by one, after one that is not counted
 
 def hardware(device: str) -> str:
     """The machine in words, such as "2 CPU cores (AMD EPYC 9B14), 1 NVIDIA H100"."""
-    model = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = " ".join(line.partition(":")[2].split())
-                break
-    except OSError:
-        pass
-    words = f"{os.cpu_count()} CPU cores ({model})"
+    words = f"{os.cpu_count()} CPU cores ({processor()})"
     if device == "cpu":
         return words
     import torch

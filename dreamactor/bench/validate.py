@@ -1,8 +1,8 @@
 """Looks at every file of a suite, and names all that is wrong with it.
 
 A suite may come from anybody, so nothing is taken for granted: files, digests, decoders, sizes,
-what lies in the arrays, and two ways in which a benchmark deceives itself - one reference that
-counts twice, and a driving clip that is the answer.
+what lies in the arrays, whether a case shows what its scenario says, and two ways in which a
+benchmark deceives itself - one reference that counts twice, and a driving clip that is the answer.
 """
 
 from __future__ import annotations
@@ -26,6 +26,12 @@ NEAR = 2.0
 OUTSIDE = 10.0
 """Sides of the picture that a joint may lie beyond its edge; the feet of a portrait lie seven."""
 
+SAID = {
+    "human": ("subject", "human"), "toon": ("subject", "cartoon"), "animal": ("subject", "animal"),
+    "object": ("subject", "object"), "half": ("region", "upper"), "full": ("region", "full"),
+}  # fmt: skip
+"""What either word of a scenario says of its medium, besides how many are seen."""
+
 
 @dataclass(frozen=True)
 class _Seen:
@@ -45,6 +51,7 @@ def faults_of(suite: Suite) -> Iterator[str]:
     yield from _of_arrays(suite, seen)
     yield from _twice(suite, "reference")
     for case in suite.cases:
+        yield from _of_scenario(suite, case)
         yield from _of_case(suite, case, seen)
     used = {name for c in suite.cases for name in (c.reference, c.driving, c.truth)}
     yield from (f"{name}: in no case" for name in suite.media if name not in used)
@@ -131,6 +138,32 @@ def _twice(suite: Suite, kind: str) -> Iterator[str]:
             if media.sha256 in first:
                 yield f"{media.name}: the same file as {first[media.sha256]}"
             first.setdefault(media.sha256, media.name)
+
+
+def _of_scenario(suite: Suite, case: SuiteCase) -> Iterator[str]:
+    """Driver and reference are what the scenario says, and the truth shows the reference's."""
+    clip, picture = suite.media[case.driving], suite.media[case.reference]
+    words = case.scenario.split("2")
+    for media, word in zip((clip, picture), words, strict=True):
+        if word in SAID:
+            axis, wanted = SAID[word]
+            if (found := getattr(media, axis)) != wanted:
+                yield f"{case.name}: {media.name} has {axis}={found}, want {wanted}"
+        if (media.subjects > 1) != (word == "many"):
+            wanted = "several" if word == "many" else "1"
+            yield f"{case.name}: {media.name} has subjects={media.subjects}, want {wanted}"
+    if words == ["many", "many"] and clip.subjects != picture.subjects:
+        yield (
+            f"{case.name}: {picture.name} has subjects={picture.subjects}, "
+            f"driving clip {clip.subjects}"
+        )
+    if case.truth is None:
+        return
+    truth = suite.media[case.truth]
+    for axis in ("subject", "species", "subjects"):
+        ours, theirs = getattr(truth, axis), getattr(picture, axis)
+        if None not in (ours, theirs) and ours != theirs:
+            yield f"{case.name}: {truth.name} has {axis}={ours}, reference {theirs}"
 
 
 def _of_case(suite: Suite, case: SuiteCase, seen: Mapping[str, _Seen]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
     SUITE/suite.json, media.jsonl, cases.jsonl    see `bench.manifest`
     SUITE/media/driving, reference, truth         clips and pictures; arrays.npz beside truths
-    SUITE/sheets/SCENARIO.png                     six cases of each scenario
+    SUITE/sheets/SCENARIO.png, camera-CAMERA.png  six cases of each scenario and camera
     SUITE/build.json                              what it was asked for; other settings refuse
 
 A build that was stopped goes on: what is drawn stays, and the manifest is written at the end.
@@ -47,7 +47,7 @@ from dreamactor.bench.world_sets import DrawnSet, draw_set
 from dreamactor.config import check_least
 from dreamactor.errors import AssetError, ConfigError
 from dreamactor.image import write_png
-from dreamactor.provenance import sha256
+from dreamactor.provenance import processor, sha256
 from dreamactor.runs import end_with_parent, write_text
 from dreamactor.video import write_clip
 from dreamactor.world.cast import load_cast
@@ -149,6 +149,7 @@ def build_suite(
         "cast": pack,
         "dreamactor": __version__,
         "driver": sorted({one.driver for one in made}),
+        "processor": processor(),
     }
     media = {m.name: m for one in made for m in one.media}
     cases = [case for one in made for case in one.cases]
