@@ -1,5 +1,6 @@
 """The studio's queue: no job lost, none done twice, and the world can be killed at any time."""
 
+import math
 import os
 import signal
 import sqlite3
@@ -323,5 +324,8 @@ def test_exact_workers_that_die_or_hang_are_replaced(files, monkeypatch):
 def test_refuses_limits_that_cannot_be():
     with pytest.raises(ConfigError, match="queue=0: want 1 or more"):
         Limits(queue=0)
+    for name in ("seconds", "decode_seconds", "patience"):
+        with pytest.raises(ConfigError, match=f"{name}=inf: want a finite number"):
+            Limits(**{name: math.inf})
     with pytest.raises(ConfigError, match="unknown setting 'qeue'; nearest is queue"):
         Setup(limit=Section(qeue="3"))

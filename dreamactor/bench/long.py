@@ -39,7 +39,7 @@ from dreamactor.bench.perceptual import Perceptual
 from dreamactor.bench.settings import open_folder
 from dreamactor.bench.timing import hardware
 from dreamactor.conditioning.canvas import LatentGrid
-from dreamactor.config import check_device, check_least
+from dreamactor.config import check_device, check_finite, check_least
 from dreamactor.diffusion.animator import Animator
 from dreamactor.diffusion.segments import Guard, plan
 from dreamactor.errors import ConfigError
@@ -88,6 +88,7 @@ class LongConfig:
 
     def __post_init__(self) -> None:
         check_least(self, {"count": 1, "seconds": 4, "threads": 1})
+        check_finite(self, "seconds")
         check_device(self.device)
         for guard in self.all_guards:
             if guard not in get_args(Guard):

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from dreamactor.backbones.catalogue import CATALOGUE, Dtype, Offload
 from dreamactor.backbones.load import Variant
 from dreamactor.backbones.presets import Choice, Preset, chosen, offered
-from dreamactor.config import Section, check_least, from_words
+from dreamactor.config import Section, check_finite, check_least, from_words
 from dreamactor.diffusion.job import AnimateConfig
 from dreamactor.errors import ConfigError
 from dreamactor.mllm import Describer
@@ -66,9 +66,10 @@ class Limits:
         """Check every value.
 
         Raises:
-            ConfigError: One is too small.
+            ConfigError: One is too small, or has no end.
         """
         check_least(self, dict.fromkeys(vars(self), 1) | {"seconds": 0.1, "patience": 0.1})
+        check_finite(self, "seconds", "decode_seconds", "patience")
 
     def bytes_of(self, kind: str) -> int:
         """Most bytes of an upload."""
