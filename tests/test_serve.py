@@ -183,7 +183,10 @@ def test_refuses_orders_in_one_line(root, inputs):
             ({"variant": "pose"}, 422, "this server has weights for rgb"),
             ({"variant": "both"}, 422, "variant"),
             ({"weights": "/etc"}, 422, "weights: Extra inputs are not permitted"),
-            ({"prompt": "x" * 1001}, 422, "prompt"),
+            ({"prompt": "x" * 1001}, 422, "prompt: String should have at most 1000"),
+            ({"prompt": "a\0b"}, 422, "prompt: Value error, want no control characters"),
+            ({"negative": "\x1b[2J"}, 422, "negative: Value error, want no control"),
+            ({"prompt": "\ud800"}, 422, "prompt"),
             ({"seed": -1}, 422, "seed"),
         ]:
             found, _, said = client.ask("POST", "/jobs", order | change)
@@ -192,6 +195,9 @@ def test_refuses_orders_in_one_line(root, inputs):
             )  # fmt: skip
         for body, kind in ((b"{", "application/json"), (b"[]", "application/json"), (b"", "x/y")):
             assert client.ask("POST", "/jobs", body=body, headers={"Content-Type": kind})[0] == 422
+        for before in (-1, 1 << 63, 10**23):
+            found, _, said = client.ask("GET", f"/jobs?before={before}")
+            assert (found, said["error"].startswith("before: Input should be")) == (422, True)
         assert client.ask("PATCH", "/jobs")[0] == 405
         assert client.get("/jobs") == []
 
@@ -288,6 +294,8 @@ def test_refuses_settings_in_one_line(tmp_path, monkeypatch, capsys):
         (["--host", "0.0.0.0"], "without a token"),
         (["--device", "tpu"], "want cpu, cuda or cuda:N"),
         (["--port", "99999"], "cannot be listened on"),
+        (["--folder", str(tmp_path / "file")], "file: cannot be written: File exists"),
+        (["--folder", str(tmp_path / "file" / "in")], "in: cannot be written: Not a directory"),
     ]:
         for command in ("serve", "studio"):
             call = ["dreamactor", command, "--folder", str(tmp_path / "f"), *words]

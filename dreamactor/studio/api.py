@@ -345,7 +345,8 @@ def _jobs(app: FastAPI, server: Server) -> None:
 
     @app.get("/jobs")
     def jobs(
-        count: Annotated[int, Query(ge=1, le=200)] = 50, before: int | None = None
+        count: Annotated[int, Query(ge=1, le=200)] = 50,
+        before: Annotated[int | None, Query(ge=0, lt=1 << 63)] = None,
     ) -> list[dict[str, Any]]:
         """The newest jobs, newest first; `before` is a number, for the page after."""
         return [server.shown(job) for job in queue.jobs(count, before)]
