@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dreamactor.backbones.base import Native
+from dreamactor.backbones.headers import read_manifest
 from dreamactor.backbones.layers import STRIDE_S, STRIDE_T
-from dreamactor.backbones.nano import DATA, read_manifest
+from dreamactor.backbones.nano import DATA
 from dreamactor.bench import stats
 from dreamactor.bench.manifest import read_clip
 from dreamactor.bench.metrics import lpips_each, sharpness_ratio, subject_box
