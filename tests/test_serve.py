@@ -27,6 +27,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 pytest.importorskip("fastapi", reason="no web framework: pip install 'dreamactor[studio]'")
+from fake_animator import tell
 from serving import Client, Fake, served, write_inputs
 
 from dreamactor import cli
@@ -39,6 +40,7 @@ from dreamactor.studio.guard import Access
 from dreamactor.studio.queue import Queue
 from dreamactor.studio.server import Place, access
 from dreamactor.studio.settings import Setup
+from dreamactor.studio.words import Words
 from dreamactor.video import probe
 
 TESTS = Path(__file__).parent
@@ -158,6 +160,14 @@ def test_exact_describing(client, inputs):
     order = client.order(*inputs)
     part = {"reference": order["reference"], "driving": order["driving"], "start": 0.5}
     assert client.ask("POST", "/describe", part)[2]["prompt"] == "a thing moves from 0.5"
+
+
+def test_refuses_to_describe_without_a_path_of_the_server(root, inputs):
+    with served(root, words=Words("auto", tell)) as client:
+        order = client.order(*inputs)
+        part = {"reference": order["reference"], "driving": order["driving"]}
+        status, _, said = client.ask("POST", "/describe", part)
+        assert (status, said) == (422, {"error": "the driving clip: no describer here"})
 
 
 def test_exact_every_call_is_in_the_openapi_description(client):
