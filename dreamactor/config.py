@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import math
 import re
 import textwrap
 import types
@@ -192,18 +193,29 @@ def _meanings(cls: type) -> dict[str, str]:
 
 
 def check_least(config: object, least: Mapping[str, float]) -> None:
-    """Refuse numbers that are too small.
+    """Refuse numbers that are too small, or none at all (NaN).
 
     Args:
         config: Has an attribute of every name.
         least: Names to the least value that works.
 
     Raises:
-        ConfigError: Names the first that is smaller.
+        ConfigError: Names the first that is.
     """
     for name, value in least.items():
-        if getattr(config, name) < value:
+        if not getattr(config, name) >= value:
             raise ConfigError(f"{name}={getattr(config, name)}: want {value} or more")
+
+
+def check_finite(config: object, *names: str) -> None:
+    """Refuse infinity, where without an end nothing would work.
+
+    Raises:
+        ConfigError: Names the first attribute that is not finite.
+    """
+    for name in names:
+        if not math.isfinite(getattr(config, name)):
+            raise ConfigError(f"{name}={getattr(config, name)}: want a finite number")
 
 
 def check_device(device: str) -> None:
@@ -240,7 +252,12 @@ def parse(key: str, text: str, kind: Any) -> Any:
         raise ConfigError(f"{key}: want settings of it, such as {key}.key=value")
     if kind in (int, float, str, Path):
         try:
-            return kind(text)
+            value = kind(text)
         except ValueError as error:
             raise ConfigError(f"{key}={text}: want {kind.__name__}") from error
+        if (
+            value != value
+        ):  # NaN, which passes for any number where one asks whether it is too small
+            raise ConfigError(f"{key}={text}: want a number")
+        return value
     raise ConfigError(f"{key}: cannot be set from the command line")

@@ -36,6 +36,8 @@ OFFLINE: dict[str, Any] = {
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": True},
     "builder": {"thumbnail": {"enabled": False}},
 }
+UNTRUSTED = "signingCredential.untrusted"
+"""Code of a signature by somebody whom nobody here knows, which alone is no fault."""
 LONGEST = 200
 """Characters of a foreign text that are shown."""
 
@@ -248,11 +250,8 @@ def _read(library: Any, path: Path, data: bytes | None, context: Any) -> dict[st
 
 def _seen(report: Mapping[str, Any], where: str) -> Seen:
     manifest = (report.get("manifests") or {}).get(report.get("active_manifest")) or {}
-    failed = [
-        str(told.get("code"))
-        for told in report.get("validation_status") or []
-        if told.get("code") != "signingCredential.untrusted"
-    ]
+    codes = [str(told.get("code")) for told in report.get("validation_status") or []]
+    failed = [code for code in codes if code != UNTRUSTED]
     valid = report.get("validation_state") in ("Valid", "Trusted") and manifest and not failed
     told = {item.get("label"): item.get("data") for item in manifest.get("assertions", [])}
     made = [*manifest.get("claim_generator_info", []), {}][0]
@@ -260,7 +259,7 @@ def _seen(report: Mapping[str, Any], where: str) -> Seen:
     return Seen(
         "valid" if valid else "broken",
         where,
-        _by(manifest.get("signature_info") or {}, report.get("validation_state") == "Trusted"),
+        _by(manifest.get("signature_info") or {}, UNTRUSTED not in codes),
         shown(f"{made.get('name', 'unknown')} {made.get('version', '')}".strip()),
         any(_generated(data) for name, data in told.items() if str(name).startswith(ACTIONS)),
         tuple(sorted({shown(code) for code in failed})) or (() if valid else ("not valid",)),

@@ -58,7 +58,7 @@ def tell(reference, driving, start, end, describer):
     if describer == "offline":
         texts = {"motion": "m", "appearance": "a", "prompt": f"a thing moves from {start:g}"}
         return {**texts, "sources": dict.fromkeys(texts, "offline")}
-    raise MediaError("no describer here")
+    raise MediaError(f"{driving}: no describer here")
 
 
 if __name__ == "__main__":

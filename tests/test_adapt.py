@@ -24,9 +24,10 @@ from tiny_stage import SHAPE, write_files
 from torch.testing import assert_close
 
 from dreamactor.backbones.catalogue import Mode
+from dreamactor.backbones.headers import read_header
 from dreamactor.backbones.lora import AdapterInfo, adapter_state, attach, read_info, save_adapter
 from dreamactor.backbones.nano import load_transformer
-from dreamactor.backbones.weights import load_weights, read_header, save_weights
+from dreamactor.backbones.weights import load_weights, save_weights
 from dreamactor.cli import main
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.provenance import sha256

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -9,7 +10,16 @@ from typing import ClassVar, Literal
 import pytest
 import torch
 
-from dreamactor.config import Section, Setting, check_device, from_file, from_words, settings_of
+from dreamactor.config import (
+    Section,
+    Setting,
+    check_device,
+    check_finite,
+    check_least,
+    from_file,
+    from_words,
+    settings_of,
+)
 from dreamactor.errors import ConfigError
 from dreamactor.runs import RunFolder, generator, numpy_generator, seed_of, write_text
 
@@ -77,6 +87,7 @@ def test_bad_files_are_refused(tmp_path: Path, text: str, words: list[str], mess
         (["near=1"], "unknown setting 'near'.*start, motion$"),
         (["pool=a", "pool=b"], "given twice"),
         (["pool=a", "batch=1.5"], "want int"),
+        (["pool=a", "minutes=nan"], "minutes=nan: want a number"),
         (["pool=a", "compile=yes"], "want true or false"),
         (["pool=a", "motion=dirty"], "want one of clean, noised"),
         ([], "pool: not given; want pool=..."),
@@ -85,6 +96,15 @@ def test_bad_files_are_refused(tmp_path: Path, text: str, words: list[str], mess
 def test_bad_words_are_refused(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         from_words(Settings, words)
+
+
+def test_numbers_without_end_or_none_at_all_are_refused() -> None:
+    endless = from_words(Settings, ["pool=a", "minutes=inf"])
+    check_least(endless, {"minutes": 1})
+    with pytest.raises(ConfigError, match="minutes=inf: want a finite number"):
+        check_finite(endless, "batch", "minutes")
+    with pytest.raises(ConfigError, match="minutes=nan: want 1 or more"):
+        check_least(Settings(Path("a"), math.nan), {"minutes": 1})
 
 
 @dataclass(frozen=True)

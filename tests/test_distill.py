@@ -14,9 +14,10 @@ from tiny_stage import write_files
 from torch.testing import assert_close
 
 from dreamactor.backbones.base import Native, Trainee
+from dreamactor.backbones.headers import read_header
 from dreamactor.backbones.load import load_trainee
 from dreamactor.backbones.lora import AdapterInfo, read_info
-from dreamactor.backbones.weights import load_weights, read_header, save_weights
+from dreamactor.backbones.weights import load_weights, save_weights
 from dreamactor.conditioning.canvas import LatentGrid, motion_half
 from dreamactor.diffusion.flow import schedule
 from dreamactor.diffusion.sampler import beside, sample_euler

@@ -73,6 +73,11 @@ def test_refuses_other_settings(out):
         ExportConfig(frames=1)
 
 
+def test_refuses_to_export_nothing():
+    with pytest.raises(ConfigError, match="train=0 test=0: want 1 or more of one of them"):
+        ExportConfig(train=0, test=0)
+
+
 def test_exact_full_chroma_keeps_colours(tmp_path):
     """Red and green lines, one pixel wide: 4:2:0 mixes them."""
     clip = np.zeros((2, 32, 32, 3), np.uint8)

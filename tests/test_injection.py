@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dreamactor.backbones.base import Cond, Native
 from dreamactor.backbones.catalogue import Injection, Mode
+from dreamactor.backbones.headers import read_header
 from dreamactor.backbones.incontext import mode_of, set_mode
 from dreamactor.backbones.injection import BESIDE, injected, injection_of, set_injection
 from dreamactor.backbones.load import load_backbone
@@ -33,7 +34,7 @@ from dreamactor.backbones.lora import (
 )
 from dreamactor.backbones.nano import DATA, Nano, NanoConfig, load_trainee, predict
 from dreamactor.backbones.nano_vae import NanoVAE, NanoVAEConfig
-from dreamactor.backbones.weights import load_weights, read_header, save_weights
+from dreamactor.backbones.weights import load_weights, save_weights
 from dreamactor.conditioning.canvas import motion_half, reference_half
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.provenance import sha256

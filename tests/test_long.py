@@ -41,7 +41,9 @@ def test_exact_frames_may_be_sparse():
     assert drift_of(sparse).whole == pytest.approx(0.84)
 
 
-def test_refuses_guards_that_are_none():
+def test_refuses_settings_that_cannot_be():
+    with pytest.raises(ConfigError, match="seconds=inf: want a finite number"):
+        LongConfig(seconds=float("inf"))
     with pytest.raises(ConfigError, match="want some of none, statistics, anchor"):
         LongConfig(guards="none,colour")
 

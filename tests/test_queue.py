@@ -1,5 +1,6 @@
 """The studio's queue: no job lost, none done twice, and the world can be killed at any time."""
 
+import math
 import os
 import signal
 import sqlite3
@@ -14,10 +15,11 @@ from serving import write_inputs
 
 from dreamactor.config import Section
 from dreamactor.diffusion.watch import Watch
-from dreamactor.errors import ConfigError
+from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.studio import crew, worker
 from dreamactor.studio.queue import TRIES, Full, Progress, Queue
 from dreamactor.studio.settings import Limits, Setup
+from dreamactor.studio.told import told
 from dreamactor.studio.worker import do
 from dreamactor.video import probe
 
@@ -213,6 +215,39 @@ def test_exact_a_fault_ends_the_job_in_one_line(queue, files, prompt, error):
     assert finish(queue, Fake()).state == "done"
 
 
+def test_exact_a_fault_names_no_folder_of_the_server(queue, files):
+    weights = files / "of mine"
+
+    def refuses(config, watch):
+        raise WeightsError(f"{config.weights}/a.safetensors: damaged, see {config.driving}")
+
+    def breaks(config, watch):
+        raise OSError(28, "No space left on device", "/var/cache/x")
+
+    for animator, error in (
+        (refuses, "the server's weights/a.safetensors: damaged, see the driving clip"),
+        (breaks, "OSError: [Errno 28] No space left on device: 'a file of the server'; the"),
+    ):
+        (job,) = submit(queue)
+        do(queue, queue.claim("a"), "cpu", Setup(weights=weights), animator)
+        assert queue.job(job.id).error.startswith(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/srv/my studio/uploads/0a/file.png: no\npicture", "the reference: no picture"),
+        ("/srv/my studio/jobs/0a/result.mp4: cannot be written", "result.mp4: cannot be written"),
+        ("/tmp/tmpab/part.mp4: too short", "the driving clip: too short"),
+        ("local:/opt/vl: no '/opt/a'", "local:a file of the server: no 'a file of the server'"),
+        ("/w/nano2/a: not /w/nano", "a file of the server: not the server's weights"),
+        ("https://host/v1 said 1/2, H.264/H.265", "https://host/v1 said 1/2, H.264/H.265"),
+    ],
+)
+def test_exact_clients_are_told_names_and_no_paths(text, shown):
+    assert told(text, Path("/srv/my studio"), Setup(weights=Path("/w/nano"))) == shown
+
+
 def test_exact_a_variant_without_weights_is_refused_in_words(queue, files):
     found = finish(queue, Fake(), variant="pose")
     assert found.error == "variant=pose: this server has weights for rgb"
@@ -323,5 +358,8 @@ def test_exact_workers_that_die_or_hang_are_replaced(files, monkeypatch):
 def test_refuses_limits_that_cannot_be():
     with pytest.raises(ConfigError, match="queue=0: want 1 or more"):
         Limits(queue=0)
+    for name in ("seconds", "decode_seconds", "patience"):
+        with pytest.raises(ConfigError, match=f"{name}=inf: want a finite number"):
+            Limits(**{name: math.inf})
     with pytest.raises(ConfigError, match="unknown setting 'qeue'; nearest is queue"):
         Setup(limit=Section(qeue="3"))

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -23,17 +24,23 @@ import numpy as np
 import pytest
 from filming import film
 from PIL import Image
+from safetensors.numpy import save_file
 
 pytest.importorskip("fastapi", reason="no web framework: pip install 'dreamactor[studio]'")
+from fake_animator import tell
 from serving import Client, Fake, served, write_inputs
 
 from dreamactor import cli
+from dreamactor.backbones.headers import NANO, read_header, read_manifest
+from dreamactor.backbones.load import check_present
 from dreamactor.errors import ConfigError
 from dreamactor.studio import guard
 from dreamactor.studio.crew import only_server
 from dreamactor.studio.guard import Access
 from dreamactor.studio.queue import Queue
 from dreamactor.studio.server import Place, access
+from dreamactor.studio.settings import Setup
+from dreamactor.studio.words import Words
 from dreamactor.video import probe
 
 TESTS = Path(__file__).parent
@@ -43,6 +50,7 @@ NAMES = re.compile(
     r"jobs/[0-9a-f]{16}(/(result\.mp4|result\.json|driving\.mp4|preview\.jpg))?"
 )
 """All that may ever lie in a server's folder."""
+ADAPTER = {"model": "adapter", "backbone": "nano", "weights": "f" * 64, "variant": "pose"}
 log = logging.getLogger("figures")
 
 
@@ -68,6 +76,14 @@ def root(tmp_path, monkeypatch):
     (tmp_path / "served").mkdir()
     monkeypatch.chdir(tmp_path / "served")
     return tmp_path / "served"
+
+
+def write_nano(folder, **header):
+    """The shipped weights of nano, but for what the transformer says of itself."""
+    shutil.copytree(NANO, folder)
+    path = folder / "transformer.safetensors"
+    said = read_header(path) | header
+    save_file({}, path, {"dreamactor": json.dumps(said)})
 
 
 def lies_in(root):
@@ -146,6 +162,14 @@ def test_exact_describing(client, inputs):
     assert client.ask("POST", "/describe", part)[2]["prompt"] == "a thing moves from 0.5"
 
 
+def test_refuses_to_describe_without_a_path_of_the_server(root, inputs):
+    with served(root, words=Words("auto", tell)) as client:
+        order = client.order(*inputs)
+        part = {"reference": order["reference"], "driving": order["driving"]}
+        status, _, said = client.ask("POST", "/describe", part)
+        assert (status, said) == (422, {"error": "the driving clip: no describer here"})
+
+
 def test_exact_every_call_is_in_the_openapi_description(client):
     found = client.get("/openapi.json")["paths"]
     assert set(found) == {
@@ -183,7 +207,10 @@ def test_refuses_orders_in_one_line(root, inputs):
             ({"variant": "pose"}, 422, "this server has weights for rgb"),
             ({"variant": "both"}, 422, "variant"),
             ({"weights": "/etc"}, 422, "weights: Extra inputs are not permitted"),
-            ({"prompt": "x" * 1001}, 422, "prompt"),
+            ({"prompt": "x" * 1001}, 422, "prompt: String should have at most 1000"),
+            ({"prompt": "a\0b"}, 422, "prompt: Value error, want no control characters"),
+            ({"negative": "\x1b[2J"}, 422, "negative: Value error, want no control"),
+            ({"prompt": "\ud800"}, 422, "prompt"),
             ({"seed": -1}, 422, "seed"),
         ]:
             found, _, said = client.ask("POST", "/jobs", order | change)
@@ -192,6 +219,9 @@ def test_refuses_orders_in_one_line(root, inputs):
             )  # fmt: skip
         for body, kind in ((b"{", "application/json"), (b"[]", "application/json"), (b"", "x/y")):
             assert client.ask("POST", "/jobs", body=body, headers={"Content-Type": kind})[0] == 422
+        for before in (-1, 1 << 63, 10**23):
+            found, _, said = client.ask("GET", f"/jobs?before={before}")
+            assert (found, said["error"].startswith("before: Input should be")) == (422, True)
         assert client.ask("PATCH", "/jobs")[0] == 405
         assert client.get("/jobs") == []
 
@@ -281,13 +311,36 @@ def test_refuses_to_be_open_to_all(tmp_path):
 def test_refuses_settings_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("DREAMACTOR_TOKEN", raising=False)
     (tmp_path / "file").write_text("x")
+    write_nano(tmp_path / "pose", variant="pose", lead=4)
+    save_file({}, tmp_path / "lora.safetensors", {"dreamactor": json.dumps(ADAPTER)})
+    other = tmp_path / "other.safetensors"
+    save_file({}, other, {"dreamactor": json.dumps(ADAPTER | {"backbone": "mini"})})
     for words, why in [
+        (["backbone=foo"], "backbone='foo': no such backbone, nearest is"),
+        (["weights=/nonexist"], "/nonexist: nano's weights are missing (no manifest.json)"),
+        ([f"weights={tmp_path}"], "nano's weights are missing (no manifest.json)"),
+        ([f"weights={tmp_path / 'pose'}"], "the weights of nano are trained for pose"),
+        ([f"weights={'x' * 300}"], "cannot be reached: File name too long"),
+        (["backbone=wan2.2-i2v-a14b", "weights=/nonexist"], "/nonexist: no such folder; want"),
+        (["adapter=/nonexist"], "/nonexist: weights are missing"),
+        ([f"adapter={tmp_path / 'file'}"], "file: not a readable safetensors file"),
+        ([f"adapter={other}"], "an adapter of mini ffffffffffff..., here is nano"),
+        ([f"pose_adapter={tmp_path / 'lora.safetensors'}"], "ffffffffffff..., here is nano"),
+        (["pose_adapter=/nonexist"], "/nonexist: weights are missing"),
+        (["pose_weights=/nonexist"], "/nonexist: nano's weights are missing"),
+        (["threads=0"], "threads=0: want 1 to 256"),
+        (["offload=model"], "only for large backbones"),
+        (["--device", "cuda:9"], "device=cuda:9: torch sees"),
+        (["limit.seconds=nan"], "seconds=nan: want a number"),
+        (["limit.patience=inf"], "patience=inf: want a finite number"),
         (["limit.queue=0"], "queue=0: want 1 or more"),
         (["limit.qeue=3"], "nearest is queue"),
         (["wieghts=x"], "nearest is weights"),
         (["--host", "0.0.0.0"], "without a token"),
         (["--device", "tpu"], "want cpu, cuda or cuda:N"),
         (["--port", "99999"], "cannot be listened on"),
+        (["--folder", str(tmp_path / "file")], "file: cannot be written: File exists"),
+        (["--folder", str(tmp_path / "file" / "in")], "in: cannot be written: Not a directory"),
     ]:
         for command in ("serve", "studio"):
             call = ["dreamactor", command, "--folder", str(tmp_path / "f"), *words]
@@ -296,6 +349,25 @@ def test_refuses_settings_in_one_line(tmp_path, monkeypatch, capsys):
                 cli.main()
             said = capsys.readouterr().err
             assert (ended.value.code, said.count("\n"), why in said) == (2, 1, True), said
+
+
+def test_exact_weights_and_adapters_that_fit_are_taken(tmp_path):
+    write_nano(tmp_path / "pose", variant="pose", lead=4)
+    digest = read_manifest(NANO)["files"]["transformer.safetensors"]
+    path = tmp_path / "lora.safetensors"
+    save_file({}, path, {"dreamactor": json.dumps(ADAPTER | {"weights": digest})})
+    for setup in (Setup(), Setup(pose_weights=tmp_path / "pose"), Setup(pose_adapter=path)):
+        setup.check("cpu")
+    with pytest.raises(ConfigError, match="variant=rgb: the adapter is trained for pose"):
+        Setup(adapter=path).check("cpu")
+
+
+def test_refuses_a_gpu_beyond_the_last(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    check_present("cuda:1")
+    with pytest.raises(ConfigError, match="cuda:2: torch sees 2 CUDA devices here; the last is"):
+        check_present("cuda:2")
 
 
 def test_refuses_a_second_server_in_a_folder(tmp_path):

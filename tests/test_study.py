@@ -243,6 +243,14 @@ def test_refuses_clips_that_are_not_there(inputs, tmp_path):
     assert not (tmp_path / "no").exists()
     for name in ("toon2toon_1", "human2human_0"):  # the others are left out
         (tmp_path / "clips" / "ours" / f"{name}.mp4").symlink_to(clips / "ours" / f"{name}.mp4")
+    junk = tmp_path / "clips" / "ours" / "human2animal_0.mp4"
+    whole = (clips / "ours" / junk.name).read_bytes()
+    for content in (b"junk", whole[: len(whole) // 2]):
+        junk.write_bytes(content)
+        with pytest.raises(MediaError, match=junk.name):
+            make_study(suite, tmp_path / "clips", tmp_path / "no", StudyConfig())
+        assert not (tmp_path / "no").exists()
+    junk.unlink()
     plan = make_study(suite, tmp_path / "clips", tmp_path / "two", StudyConfig(raters=1, side=64))
     assert set(plan.scenarios) == {"toon2toon/1", "human2human/0"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -236,9 +237,11 @@ def test_refuses_systems_that_are_none(spec, message):
         contestant(spec, Animator())
 
 
-def test_refuses_estimators_that_are_none():
+def test_refuses_settings_that_cannot_be():
     with pytest.raises(ConfigError, match="no such estimator, nearest is keypoints"):
         RunConfig(estimator="keypoint")
+    with pytest.raises(ConfigError, match="timeout=inf: want a finite number"):
+        RunConfig(timeout=math.inf, expiry=math.inf)
 
 
 def test_exact_what_a_word_means(tmp_path):

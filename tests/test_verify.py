@@ -177,6 +177,7 @@ def test_a_changed_clip_is_told(made, command):
     code, shown, error = command(result.out)
     assert (code, error) == (3, "")
     assert "NOT valid: assertion.bmffHash.mismatch" in shown
+    assert "it names as signer: this machine's local certificate" in shown
     assert "record     out.json: its sha256 does NOT agree" in shown
     assert "CHANGED    the file or its manifest was changed after it was signed" in shown
 
@@ -329,6 +330,8 @@ def test_a_local_certificate_of_another_machine_vouches_for_nothing(
         assert code == 0
         assert "a local certificate of another machine, which says nothing of who" in shown
         signer.local()
+    touch(result.out)
+    assert "it names as signer: a local certificate of another machine" in command(result.out)[1]
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,8 @@ def test_refuses_a_folder_of_another_suite(suite, tmp_path):
     ("settings", "message"),
     [
         ({"sets": 0}, "sets=0: want 1"),
+        ({"length": float("nan")}, "length=nan: want 0.2 or more"),
+        ({"length": float("inf")}, "length=inf: want a finite number"),
         ({"cases": 7}, "cases=7: a set has 6"),
         ({"size": 65}, "size=65: want an even number, such as 66"),
     ],

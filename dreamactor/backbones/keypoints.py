@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dreamactor.backbones.headers import check_model
 from dreamactor.backbones.layers import ChannelNorm
-from dreamactor.backbones.weights import check_model, load_weights
+from dreamactor.backbones.weights import load_weights
 from dreamactor.conditioning.framing import to_half
 from dreamactor.conditioning.pose import checked
 from dreamactor.conditioning.skeleton import JOINTS, Array, PoseTrack

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dreamactor.backbones.catalogue import CATALOGUE, Expert, Keeping, Mode, Options
-from dreamactor.backbones.folder import quiet
+from dreamactor.backbones.folder import HUB_ID, check_folder, digest_of, find_folder, quiet
 from dreamactor.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -63,13 +64,36 @@ def check_variant(backbone: Backbone, variant: Variant) -> None:
     Raises:
         ConfigError: Says what is driven by what.
     """
-    if backbone.variant == variant:
+    _check_driver(backbone.name, backbone.variant, backbone.adapter is not None, variant)
+
+
+def _check_driver(name: str, driver: Variant, adapted: bool, variant: Variant) -> None:
+    if driver == variant:
         return
-    what = f"the weights of {backbone.name} are" if backbone.adapter is None else "the adapter is"
+    what = "the adapter is" if adapted else f"the weights of {name} are"
     raise ConfigError(
-        f"variant={variant}: {what} trained for {backbone.variant}; want an --adapter trained for "
-        f"{variant}, or --variant {backbone.variant}"
+        f"variant={variant}: {what} trained for {driver}; want an --adapter trained for "
+        f"{variant}, or --variant {driver}"
     )
+
+
+def check_present(device: str) -> None:
+    """Refuse a device that torch does not see; of the CPU it is not asked.
+
+    Raises:
+        ConfigError: Says which there are.
+    """
+    if device == "cpu":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(f"device={device}: torch sees no CUDA device here; want cpu")
+    count = torch.cuda.device_count()
+    if (torch.device(device).index or 0) >= count:
+        raise ConfigError(
+            f"device={device}: torch sees {count} CUDA devices here; the last is cuda:{count - 1}"
+        )
 
 
 def check_lead(variant: Variant, lead: int | None) -> None:
@@ -105,6 +129,63 @@ def check_known(setting: str, noun: str, name: str, names: tuple[str, ...]) -> s
     return name
 
 
+def check_files(name: str, weights: Path | None, adapter: Path | None, variant: Variant) -> None:
+    """Refuse what `load_backbone` would, as far as files say it themselves; nothing is loaded.
+
+    Args:
+        name: One of BACKBONES.
+        weights: As in `load_backbone`; the hub is not asked for an id.
+        adapter: As in `load_backbone`.
+        variant: What shall drive it.
+
+    Raises:
+        ConfigError: Something else drives these.
+        MediaError: The adapter lies where nobody may look.
+        WeightsError: Weights are missing, damaged, or belong to another model.
+    """
+    from dreamactor.backbones.headers import (
+        NANO,
+        adapter_files,
+        check_base,
+        check_model,
+        read_header,
+        read_manifest,
+    )
+
+    entry = CATALOGUE[name]
+    digest: str | None = None
+    driver: Variant = "rgb"
+    if not entry.hub:
+        folder = weights or NANO
+        with _fitting(folder, name):
+            files = read_manifest(folder)["files"]
+            for file, kind in (("vae", "nano-vae"), ("transformer", "nano")):
+                path = folder / f"{file}.safetensors"
+                header = read_header(path)
+                check_model(path, header, kind)
+            digest, driver = digest_of(files), header.get("variant", "rgb")
+    elif weights is None or weights.is_dir() or not HUB_ID.fullmatch(weights.as_posix()):
+        check_folder(entry, find_folder(entry, weights))
+    if adapter is not None:
+        for path in adapter_files(adapter) if entry.family == "wan" else [adapter]:
+            header = read_header(path)
+            check_model(path, header, "adapter")
+            trained = str(header.get("weights"))
+            check_base(path, (str(header.get("backbone")), trained), (name, digest or trained))
+            driver = header.get("variant", "rgb")
+    _check_driver(name, driver, adapter is not None, variant)
+
+
+@contextmanager
+def _fitting(folder: Path, name: str) -> Iterator[None]:
+    """Say of whatever goes wrong with files of another make that they do not fit."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{folder}: weights do not fit {name}: {first}") from error
+
+
 def load_backbone(
     name: str,
     weights: Path | None = None,
@@ -133,11 +214,8 @@ def load_backbone(
     from dreamactor.backbones.nano import DATA, load_nano
 
     folder = weights or DATA
-    try:
+    with _fitting(folder, name):
         model = load_nano(folder, device, "animate" if adapter is None else None, options.keeping)
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{folder}: weights do not fit {name}: {first}") from error
     if adapter is not None:
         from dreamactor.backbones.lora import adapt
 
@@ -152,7 +230,7 @@ def _checked(name: str, device: str, options: Options | None) -> Options:
     options = options or Options()
     check_backbone(name)
     check_options(name, device, options)
-    _check_device(device)
+    check_present(device)
     if options.compile:
         from dreamactor.backbones.compiled import check_compiler
 
@@ -342,16 +420,9 @@ def load_estimator(name: str, weights: Path | None = None, device: str = "cpu") 
         from dreamactor.conditioning.pose import RTMLib
 
         return RTMLib(weights, device)
-    _check_device(device)
+    check_present(device)
     from dreamactor.backbones.keypoints import DATA, Keypoints, load_network
     from dreamactor.provenance import sha256
 
     path = weights or DATA
     return Keypoints(load_network(path), device, {path.name: sha256(path)})
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device={device}: torch sees no CUDA device here; want cpu")

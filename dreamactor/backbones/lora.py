@@ -21,10 +21,11 @@ from torch import Tensor
 
 from dreamactor.backbones.catalogue import Injection, Mode
 from dreamactor.backbones.folder import digest_of
+from dreamactor.backbones.headers import check_base, check_model, read_header
 from dreamactor.backbones.incontext import set_mode
 from dreamactor.backbones.injection import BESIDE, INJECTS, injected, set_injection
 from dreamactor.backbones.load import Variant, check_lead
-from dreamactor.backbones.weights import check_model, load_weights, read_header, save_weights
+from dreamactor.backbones.weights import load_weights, save_weights
 from dreamactor.conditioning.canvas import VERSION
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.provenance import sha256
@@ -189,11 +190,7 @@ def load_adapter(
     state, header = load_weights(path)
     state = {name.removeprefix(f"{part}."): value for name, value in state.items()}
     info = _info(path, header)
-    if (info.backbone, info.weights) != (backbone, weights):
-        raise WeightsError(
-            f"{path}: an adapter of {info.backbone} {info.weights[:12]}..., here is {backbone} "
-            f"{weights[:12]}...; want the backbone it was trained on"
-        )
+    check_base(path, (info.backbone, info.weights), (backbone, weights))
     if info.canvas != VERSION:
         raise WeightsError(f"{path}: canvas version {info.canvas}, this program reads {VERSION}")
     if info.injection != "canvas" and backbone not in INJECTS:

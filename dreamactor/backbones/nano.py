@@ -28,10 +28,11 @@ from torch import Tensor, nn
 from dreamactor.backbones import incontext
 from dreamactor.backbones.base import Cond, Native, Trainee
 from dreamactor.backbones.catalogue import Keeping
+from dreamactor.backbones.headers import NANO, check_model, read_header, read_manifest
 from dreamactor.backbones.layers import STRIDE_S, STRIDE_T
 from dreamactor.backbones.load import Variant, check_lead
 from dreamactor.backbones.nano_vae import NanoVAE, NanoVAEConfig
-from dreamactor.backbones.weights import check_model, load_weights, read_header
+from dreamactor.backbones.weights import load_weights
 from dreamactor.conditioning import canvas as canvas_module
 from dreamactor.conditioning.canvas import (
     Canvas,
@@ -45,7 +46,7 @@ from dreamactor.conditioning.text import WIDTH, TextEncoder
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.provenance import sha256
 
-DATA = Path(__file__).parent.parent / "data" / "nano"
+DATA = NANO
 TIMESTEPS = 1000  # Wan's transformers read sigma * 1000
 PREDICTS = "latents"  # in the header of weight files
 Task = Literal["animate", "video"]
@@ -308,25 +309,6 @@ def _read_magnitudes(folder: Path, transformer: str) -> list[float] | None:
     except (ValueError, TypeError, KeyError) as error:
         raise WeightsError(f"{path}: no ratios of magnitudes ({error}); delete it") from error
     return ratios if stated.get("transformer") == transformer else None
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """manifest.json of a weights folder."""
-    path = folder / "manifest.json"
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise WeightsError(
-            f"{folder}: nano's weights are missing (no manifest.json); reinstall dreamactor, "
-            "or make them with `dreamactor train nano`"
-        ) from error
-    except OSError as error:
-        raise WeightsError(
-            f"{path}: cannot be read: {error.strerror}; want the folder of nano's weights"
-        ) from error
-    except ValueError as error:
-        raise WeightsError(f"{path}: not JSON ({error})") from error
-    return manifest
 
 
 def check_header(path: Path, header: dict[str, Any], kind: str) -> None:

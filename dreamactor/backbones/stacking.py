@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from dreamactor.backbones.base import Native
 from dreamactor.backbones.catalogue import CATALOGUE, Mode
 from dreamactor.backbones.folder import settle
+from dreamactor.backbones.headers import FIRST, SECOND, adapter_files, read_header
 from dreamactor.backbones.incontext import check_mode
 from dreamactor.backbones.load import Variant
 from dreamactor.backbones.lora import (
@@ -41,12 +42,11 @@ from dreamactor.backbones.lora import (
     read_info,
     save_adapter,
 )
-from dreamactor.backbones.weights import load_weights, read_header
+from dreamactor.backbones.weights import load_weights
 from dreamactor.conditioning.canvas import VERSION
 from dreamactor.errors import ConfigError, WeightsError
 from dreamactor.provenance import sha256
 
-FIRST, SECOND = "transformer", "transformer_2"
 Layers = dict[str, dict[str, Tensor]]
 """Expert -> names of peft -> tensors, at a scale of one."""
 
@@ -82,7 +82,7 @@ def mode_in(path: Path) -> Mode:
     A file that does not say it is taken for full here; `swap` refuses it if it is no adapter.
     """
     try:
-        return check_mode(path, read_header(_files(path)[0]))
+        return check_mode(path, read_header(adapter_files(path)[0]))
     except WeightsError:
         return "full"
 
@@ -98,7 +98,7 @@ def swap(backbone: Stackable, path: Path) -> None:
     Raises:
         WeightsError: It is missing, damaged, or of another backbone; nothing has changed then.
     """
-    files = _files(path)
+    files = adapter_files(path)
     infos = [_info(file, backbone) for file in files]
     _check_alike(path, infos)
     layers = read_layers(path)
@@ -162,7 +162,7 @@ def stack(backbone: Stackable, spec: str) -> list[str]:
     name = f"lora_{len(backbone.scales)}"
     _put(backbone, name, layers, scale)
     for path in paths:
-        for file in _files(path):
+        for file in adapter_files(path):
             backbone.weights[f"lora/{file.name}@{scale:g}"] = sha256(file)
     return sorted(set(left_out))
 
@@ -220,7 +220,7 @@ def read_layers(path: Path) -> Layers:
     Raises:
         WeightsError: It is missing or damaged, or holds no low-rank layers.
     """
-    files = _files(path)
+    files = adapter_files(path)
     if path.is_dir() and len(files) == 2:
         return {file.stem: _only(file, read_layers(file)) for file in files}
     state, metadata = _tensors(files[0])
@@ -339,25 +339,6 @@ def _scale(path: Path, state: dict[str, Tensor], config: Mapping[str, Any]) -> N
         rank = state[f"{name}.lora_A.weight"].shape[0]
         alpha = float(patterns.get(get_pattern_key(list(patterns), name), config["lora_alpha"]))
         state[key] = state[key] * (alpha / (rank**0.5 if config.get("use_rslora") else rank))
-
-
-def _files(path: Path) -> list[Path]:
-    """The weight files behind a path.
-
-    Raises:
-        WeightsError: There are none.
-    """
-    if path.is_file():
-        return [path]
-    known = [[f"{FIRST}.safetensors", f"{SECOND}.safetensors"], [f"{FIRST}.safetensors"]]
-    known += [["adapter_model.safetensors"], ["pytorch_lora_weights.safetensors"]]
-    for names in known:
-        if all((path / name).is_file() for name in names):
-            return [path / name for name in names]
-    raise WeightsError(
-        f"{path}: low-rank layers are missing; want a safetensors file, or a folder of "
-        f"{FIRST}.safetensors and {SECOND}.safetensors, or one that peft wrote"
-    )
 
 
 def _only(path: Path, layers: Layers) -> dict[str, Tensor]:

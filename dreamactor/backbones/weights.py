@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from dreamactor.backbones.headers import read_header
 from dreamactor.errors import WeightsError
 from dreamactor.image import atomic
 from dreamactor.provenance import sha256
@@ -67,30 +68,6 @@ def save_weights(
     return sha256(path)
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """What a file of `save_weights` says of itself; its numbers stay on the disk.
-
-    Raises:
-        WeightsError: The file is missing, damaged or not ours.
-    """
-    if not path.is_file():
-        raise WeightsError(f"{path}: weights are missing; want a safetensors file here")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
-    if "dreamactor" not in metadata:
-        raise WeightsError(f"{path}: no DreamActor header; want weights this program wrote")
-    try:
-        header = json.loads(metadata["dreamactor"])
-    except ValueError as error:
-        raise WeightsError(f"{path}: its header is not JSON ({error}); is it damaged?") from error
-    if not isinstance(header, dict):
-        raise WeightsError(f"{path}: its header is no table of values; is it damaged?")
-    return header
-
-
 def load_weights(path: Path, digest: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_weights` wrote, as float32.
 
@@ -124,13 +101,3 @@ def load_weights(path: Path, digest: str | None = None) -> tuple[dict[str, Tenso
         else:
             state[name] = value.float() if value.is_floating_point() else value
     return state, header
-
-
-def check_model(path: Path, header: Mapping[str, Any], kind: str) -> None:
-    """Refuse weights of another model.
-
-    Raises:
-        WeightsError: Says what the file holds and what was wanted.
-    """
-    if header.get("model") != kind:
-        raise WeightsError(f"{path}: weights of {header.get('model')!r}, want {kind!r}")

@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dreamactor.backbones.base import Native
+from dreamactor.backbones.headers import read_manifest
 from dreamactor.backbones.layers import STRIDE_S, STRIDE_T
-from dreamactor.backbones.nano import DATA, read_manifest
+from dreamactor.backbones.nano import DATA
 from dreamactor.bench import stats
 from dreamactor.bench.manifest import read_clip
 from dreamactor.bench.metrics import lpips_each, sharpness_ratio, subject_box
@@ -39,7 +40,7 @@ from dreamactor.bench.perceptual import Perceptual
 from dreamactor.bench.settings import open_folder
 from dreamactor.bench.timing import hardware
 from dreamactor.conditioning.canvas import LatentGrid
-from dreamactor.config import check_device, check_least
+from dreamactor.config import check_device, check_finite, check_least
 from dreamactor.diffusion.animator import Animator
 from dreamactor.diffusion.segments import Guard, plan
 from dreamactor.errors import ConfigError
@@ -88,6 +89,7 @@ class LongConfig:
 
     def __post_init__(self) -> None:
         check_least(self, {"count": 1, "seconds": 4, "threads": 1})
+        check_finite(self, "seconds")
         check_device(self.device)
         for guard in self.all_guards:
             if guard not in get_args(Guard):

@@ -41,7 +41,7 @@ from dreamactor.bench.suite_measure import measure_clip
 from dreamactor.bench.suite_records import SuiteRecord, collect, read_run
 from dreamactor.bench.suite_report import write_report
 from dreamactor.conditioning.pose import identity
-from dreamactor.config import check_device, check_least
+from dreamactor.config import check_device, check_finite, check_least
 from dreamactor.diffusion.animator import Animator
 from dreamactor.errors import ConfigError, DreamActorError, MediaError
 from dreamactor.image import refusals
@@ -95,6 +95,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_least(self, dict.fromkeys(("cases", "lpips", "joints", "workers"), 0))
         check_least(self, {"expiry": 1, "timeout": 1})
+        check_finite(self, "timeout")
         check_device(self.device)
         check_estimator(self.estimator)
 

@@ -44,7 +44,7 @@ from dreamactor.bench.suite_sheets import write_sheets
 from dreamactor.bench.world_plan import CASES, SHARES, sets
 from dreamactor.bench.world_rows import driver_row, prompt_of, reference_row, truth_row
 from dreamactor.bench.world_sets import DrawnSet, draw_set
-from dreamactor.config import check_least
+from dreamactor.config import check_finite, check_least
 from dreamactor.errors import AssetError, ConfigError
 from dreamactor.image import write_png
 from dreamactor.provenance import processor, sha256
@@ -89,6 +89,7 @@ class WorldSuiteConfig:
             ConfigError: One that cannot work.
         """
         check_least(self, {"sets": 1, "cases": 1, "size": 32, "length": 0.2, "processes": 0})
+        check_finite(self, "length")
         if self.cases > len(CASES):
             raise ConfigError(f"cases={self.cases}: a set has {len(CASES)}")
         if self.size % 2:

@@ -41,6 +41,7 @@ from dreamactor.studio.intake import Busy, Intake, Kind
 from dreamactor.studio.orders import ID, Order, Part, Token
 from dreamactor.studio.queue import ENDS, Full, Job, Queue, Upload
 from dreamactor.studio.settings import Limits, Setup
+from dreamactor.studio.told import told
 from dreamactor.studio.words import Words
 from dreamactor.studio.worker import JOBS
 
@@ -180,7 +181,7 @@ def create_api(
         lifespan=life,
     )
     app.add_middleware(Guard, access=access, limits=limits)
-    _faults(app)
+    _faults(app, server)
     _general(app, server)
     _uploads(app, server)
     _jobs(app, server)
@@ -197,7 +198,7 @@ async def _sweep(server: Server) -> None:
         await asyncio.sleep(SWEEP_SECONDS)
 
 
-def _faults(app: FastAPI) -> None:
+def _faults(app: FastAPI, server: Server) -> None:
     """One line each, whatever went wrong."""
 
     def line(status: int, text: str, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -209,7 +210,7 @@ def _faults(app: FastAPI) -> None:
             return line(429, str(error), RETRY)
         if isinstance(error, Busy | AnswerError):
             return line(503, str(error), RETRY)
-        return line(422, str(error))
+        return line(422, told(str(error), server.root, server.setup))
 
     @app.exception_handler(HTTPException)
     def theirs(request: Request, error: HTTPException) -> JSONResponse:
@@ -345,7 +346,8 @@ def _jobs(app: FastAPI, server: Server) -> None:
 
     @app.get("/jobs")
     def jobs(
-        count: Annotated[int, Query(ge=1, le=200)] = 50, before: int | None = None
+        count: Annotated[int, Query(ge=1, le=200)] = 50,
+        before: Annotated[int | None, Query(ge=0, lt=1 << 63)] = None,
     ) -> list[dict[str, Any]]:
         """The newest jobs, newest first; `before` is a number, for the page after."""
         return [server.shown(job) for job in queue.jobs(count, before)]

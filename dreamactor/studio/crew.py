@@ -18,6 +18,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from dreamactor.errors import ConfigError
+from dreamactor.image import refusals
 from dreamactor.studio.queue import Queue
 from dreamactor.studio.settings import Setup
 from dreamactor.studio.worker import WORKERS, Animator, work
@@ -42,9 +43,12 @@ def only_server(root: Path) -> Iterator[None]:
 
     Raises:
         ConfigError: Another server is at it.
+        MediaError: It can be no folder, or not be written to.
     """
-    root.mkdir(0o700, parents=True, exist_ok=True)  # pictures of people are in it
-    with (root / LOCK).open("w") as server, (root / WORKERS).open("w") as workers:
+    with refusals(root):
+        root.mkdir(0o700, parents=True, exist_ok=True)  # pictures of people are in it
+        locks = [(root / name).open("w") for name in (LOCK, WORKERS)]
+    with locks[0] as server, locks[1] as workers:
         if not _locked(server.fileno(), 0):
             raise ConfigError(f"{root}: another server is at it; want another --folder")
         if not _locked(workers.fileno(), PATIENCE):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from dreamactor.backbones.load import Variant
 from dreamactor.backbones.presets import Preset
@@ -13,6 +14,15 @@ from dreamactor.interpolate import Interpolation
 
 ID = "^[0-9a-f]{16}$"
 Id = Annotated[str, Field(pattern=ID)]
+
+
+def _readable(text: str) -> str:
+    if any(unicodedata.category(c) == "Cc" and c not in "\t\n\r" for c in text):
+        raise ValueError("want no control characters")
+    return text
+
+
+Words = Annotated[str, Field(max_length=1000), AfterValidator(_readable)]
 
 
 class Part(BaseModel):
@@ -32,8 +42,8 @@ class Order(Part):
         description="true: you have the right to animate this person or work. Kept with the job."
     )
     variant: Variant = "rgb"
-    prompt: str | None = Field(None, max_length=1000, description="null = described, empty = none.")
-    negative: str = Field("", max_length=1000)
+    prompt: Words | None = Field(None, description="null = described, empty = none.")
+    negative: Words = ""
     preset: Preset | None = Field(
         None, description="Settings of this name, of those in /about; null = the weights' own."
     )

@@ -14,7 +14,6 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from dreamactor.config import check_device
 from dreamactor.errors import ConfigError
 from dreamactor.local import LOOPBACK, listen
 from dreamactor.studio.api import Server, create_api
@@ -81,9 +80,11 @@ def serve(
 
     Raises:
         ConfigError: A setting that cannot work, or the folder or address is taken.
+        MediaError: The folder, or another path, cannot be reached or written to.
+        WeightsError: As `Setup.check`.
     """
     for device in place.devices:
-        check_device(device)
+        setup.check(device)
     admitted = access(place, os.environ.get(TOKEN, "").strip())
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     limits = setup.limits

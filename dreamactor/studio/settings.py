@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 from dreamactor.backbones.catalogue import CATALOGUE, Dtype, Offload
-from dreamactor.backbones.load import Variant
+from dreamactor.backbones.headers import NANO
+from dreamactor.backbones.load import Variant, check_files, check_present
 from dreamactor.backbones.presets import Choice, Preset, chosen, offered
-from dreamactor.config import Section, check_least, from_words
+from dreamactor.config import Section, check_finite, check_least, from_words
 from dreamactor.diffusion.job import AnimateConfig
 from dreamactor.errors import ConfigError
+from dreamactor.image import refusals
 from dreamactor.mllm import Describer
 
 MIB = 1 << 20
-NANO = Path(__file__).parents[1] / "data" / "nano"
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,10 @@ class Limits:
         """Check every value.
 
         Raises:
-            ConfigError: One is too small.
+            ConfigError: One is too small, or has no end.
         """
         check_least(self, dict.fromkeys(vars(self), 1) | {"seconds": 0.1, "patience": 0.1})
+        check_finite(self, "seconds", "decode_seconds", "patience")
 
     def bytes_of(self, kind: str) -> int:
         """Most bytes of an upload."""
@@ -111,12 +113,33 @@ class Setup:
 
         Raises:
             ConfigError: A limit that cannot be.
+            MediaError: A path that nobody may follow.
         """
         from_words(Limits, self.limit.words)
         for name in ("weights", "adapter", "pose_weights", "pose_adapter"):
             path = getattr(self, name)
-            if path is not None and path.exists():  # else the hub id of a large model
-                object.__setattr__(self, name, path.absolute())
+            if path is None:
+                continue
+            with refusals(path, "reached"):
+                if path.exists():  # else the hub id of a large model
+                    object.__setattr__(self, name, path.absolute())
+
+    def check(self, device: str) -> None:
+        """Refuse what no job could run with, before there is one; no weights are loaded.
+
+        Args:
+            device: Where jobs will run.
+
+        Raises:
+            ConfigError: A setting that cannot work there, or the device is not there.
+            MediaError: A path that nobody may follow.
+            WeightsError: Weights or an adapter are missing, or belong to another model.
+        """
+        file = Path("any")
+        for variant in self.variants:
+            config = self.config({"variant": variant}, device, file, file, file)
+            check_files(config.backbone, config.weights, config.adapter, variant)
+        check_present(device)
 
     @property
     def limits(self) -> Limits:

@@ -24,6 +24,7 @@ from dreamactor.errors import DreamActorError
 from dreamactor.image import Rgb, atomic
 from dreamactor.studio.queue import Job, Order, Progress, Queue
 from dreamactor.studio.settings import Setup
+from dreamactor.studio.told import told
 
 if TYPE_CHECKING:
     from dreamactor.backbones.base import Backbone
@@ -245,10 +246,10 @@ def do(queue: Queue, job: Job, device: str, setup: Setup, animator: Animator) ->
         if follow.order == "stop":
             queue.end(job, "cancelled")
     except DreamActorError as error:
-        queue.end(job, "failed", _line(error, job, folder))
+        queue.end(job, "failed", told(str(error), Path.cwd(), setup))
     except Exception as error:  # a fault of ours or of a library ends this job, not the server
         log.exception("job %s", job.id)
-        first = next(iter(str(error).splitlines()), "")[:200]
+        first = told(next(iter(str(error).splitlines()), ""), Path.cwd(), setup)[:200]
         queue.end(job, "failed", f"{type(error).__name__}: {first}; the server's log has more")
 
 
@@ -266,19 +267,6 @@ def _ready(job: Job, folder: Path, clip: Path, device: str, setup: Setup) -> Ani
         if not driving.is_file():
             cut(whole, driving, start, end)
     return setup.config(asked, device, reference, driving, clip)
-
-
-def _line(error: DreamActorError, job: Job, folder: Path) -> str:
-    """An error as one line that names files as the user does, and no folder of the server."""
-    text = " ".join(str(error).split())
-    for path, name in (
-        (f"{UPLOADS}/{job.reference}/file.png", "the reference"),
-        (f"{UPLOADS}/{job.driving}/file.mp4", "the driving clip"),
-        (f"{folder}/driving.mp4", "the driving clip"),
-        (f"{folder}/", ""),
-    ):
-        text = text.replace(path, name)
-    return text
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

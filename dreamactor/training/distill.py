@@ -30,9 +30,9 @@ from torch import Tensor, nn
 
 from dreamactor.backbones.base import Cond, Trainee
 from dreamactor.backbones.compiled import expect_graphs
+from dreamactor.backbones.headers import read_header
 from dreamactor.backbones.load import load_trainee
 from dreamactor.backbones.lora import AdapterInfo, Sampling
-from dreamactor.backbones.weights import read_header
 from dreamactor.conditioning.canvas import motion_half, reference_half
 from dreamactor.diffusion.flow import flow_loss, schedule
 from dreamactor.errors import ConfigError

@@ -25,9 +25,10 @@ from torch import Tensor
 from dreamactor.backbones.base import Cond, Encoder, Native
 from dreamactor.backbones.catalogue import CATALOGUE, Options
 from dreamactor.backbones.folder import digest_of
+from dreamactor.backbones.headers import read_manifest
 from dreamactor.backbones.layers import STRIDE_S, STRIDE_T
 from dreamactor.backbones.load import Variant, check_backbone, load_encoder
-from dreamactor.backbones.nano import DATA, Nano, load_vae, read_manifest
+from dreamactor.backbones.nano import DATA, Nano, load_vae
 from dreamactor.backbones.nano_vae import NanoVAE
 from dreamactor.conditioning.augment import AugmentConfig, augment, hide_lead
 from dreamactor.conditioning.canvas import (

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dreamactor.backbones.base import Native
+from dreamactor.backbones.headers import read_header
 from dreamactor.backbones.nano import check_header
-from dreamactor.backbones.weights import load_weights, read_header, save_weights
+from dreamactor.backbones.weights import load_weights, save_weights
 from dreamactor.runs import write_text
 
 STEPS, SHIFT = 4, 3.0

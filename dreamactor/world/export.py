@@ -55,6 +55,8 @@ class ExportConfig:
             ConfigError: One that cannot work.
         """
         check_least(self, {"train": 0, "test": 0, "frames": 2, "size": 32})
+        if not self.train and not self.test:
+            raise ConfigError("train=0 test=0: want 1 or more of one of them")
 
 
 def export_world(

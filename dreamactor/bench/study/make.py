@@ -136,6 +136,8 @@ def make_study(suite_root: Path, clips: Path, out: Path, config: StudyConfig) ->
     found = find_clips(suite, clips, systems)
     scenarios = {name: str(suite.case(name).scenario) for name in found}
     names = choose_cases(scenarios, config.wanted, config.seed)
+    if not (out / BEGUN).is_file():
+        _check_media(suite, found, names)
     secret = _secret(out, settings)
     deck, sources = _inputs(suite, config, secret, systems, names, out)
     sources |= _results(deck, found, names)
@@ -175,6 +177,21 @@ def summary(plan: Plan) -> str:
         f"{len(plan.systems)} systems, {len(plan.raters)} raters with {most[0]} ratings and "
         f"{most[1]} pairs each, checks among them"
     )
+
+
+def _check_media(
+    suite: Suite, found: Mapping[str, Mapping[str, Path]], names: Sequence[str]
+) -> None:
+    """Decode all that may be shown, so that no study is begun over a file that cannot be read."""
+    cases = [suite.case(name) for name in names]
+    for medium in {case.reference for case in cases}:
+        read_image(suite.path(medium))
+    clips = {suite.path(case.driving) for case in cases}
+    clips.update(path for name in names for path in found[name].values())
+    for path in tqdm(sorted(clips), desc="look at clips", unit="clip", disable=None, leave=False):
+        probe(path)
+        for _ in iter_frames(path):
+            pass
 
 
 def _secret(out: Path, settings: Mapping[str, Any]) -> str:
