@@ -3,6 +3,7 @@
 python scripts/curves.py curves docs/training docs/img/training.png
 python scripts/curves.py distilled docs/training docs/img/distill_curves.png
 python scripts/curves.py drivers docs/training/stage1 docs/img/stage1_curves.png
+python scripts/curves.py runs docs/training/runs docs/img/training_runs.png
 python scripts/curves.py samples docs/img/training_samples.jpg RUN/samples/001900.png ...
 """
 
@@ -82,6 +83,24 @@ def drivers(folder: Path, out: Path) -> None:
     figure.savefig(out, dpi=110)
 
 
+def runs(folder: Path, out: Path) -> None:
+    """Losses of the transformer's runs, and what is missed of held-back pairs."""
+    figure, (losses, missed) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    for number, path in enumerate(sorted(folder.glob("*.jsonl"))):
+        for axis, keys in ((losses, ("flow", "total")), (missed, ("missed_1",))):
+            told = [row for row in rows(path) if row["seconds"] and set(keys) & row.keys()]
+            values = [next(row[key] for key in keys if key in row) for row in told]
+            minutes = [row["seconds"] / 60 for row in told]
+            axis.plot(minutes, values, ".-", color=f"C{number}", markersize=3, label=path.stem)
+    losses.set(title="loss (weighed differently in each run)", xlabel="minutes", ylim=(0.5, 1.6))
+    missed.set(title="held-back pairs: missed by one prediction", xlabel="minutes")
+    for axis in (losses, missed):
+        axis.title.set_size(9)
+        axis.grid(alpha=0.3)
+    losses.legend(fontsize=8)
+    figure.savefig(out, dpi=110)
+
+
 def samples(out: Path, sheets: list[Path]) -> None:
     """Sheets of a run at half size, one under the other."""
     halves = [Image.open(path).convert("RGB").reduce(2) for path in sheets]
@@ -93,8 +112,8 @@ def samples(out: Path, sheets: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "drivers":
-        drivers(Path(sys.argv[2]), Path(sys.argv[3]))
+    if sys.argv[1] in ("drivers", "runs"):
+        {"drivers": drivers, "runs": runs}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
     elif sys.argv[1] != "samples":
         chosen = {"curves": PANELS, "distilled": DISTILLED}[sys.argv[1]]
         curves(chosen, Path(sys.argv[2]), Path(sys.argv[3]))

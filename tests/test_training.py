@@ -20,6 +20,7 @@ from torch.testing import assert_close
 from dreamactor.backbones.base import Native
 from dreamactor.backbones.incontext import mode_of
 from dreamactor.backbones.nano import (
+    DATA,
     PREDICTS,
     Nano,
     NanoConfig,
@@ -543,6 +544,7 @@ def test_networks_of_the_full_shape_fit_into_the_package(tmp_path: Path) -> None
     save_weights(files[1], shape.build().state_dict(), header)
     assert 24e6 < export_nano(*files, tmp_path / "out", steps=6, shift=5.0) < 48e6
     assert load_nano(tmp_path / "out").native.frames == 17
+    assert sum(file.stat().st_size for file in DATA.glob("*.safetensors")) < 48e6
 
 
 def test_a_feed_reads_each_shard_of_its_share_once(pool: Path) -> None:
