@@ -255,9 +255,7 @@ def parse(key: str, text: str, kind: Any) -> Any:
             value = kind(text)
         except ValueError as error:
             raise ConfigError(f"{key}={text}: want {kind.__name__}") from error
-        if (
-            value != value
-        ):  # NaN, which passes for any number where one asks whether it is too small
+        if isinstance(value, float) and math.isnan(value):  # passes wherever less is refused
             raise ConfigError(f"{key}={text}: want a number")
         return value
     raise ConfigError(f"{key}: cannot be set from the command line")
