@@ -22,7 +22,7 @@ from dreamactor.bench.contestants import (
 from dreamactor.bench.pointing import Pointing
 from dreamactor.bench.suite_measure import measure_clip
 from dreamactor.bench.suite_records import collect
-from dreamactor.bench.suite_run import RunConfig, Running, run_suite
+from dreamactor.bench.suite_run import RunConfig, Running, bench_run, run_suite
 from dreamactor.conditioning.skeleton import JOINTS, PoseTrack
 from dreamactor.diffusion.animator import Animator
 from dreamactor.errors import ConfigError, MediaError
@@ -114,6 +114,17 @@ def test_same_command_measures_what_changed_in_a_folder(suite, tmp_path):
     changed = [p.name for p, stamp in stamps.items() if p.stat().st_mtime_ns != stamp]
     assert changed == ["human2human_0.json"]
     assert after[1].values["psnr"] > before[1].values["psnr"] + 15
+
+
+def test_exact_clips_of_a_relative_folder_are_found_again(suite, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    for case in suite.cases:
+        write_clip(Path("mine") / f"{case.result_name}.mp4", moving(RED), FPS)
+    bench_run(suite.root, "mine/", Path("run"), None, FAST)
+    assert {Path(record.file).parent for record in collect(Path("run"))} == {tmp_path / "mine"}
+    monkeypatch.chdir("/")
+    assert bench_run(suite.root, "copy", tmp_path / "run", None, FAST).is_file()
 
 
 def test_unchanged_by_rate_size_and_container(suite, tmp_path):

@@ -188,6 +188,10 @@ class Folder:
     path: Path
     on_gpu = False
 
+    def __post_init__(self) -> None:
+        """Take the path from where it is named: workers and later runs may be elsewhere."""
+        object.__setattr__(self, "path", self.path.absolute())
+
     @property
     def about(self) -> Mapping[str, Any]:
         """Its name; what a clip is, its sha256 in the results tells."""
