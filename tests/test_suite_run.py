@@ -102,6 +102,22 @@ def test_exact_a_command_runs_once_a_case_and_its_fault_is_told(suite, tmp_path)
     assert not list((out / "clips" / "theirs").glob(".*"))
 
 
+def test_exact_a_broken_clip_of_a_command_is_not_kept(suite, tmp_path):
+    """One without a head is made again, and so is one whose middle cannot be decoded."""
+    whole, kept, out = suite.root / "media" / "blue.mp4", tmp_path / "given.mp4", tmp_path / "run"
+    system = Command(f"sh -c 'cp {kept} $0; : {{reference}} {{driving}}' {{out}}")
+    body = bytearray(whole.read_bytes())
+    start = body.index(b"mdat") + 4
+    body[start : start + 200] = bytes(200)
+    for broken in (b"no clip", body):
+        kept.write_bytes(broken)
+        with pytest.raises(MediaError, match="2 of 2 clips of theirs are missing"):
+            run_suite(suite.root, out, "theirs", system, FAST)
+        assert not list((out / "clips" / "theirs").iterdir())
+    kept.write_bytes(whole.read_bytes())
+    assert len(run_suite(suite.root, out, "theirs", system, FAST)) == 2
+
+
 def test_same_command_measures_what_changed_in_a_folder(suite, tmp_path):
     out, mine = tmp_path / "run", tmp_path / "mine"
     mine.mkdir()

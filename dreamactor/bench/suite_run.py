@@ -47,6 +47,7 @@ from dreamactor.errors import ConfigError, DreamActorError, MediaError
 from dreamactor.image import refusals
 from dreamactor.provenance import sha256
 from dreamactor.runs import plain, write_text
+from dreamactor.video import iter_frames
 from dreamactor.work.claims import EXPIRY, Claims
 from dreamactor.work.workers import Outcome, finish
 
@@ -202,6 +203,8 @@ class Running:
             seconds = time.perf_counter() - start
             if found.parent != hidden:
                 return found, None
+            for _ in iter_frames(found):  # a broken one is not kept
+                pass
             write_text(final.with_suffix(".seconds"), f"{seconds:.3f}\n")
             record = found.with_suffix(".json")
             if record.is_file():
