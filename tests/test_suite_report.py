@@ -88,6 +88,17 @@ def test_exact_what_is_missing_is_told(run):
     assert "- copy: 1 cases without a clip" in (out / "report.md").read_text()
 
 
+def test_exact_a_clip_that_is_gone_is_told_on_the_page(run):
+    suite, out = run
+    (out / "clips" / "copy" / "human2human_0.mp4").unlink()
+    first, second = given(write_report(suite, out).read_text())["cases"]
+    assert first["labels"] == ["reference", "driving", "truth", "by warp", "by driving"]
+    assert first["notes"] == {"copy": ["its clip is gone: clips/copy/human2human_0.mp4"]}
+    assert "psnr" in first["values"]["copy"]
+    assert "by copy" in second["labels"]
+    assert not second["notes"]
+
+
 def test_exact_the_page_filters_in_a_browser(run, browser):
     """Real clicks: fewer cases after a filter, the table follows, no error in the console."""
     suite, out = run

@@ -132,6 +132,22 @@ def test_same_command_measures_what_changed_in_a_folder(suite, tmp_path):
     assert after[1].values["psnr"] > before[1].values["psnr"] + 15
 
 
+def test_exact_what_is_no_longer_in_a_folder_is_missing(suite, tmp_path):
+    """Of a case that is not asked for too; and what came broken in its place."""
+    out, mine = tmp_path / "run", tmp_path / "mine"
+    mine.mkdir()
+    for case in suite.cases:
+        write_clip(mine / f"{case.result_name}.mp4", moving(RED), FPS)
+    run_suite(suite.root, out, "mine", Folder(mine), FAST)
+    (mine / "human2animal_0.mp4").unlink()
+    (record,) = run_suite(suite.root, out, "mine", Folder(mine), replace(FAST, cases=1))
+    assert record.case == "human2human/0"
+    (mine / "human2human_0.mp4").write_bytes(b"no clip")
+    with pytest.raises(MediaError, match="2 of 2 clips of mine are missing"):
+        run_suite(suite.root, out, "mine", Folder(mine), FAST)
+    assert not collect(out)
+
+
 def test_exact_clips_of_a_relative_folder_are_found_again(suite, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mine").mkdir()

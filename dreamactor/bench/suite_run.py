@@ -38,7 +38,7 @@ from dreamactor.bench.manifest import Suite, SuiteCase, load_suite
 from dreamactor.bench.pointing import Pointing
 from dreamactor.bench.results import clip_of
 from dreamactor.bench.suite_measure import measure_clip
-from dreamactor.bench.suite_records import SuiteRecord, collect, read_run
+from dreamactor.bench.suite_records import SuiteRecord, collect, read_run, records_of
 from dreamactor.bench.suite_report import write_report
 from dreamactor.conditioning.pose import identity
 from dreamactor.config import check_device, check_least
@@ -162,6 +162,13 @@ class Running:
         for item in self.items:
             self._path("failed", item).unlink(missing_ok=True)
 
+    def forget_removed(self) -> None:
+        """Of a folder: what was measured on clips that are no longer there."""
+        if isinstance(self.system, Folder):
+            for path, record in records_of(self.root, self.label).items():
+                if not record.path(self.root).is_file():
+                    path.unlink(missing_ok=True)
+
     def attempt(self, item: str) -> Outcome:
         """Claim, make unless it lies there, measure, write down."""
         case = self.suite.case(item)
@@ -176,6 +183,7 @@ class Running:
                 clip, seconds = self._made(case)
                 record = self._measured(case, clip, seconds)
             except DreamActorError as error:
+                self._path("measures", item).unlink(missing_ok=True)  # of the clip before
                 self._path("failed", item).parent.mkdir(parents=True, exist_ok=True)
                 write_text(self._path("failed", item), json.dumps({"why": str(error)}))
                 return "failed"
@@ -298,6 +306,7 @@ def run_suite(
         _lying(suite, system, names),
     )  # fmt: skip
     running.forget_failures()
+    running.forget_removed()
     finish(running, config.workers, config.ray)
     records = collect(out)
     failed = {name: why for name in names if (why := running.failure(name)) is not None}
