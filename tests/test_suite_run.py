@@ -148,6 +148,23 @@ def test_exact_what_is_no_longer_in_a_folder_is_missing(suite, tmp_path):
     assert not collect(out)
 
 
+def test_refuses_another_folder_of_the_same_name(suite, tmp_path):
+    """A moved one goes on."""
+    out, mine, other = tmp_path / "run", tmp_path / "a" / "mine", tmp_path / "b" / "mine"
+    for folder in (mine, other):
+        folder.mkdir(parents=True)
+        for case in suite.cases:
+            write_clip(folder / f"{case.result_name}.mp4", moving(RED), FPS)
+    run_suite(suite.root, out, "mine", Folder(mine), FAST)
+    with pytest.raises(ConfigError, match=f"{mine}, now {other}; give these another --name"):
+        run_suite(suite.root, out, "mine", Folder(other), FAST)
+    run_suite(suite.root, out, "other", Folder(other), FAST)
+    mine.parent.rename(tmp_path / "c")
+    run_suite(suite.root, out, "mine", Folder(tmp_path / "c" / "mine"), FAST)
+    files = {(r.system, Path(r.file).parent) for r in collect(out)}
+    assert files == {("mine", tmp_path / "c" / "mine"), ("other", other)}
+
+
 def test_exact_clips_of_a_relative_folder_are_found_again(suite, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mine").mkdir()

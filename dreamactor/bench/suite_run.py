@@ -290,8 +290,8 @@ def run_suite(
         All records of the run, those of other systems too.
 
     Raises:
-        ConfigError: The folder is of another suite, or the label of another system; or the suite
-            has fewer cases.
+        ConfigError: The folder is of another suite, or the label of another system or folder; or
+            the suite has fewer cases.
         MediaError: Some clips could not be made or measured; all others are.
     """
     if not LABEL.fullmatch(label):
@@ -353,8 +353,20 @@ def _begin(suite: Suite, out: Path, label: str, system: Contestant, config: RunC
             f"{out}: {label} was begun with another {', '.join(differs)}; repeat that command to "
             "go on, or give this one another --name"
         )
+    if isinstance(system, Folder):
+        _check_folder(out, label, system.path)
     known["systems"][label] = about
     write_text(out / "run.json", json.dumps(known, indent=1) + "\n")
+
+
+def _check_folder(out: Path, label: str, folder: Path) -> None:
+    """Refuse clips of one folder under the name of another; one that is gone may have moved."""
+    for record in records_of(out, label).values():
+        before = record.path(out).parent
+        if before.is_dir() and not before.samefile(folder):
+            raise ConfigError(
+                f"{out}: {label} has clips of {before}, now {folder}; give these another --name"
+            )
 
 
 def _lying(suite: Suite, system: Contestant, names: Sequence[str]) -> dict[str, str]:
