@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 
 import numpy as np
 import pytest
@@ -50,6 +54,14 @@ def program(tmp_path: Path) -> str:
     (tmp_path / "system.py").write_text(PROGRAM)
     words = "{reference} {driving} {out} {seed}"
     return f"{sys.executable} {tmp_path / 'system.py'} {words} {tmp_path / 'log'}"
+
+
+def lives(process: int) -> bool:
+    """Z: dead, and not yet asked for its result."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
 
 
 def test_exact_baselines_and_a_folder_in_one_run(suite, tmp_path):
@@ -116,6 +128,21 @@ def test_exact_a_broken_clip_of_a_command_is_not_kept(suite, tmp_path):
         assert not list((out / "clips" / "theirs").iterdir())
     kept.write_bytes(whole.read_bytes())
     assert len(run_suite(suite.root, out, "theirs", system, FAST)) == 2
+
+
+@pytest.mark.parametrize("ending", ["timeout", "ctrl-c"])
+def test_exact_a_command_ends_with_all_that_it_began(suite, tmp_path, ending):
+    log = tmp_path / "log"
+    words = f"sleep 60 & echo $! > {log}; wait; : {{reference}} {{driving}} {{out}}"
+    system = Command(f"sh -c '{words}'", timeout=3 if ending == "timeout" else 30)
+    if ending == "ctrl-c":
+        Timer(3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(MediaError if ending == "timeout" else KeyboardInterrupt):
+        system.clip(suite, suite.cases[0], tmp_path / "out.mp4")
+    deadline = time.monotonic() + 5
+    while lives(int(log.read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_same_command_measures_what_changed_in_a_folder(suite, tmp_path):
@@ -281,6 +308,28 @@ def test_refuses_another_suite_or_system_in_the_same_folder(suite, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"junk", "run.json: damaged: Expecting value"),
+        (b"\xff", "run.json: damaged: 'utf-8'"),
+        (b"{}", "run.json: not of `bench run`"),
+        (b"[]", "run.json: not of `bench run`"),
+        (b'{"format": 1, "suite": 1, "measures": 1, "systems": {"a": 1}}', "not of `bench run`"),
+        (None, "no run: want a folder of `bench run`"),
+    ],
+)
+def test_refuses_a_run_that_is_none(suite, tmp_path, text, message):
+    out = tmp_path / "run"
+    run_suite(suite.root, out, "a", Baseline("copy"), FAST)
+    (out / "run.json").unlink()
+    if text is not None:
+        (out / "run.json").write_bytes(text)
+    with pytest.raises(ConfigError, match=message):
+        bench_run(suite.root, "driving", out, None, FAST)
+    assert not (out / "report.html").exists()
+
+
+@pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("coppy", "nearest is copy"),
@@ -289,6 +338,9 @@ def test_refuses_another_suite_or_system_in_the_same_folder(suite, tmp_path):
         ("python3 {reference.x} {driving} {out}", "want {reference}"),
         ("no-such-program-1 {reference} {driving} {out}", "no such program"),
         ("python3 {reference {driving} {out}", "a brace itself"),
+        ("python3 '{reference} {driving} {out}", "No closing quotation; a quote is"),
+        ("python3 {reference:08d} {driving} {out}", "want {reference} alone, without a format"),
+        ("python3 {reference} {driving!z} {out}", "want {driving} alone, without a format"),
     ],
 )
 def test_refuses_systems_that_are_none(spec, message):

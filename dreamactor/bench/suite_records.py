@@ -57,9 +57,18 @@ def read_run(out: Path) -> dict[str, Any]:
     """run.json of a run.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is none, or it is damaged or of something else.
     """
     path = out / "run.json"
     if not path.is_file():
         raise ConfigError(f"{out}: no run: want a folder of `bench run`")
-    return dict(json.loads(path.read_text()))
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path}: damaged: {error}; name another --out") from error
+    match found:
+        case {"format": _, "suite": _, "measures": _, "systems": {**systems}} if all(
+            isinstance(about, dict) for about in systems.values()
+        ):
+            return dict(found)
+    raise ConfigError(f"{path}: not of `bench run`; name another --out")

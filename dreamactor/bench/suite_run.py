@@ -339,7 +339,8 @@ def _begin(suite: Suite, out: Path, label: str, system: Contestant, config: RunC
         "measures": measures,
     }
     fresh: dict[str, Any] = {**head, "systems": {}}
-    known = read_run(out) if (out / "run.json").is_file() else fresh
+    begun = (out / "run.json").is_file() or (out / "measures").is_dir()
+    known = read_run(out) if begun else fresh
     for key, value in head.items():
         if known[key] != value:
             raise ConfigError(
