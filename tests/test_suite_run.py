@@ -23,13 +23,15 @@ from dreamactor.bench.contestants import (
     case_seed,
     contestant,
 )
+from dreamactor.bench.manifest import save_suite
 from dreamactor.bench.pointing import Pointing
 from dreamactor.bench.suite_measure import measure_clip
 from dreamactor.bench.suite_records import collect
 from dreamactor.bench.suite_run import RunConfig, Running, bench_run, run_suite
 from dreamactor.conditioning.skeleton import JOINTS, PoseTrack
+from dreamactor.config import from_words
 from dreamactor.diffusion.animator import Animator
-from dreamactor.errors import ConfigError, MediaError
+from dreamactor.errors import ConfigError, DreamActorError, MediaError
 from dreamactor.video import write_clip
 
 FAST = RunConfig(lpips=0, joints=0)
@@ -305,6 +307,37 @@ def test_refuses_another_suite_or_system_in_the_same_folder(suite, tmp_path):
         run_suite(suite.root, out, "b", Baseline("driving"), RunConfig(lpips=2))
     with pytest.raises(ConfigError, match="such as my-system"):
         run_suite(suite.root, out, "My System", Baseline("copy"), FAST)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["steps=0"], "steps=0: want 1 to 1000"),
+        (["steps=99999"], "steps=99999: want 1 to 1000"),
+        (["threads=0"], "threads=0: want 1 to 256"),
+        (["perceptual=/nonexist"], "/nonexist do not exist"),
+        (["lpips=0", "weights=/nonexist"], "nonexist"),
+    ],
+)
+def test_refusals_leave_nothing(suite, tmp_path, words, message):
+    config = from_words(RunConfig, ["joints=0", *words])
+    with pytest.raises(DreamActorError, match=message):
+        bench_run(suite.root, "nano", tmp_path / "run", None, config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_refuses_a_name_that_is_too_long(suite, tmp_path):
+    with pytest.raises(MediaError, match="cannot be reached: File name too long"):
+        bench_run(suite.root, "copy", tmp_path / ("x" * 300), None, FAST)
+
+
+def test_unchanged_report_of_a_run_that_another_suite_is_refused(suite, tmp_path):
+    page = bench_run(suite.root, "copy", tmp_path / "run", None, FAST)
+    before = page.stat().st_mtime_ns
+    save_suite(replace(suite, cases=suite.cases[:1]))
+    with pytest.raises(ConfigError, match="begun with suite"):
+        bench_run(suite.root, "driving", tmp_path / "run", None, FAST)
+    assert page.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(

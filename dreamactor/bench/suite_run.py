@@ -37,7 +37,7 @@ from dreamactor.bench.coverage import choose_cases
 from dreamactor.bench.manifest import Suite, SuiteCase, load_suite
 from dreamactor.bench.pointing import Pointing
 from dreamactor.bench.results import clip_of
-from dreamactor.bench.suite_measure import measure_clip
+from dreamactor.bench.suite_measure import load_perceptual, measure_clip
 from dreamactor.bench.suite_records import SuiteRecord, collect, read_run, records_of
 from dreamactor.bench.suite_report import write_report
 from dreamactor.conditioning.pose import identity
@@ -253,6 +253,7 @@ def bench_run(suite: Path, spec: str, out: Path, name: str | None, config: RunCo
 
     Raises:
         ConfigError: As `run_suite`; or a command without a name.
+        WeightsError: As `run_suite`.
         MediaError: As `run_suite`; the report is written all the same.
     """
     animator = Animator(
@@ -268,10 +269,13 @@ def bench_run(suite: Path, spec: str, out: Path, name: str | None, config: RunCo
     label = name or (system.path.name if isinstance(system, Folder) else spec)
     try:
         run_suite(suite, out, label, system, config)
-    finally:
-        if (out / "results.jsonl").is_file():
-            page = write_report(load_suite(suite), out)
-    return page
+    except MediaError:
+        with refusals(out, "reached"):
+            measured = (out / "results.jsonl").is_file()
+        if measured:
+            write_report(load_suite(suite), out)
+        raise
+    return write_report(load_suite(suite), out)
 
 
 def run_suite(
@@ -292,6 +296,7 @@ def run_suite(
     Raises:
         ConfigError: The folder is of another suite, or the label of another system or folder; or
             the suite has fewer cases.
+        WeightsError: The system's weights or those of ST-LPIPS are missing or damaged.
         MediaError: Some clips could not be made or measured; all others are.
     """
     if not LABEL.fullmatch(label):
@@ -327,9 +332,9 @@ def run_suite(
 
 def _begin(suite: Suite, out: Path, label: str, system: Contestant, config: RunConfig) -> None:
     """Make or check run.json."""
-    with refusals(out):
-        out.mkdir(parents=True, exist_ok=True)
     measures = plain({"lpips": config.lpips, "perceptual": config.perceptual})
+    if config.lpips:
+        load_perceptual(config.perceptual)  # refuses before anything is written
     if config.joints:  # runs from before there were any go on with joints=0
         estimator = identity(load_estimator(config.estimator))
         measures |= {"joints": config.joints, "estimator": estimator}
@@ -339,7 +344,8 @@ def _begin(suite: Suite, out: Path, label: str, system: Contestant, config: RunC
         "measures": measures,
     }
     fresh: dict[str, Any] = {**head, "systems": {}}
-    begun = (out / "run.json").is_file() or (out / "measures").is_dir()
+    with refusals(out, "reached"):
+        begun = (out / "run.json").is_file() or (out / "measures").is_dir()
     known = read_run(out) if begun else fresh
     for key, value in head.items():
         if known[key] != value:
@@ -357,6 +363,8 @@ def _begin(suite: Suite, out: Path, label: str, system: Contestant, config: RunC
     if isinstance(system, Folder):
         _check_folder(out, label, system.path)
     known["systems"][label] = about
+    with refusals(out):
+        out.mkdir(parents=True, exist_ok=True)
     write_text(out / "run.json", json.dumps(known, indent=1) + "\n")
 
 
