@@ -58,7 +58,8 @@ def write_page(
     by_case: dict[str, dict[str, SuiteRecord]] = {}
     for record in sorted(records, key=lambda record: systems.index(record.system)):
         by_case.setdefault(record.case, {})[record.system] = record
-    order = _worst_first(by_case, systems, columns)
+    judged = [name for name in systems if any(record.system == name for record in records)]
+    order = _worst_first(by_case, judged, columns)
     cases: list[dict[str, Any]] = []
     for name in tqdm(order, unit="strip", disable=None, leave=False):
         found = by_case[name]
@@ -108,7 +109,7 @@ def _worst_first(
     systems: Sequence[str],
     columns: Sequence[Metric],
 ) -> list[str]:
-    """Names of the cases; by the last system's first metric, those without a value last."""
+    """Names of the cases; by the last judged system's first metric, those without a value last."""
     if not columns:
         return sorted(by_case)
     column, system = columns[0], systems[-1]
