@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from suites import tiny_suite
 
 from dreamactor.bench.contestants import Baseline
+from dreamactor.bench.suite_page import WEB
 from dreamactor.bench.suite_records import collect
 from dreamactor.bench.suite_report import write_report
 from dreamactor.bench.suite_run import RunConfig, run_suite
@@ -110,6 +113,65 @@ def test_exact_what_is_missing_is_told(run):
     (out / "measures" / "copy" / "human2animal_0.json").unlink()
     write_report(suite, out)
     assert "- copy: 1 cases without a clip" in (out / "report.md").read_text()
+
+
+def test_exact_a_clip_that_is_gone_is_told_on_the_page(run):
+    suite, out = run
+    (out / "clips" / "copy" / "human2human_0.mp4").unlink()
+    first, second = given(write_report(suite, out).read_text())["cases"]
+    assert first["labels"] == ["reference", "driving", "truth", "by warp", "by driving"]
+    assert first["notes"] == {"copy": ["its clip is gone: clips/copy/human2human_0.mp4"]}
+    assert "psnr" in first["values"]["copy"]
+    assert "by copy" in second["labels"]
+    assert not second["notes"]
+
+
+PAGE = """
+const made = () => ({
+  children: [], textContent: "", value: "",
+  append(...more) { this.children.push(...more); },
+  replaceChildren(...more) { this.children = more; },
+  querySelectorAll: () => [], setAttribute() {}, addEventListener() {},
+});
+const held = {};
+const document = {
+  getElementById: (id) => (held[id] ??= made()),
+  createElement: made,
+  createElementNS: (_, name) => ({ ...made(), name }),
+};
+document.getElementById("given").textContent = require("fs").readFileSync(0, "utf8");
+"""
+"""As much of a browser as the page's program needs."""
+
+
+@pytest.fixture
+def idle(run):
+    """What the page is given before and after a system without clips joins."""
+    suite, out = run
+    before = given(write_report(suite, out).read_text())
+    head = json.loads((out / "run.json").read_text())
+    head["systems"]["idle"] = {}
+    (out / "run.json").write_text(json.dumps(head))
+    return before, given(write_report(suite, out).read_text())
+
+
+def test_unchanged_order_of_cases_by_a_system_without_clips(idle):
+    before, after = idle
+    assert after["systems"] == [*before["systems"], "idle"]
+    assert [case["name"] for case in after["cases"]] == [case["name"] for case in before["cases"]]
+
+
+def test_exact_the_page_plots_who_has_clips(idle):
+    """The radar has four rings and three systems, and cases are in the order of the third."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no node here")
+    told = "byId('radar').children.filter((e) => e.name === 'polygon').length"
+    program = f"{PAGE}{(WEB / 'suite.js').read_text()}console.log(byId('system').value, {told});"
+    found = subprocess.run(
+        [node, "-e", program], input=json.dumps(idle[1]), capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == ["driving", "7"]
 
 
 def test_exact_the_page_filters_in_a_browser(run, browser):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 
 import numpy as np
 import pytest
@@ -20,13 +24,15 @@ from dreamactor.bench.contestants import (
     case_seed,
     contestant,
 )
+from dreamactor.bench.manifest import save_suite
 from dreamactor.bench.pointing import Pointing
 from dreamactor.bench.suite_measure import measure_clip
 from dreamactor.bench.suite_records import collect
-from dreamactor.bench.suite_run import RunConfig, Running, run_suite
+from dreamactor.bench.suite_run import RunConfig, Running, bench_run, run_suite
 from dreamactor.conditioning.skeleton import JOINTS, PoseTrack
+from dreamactor.config import from_words
 from dreamactor.diffusion.animator import Animator
-from dreamactor.errors import ConfigError, MediaError
+from dreamactor.errors import ConfigError, DreamActorError, MediaError
 from dreamactor.video import write_clip
 
 FAST = RunConfig(lpips=0, joints=0)
@@ -51,6 +57,14 @@ def program(tmp_path: Path) -> str:
     (tmp_path / "system.py").write_text(PROGRAM)
     words = "{reference} {driving} {out} {seed}"
     return f"{sys.executable} {tmp_path / 'system.py'} {words} {tmp_path / 'log'}"
+
+
+def lives(process: int) -> bool:
+    """Z: dead, and not yet asked for its result."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
 
 
 def test_exact_baselines_and_a_folder_in_one_run(suite, tmp_path):
@@ -103,6 +117,37 @@ def test_exact_a_command_runs_once_a_case_and_its_fault_is_told(suite, tmp_path)
     assert not list((out / "clips" / "theirs").glob(".*"))
 
 
+def test_exact_a_broken_clip_of_a_command_is_not_kept(suite, tmp_path):
+    """One without a head is made again, and so is one whose middle cannot be decoded."""
+    whole, kept, out = suite.root / "media" / "blue.mp4", tmp_path / "given.mp4", tmp_path / "run"
+    system = Command(f"sh -c 'cp {kept} $0; : {{reference}} {{driving}}' {{out}}")
+    body = bytearray(whole.read_bytes())
+    start = body.index(b"mdat") + 4
+    body[start : start + 200] = bytes(200)
+    for broken in (b"no clip", body):
+        kept.write_bytes(broken)
+        with pytest.raises(MediaError, match="2 of 2 clips of theirs are missing"):
+            run_suite(suite.root, out, "theirs", system, FAST)
+        assert not list((out / "clips" / "theirs").iterdir())
+    kept.write_bytes(whole.read_bytes())
+    assert len(run_suite(suite.root, out, "theirs", system, FAST)) == 2
+
+
+@pytest.mark.parametrize("ending", ["timeout", "ctrl-c"])
+def test_exact_a_command_ends_with_all_that_it_began(suite, tmp_path, ending):
+    log = tmp_path / "log"
+    words = f"sleep 60 & echo $! > {log}; wait; : {{reference}} {{driving}} {{out}}"
+    system = Command(f"sh -c '{words}'", timeout=3 if ending == "timeout" else 30)
+    if ending == "ctrl-c":
+        Timer(3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(MediaError if ending == "timeout" else KeyboardInterrupt):
+        system.clip(suite, suite.cases[0], tmp_path / "out.mp4")
+    deadline = time.monotonic() + 5
+    while lives(int(log.read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_same_command_measures_what_changed_in_a_folder(suite, tmp_path):
     out, mine = tmp_path / "run", tmp_path / "mine"
     mine.mkdir()
@@ -115,6 +160,50 @@ def test_same_command_measures_what_changed_in_a_folder(suite, tmp_path):
     changed = [p.name for p, stamp in stamps.items() if p.stat().st_mtime_ns != stamp]
     assert changed == ["human2human_0.json"]
     assert after[1].values["psnr"] > before[1].values["psnr"] + 15
+
+
+def test_exact_what_is_no_longer_in_a_folder_is_missing(suite, tmp_path):
+    """Of a case that is not asked for too; and what came broken in its place."""
+    out, mine = tmp_path / "run", tmp_path / "mine"
+    mine.mkdir()
+    for case in suite.cases:
+        write_clip(mine / f"{case.result_name}.mp4", moving(RED), FPS)
+    run_suite(suite.root, out, "mine", Folder(mine), FAST)
+    (mine / "human2animal_0.mp4").unlink()
+    (record,) = run_suite(suite.root, out, "mine", Folder(mine), replace(FAST, cases=1))
+    assert record.case == "human2human/0"
+    (mine / "human2human_0.mp4").write_bytes(b"no clip")
+    with pytest.raises(MediaError, match="2 of 2 clips of mine are missing"):
+        run_suite(suite.root, out, "mine", Folder(mine), FAST)
+    assert not collect(out)
+
+
+def test_refuses_another_folder_of_the_same_name(suite, tmp_path):
+    """A moved one goes on."""
+    out, mine, other = tmp_path / "run", tmp_path / "a" / "mine", tmp_path / "b" / "mine"
+    for folder in (mine, other):
+        folder.mkdir(parents=True)
+        for case in suite.cases:
+            write_clip(folder / f"{case.result_name}.mp4", moving(RED), FPS)
+    run_suite(suite.root, out, "mine", Folder(mine), FAST)
+    with pytest.raises(ConfigError, match=f"{mine}, now {other}; give these another --name"):
+        run_suite(suite.root, out, "mine", Folder(other), FAST)
+    run_suite(suite.root, out, "other", Folder(other), FAST)
+    mine.parent.rename(tmp_path / "c")
+    run_suite(suite.root, out, "mine", Folder(tmp_path / "c" / "mine"), FAST)
+    files = {(r.system, Path(r.file).parent) for r in collect(out)}
+    assert files == {("mine", tmp_path / "c" / "mine"), ("other", other)}
+
+
+def test_exact_clips_of_a_relative_folder_are_found_again(suite, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    for case in suite.cases:
+        write_clip(Path("mine") / f"{case.result_name}.mp4", moving(RED), FPS)
+    bench_run(suite.root, "mine/", Path("run"), None, FAST)
+    assert {Path(record.file).parent for record in collect(Path("run"))} == {tmp_path / "mine"}
+    monkeypatch.chdir("/")
+    assert bench_run(suite.root, "copy", tmp_path / "run", None, FAST).is_file()
 
 
 def test_unchanged_by_rate_size_and_container(suite, tmp_path):
@@ -222,6 +311,59 @@ def test_refuses_another_suite_or_system_in_the_same_folder(suite, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["steps=0"], "steps=0: want 1 to 1000"),
+        (["steps=99999"], "steps=99999: want 1 to 1000"),
+        (["threads=0"], "threads=0: want 1 to 256"),
+        (["perceptual=/nonexist"], "/nonexist do not exist"),
+        (["lpips=0", "weights=/nonexist"], "nonexist"),
+    ],
+)
+def test_refusals_leave_nothing(suite, tmp_path, words, message):
+    config = from_words(RunConfig, ["joints=0", *words])
+    with pytest.raises(DreamActorError, match=message):
+        bench_run(suite.root, "nano", tmp_path / "run", None, config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_refuses_a_name_that_is_too_long(suite, tmp_path):
+    with pytest.raises(MediaError, match="cannot be reached: File name too long"):
+        bench_run(suite.root, "copy", tmp_path / ("x" * 300), None, FAST)
+
+
+def test_unchanged_report_of_a_run_that_another_suite_is_refused(suite, tmp_path):
+    page = bench_run(suite.root, "copy", tmp_path / "run", None, FAST)
+    before = page.stat().st_mtime_ns
+    save_suite(replace(suite, cases=suite.cases[:1]))
+    with pytest.raises(ConfigError, match="begun with suite"):
+        bench_run(suite.root, "driving", tmp_path / "run", None, FAST)
+    assert page.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"junk", "run.json: damaged: Expecting value"),
+        (b"\xff", "run.json: damaged: 'utf-8'"),
+        (b"{}", "run.json: not of `bench run`"),
+        (b"[]", "run.json: not of `bench run`"),
+        (b'{"format": 1, "suite": 1, "measures": 1, "systems": {"a": 1}}', "not of `bench run`"),
+        (None, "no run: want a folder of `bench run`"),
+    ],
+)
+def test_refuses_a_run_that_is_none(suite, tmp_path, text, message):
+    out = tmp_path / "run"
+    run_suite(suite.root, out, "a", Baseline("copy"), FAST)
+    (out / "run.json").unlink()
+    if text is not None:
+        (out / "run.json").write_bytes(text)
+    with pytest.raises(ConfigError, match=message):
+        bench_run(suite.root, "driving", out, None, FAST)
+    assert not (out / "report.html").exists()
+
+
+@pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("coppy", "nearest is copy"),
@@ -230,6 +372,9 @@ def test_refuses_another_suite_or_system_in_the_same_folder(suite, tmp_path):
         ("python3 {reference.x} {driving} {out}", "want {reference}"),
         ("no-such-program-1 {reference} {driving} {out}", "no such program"),
         ("python3 {reference {driving} {out}", "a brace itself"),
+        ("python3 '{reference} {driving} {out}", "No closing quotation; a quote is"),
+        ("python3 {reference:08d} {driving} {out}", "want {reference} alone, without a format"),
+        ("python3 {reference} {driving!z} {out}", "want {driving} alone, without a format"),
     ],
 )
 def test_refuses_systems_that_are_none(spec, message):

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import shlex
 import shutil
+import signal
 import string
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -128,20 +131,31 @@ class Command:
         """Check the template.
 
         Raises:
-            ConfigError: It lacks a place for a file, or names one that is not known.
+            ConfigError: It lacks a place for a file, names one that is not known or wants it in a
+                format, has a quote too few, or a program that is not there.
         """
-        named = [name for _, name, _, _ in _parts(self.template) if name is not None]
-        for name in named:
+        named = set()
+        for _, name, spec, conversion in _parts(self.template):
+            if name is None:
+                continue
             if name not in FIELDS:
                 near = difflib.get_close_matches(name, FIELDS, 1, 0.0)[0]
                 raise ConfigError(f"{{{name}}} in a command: want {{{near}}}, or {{{{ for a brace")
+            if spec or conversion:
+                raise ConfigError(
+                    f"command {self.template!r}: want {{{name}}} alone, without a format"
+                )
+            named.add(name)
         missing = [name for name in NEEDED if name not in named]
         if missing:
             raise ConfigError(
                 f"command {self.template!r}: lacks {{{missing[0]}}}; want "
                 "'program --ref {reference} --drive {driving} --out {out}'"
             )
-        program = shlex.split(self.template)[0]
+        try:
+            program = shlex.split(self.template)[0]
+        except ValueError as error:
+            raise ConfigError(f"command {self.template!r}: {error}; a quote is \\'") from error
         if shutil.which(program) is None:
             raise ConfigError(f"command {program!r}: no such program on the path")
 
@@ -166,16 +180,14 @@ class Command:
         }
         words = [word.format(**values) for word in shlex.split(self.template)]
         try:
-            done = subprocess.run(
-                words, stdin=subprocess.DEVNULL, capture_output=True, timeout=self.timeout
-            )
+            code, errors = _run(words, self.timeout)
         except subprocess.TimeoutExpired as error:
             raise MediaError(f"{words[0]}: not done in {self.timeout:g} s") from error
         except OSError as error:
             raise MediaError(f"{words[0]}: cannot be started: {error.strerror}") from error
-        if done.returncode:
-            said = done.stderr.decode(errors="replace").strip()[-SHOWN:]
-            raise MediaError(f"{words[0]}: exit code {done.returncode}: {said or 'without a word'}")
+        if code:
+            said = errors.decode(errors="replace").strip()[-SHOWN:]
+            raise MediaError(f"{words[0]}: exit code {code}: {said or 'without a word'}")
         if not out.is_file():
             raise MediaError(f"{words[0]}: exit code 0, but no file at {{out}}")
         return out
@@ -187,6 +199,10 @@ class Folder:
 
     path: Path
     on_gpu = False
+
+    def __post_init__(self) -> None:
+        """Take the path from where it is named: workers and later runs may be elsewhere."""
+        object.__setattr__(self, "path", self.path.absolute())
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -240,6 +256,24 @@ def case_seed(seed: int, case: SuiteCase) -> int:
 def about_of(system: Contestant) -> dict[str, Any]:
     """Its `about`, as JSON gives it back."""
     return dict(json.loads(json.dumps(dict(system.about))))
+
+
+def _run(words: Sequence[str], timeout: float) -> tuple[int, bytes]:
+    """Exit code and stderr; what is not done in time, or at Ctrl-C, ends with all that it began."""
+    with subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        try:
+            _, errors = process.communicate(timeout=timeout)
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return process.returncode, errors
 
 
 def _parts(template: str) -> list[tuple[str, str | None, str | None, str | None]]:

@@ -82,7 +82,7 @@ def measure_clip(
     frames = resample(iter_frames(clip), info.fps, seconds)
     result = np.stack([_sized(frame, (height, width)) for frame in frames])
     known = _known(suite, case, reference, driving, truth, (height, width))
-    net = _perceptual(weights) if lpips else None
+    net = load_perceptual(weights) if lpips else None
     joints = None if pointing is None else pointing(result, known, float(info.fps))
     found = measure_every(result, known, net, lpips or None, joints)
     vectors = None
@@ -91,6 +91,18 @@ def measure_clip(
         theirs = project(clip_vector(pooled)[None])[0]
         vectors = (found.vector.tolist(), theirs.tolist())
     return Numbers({**found.values, "length": length}, vectors, notes)
+
+
+@lru_cache(maxsize=1)
+def load_perceptual(weights: Path | None) -> Perceptual:
+    """The network of ST-LPIPS, once a process.
+
+    Raises:
+        WeightsError: Its weights are missing, or not of it.
+    """
+    from dreamactor.bench.perceptual import Perceptual
+
+    return Perceptual.load("alex", weights)
 
 
 def _known(
@@ -118,10 +130,3 @@ def _known(
 
 def _sized(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     return fit(frame, size, "letterbox")[0]
-
-
-@lru_cache(maxsize=1)
-def _perceptual(weights: Path | None) -> Perceptual:
-    from dreamactor.bench.perceptual import Perceptual
-
-    return Perceptual.load("alex", weights)

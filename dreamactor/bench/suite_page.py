@@ -58,7 +58,8 @@ def write_page(
     by_case: dict[str, dict[str, SuiteRecord]] = {}
     for record in sorted(records, key=lambda record: systems.index(record.system)):
         by_case.setdefault(record.case, {})[record.system] = record
-    order = _worst_first(by_case, systems, columns)
+    judged = [name for name in systems if any(record.system == name for record in records)]
+    order = _worst_first(by_case, judged, columns)
     cases: list[dict[str, Any]] = []
     for name in tqdm(order, unit="strip", disable=None, leave=False):
         found = by_case[name]
@@ -67,10 +68,11 @@ def write_page(
             "name": name,
             "groups": dict(first.groups),
             "values": {s: dict(r.values) for s, r in found.items()},
-            "notes": {s: list(r.notes) for s, r in found.items() if r.notes},
+            "notes": {s: notes for s, r in found.items() if (notes := _notes(out, r))},
         }
         if len(cases) < MOST:
-            path, labels = _strip(suite, suite.case(name), out, found)
+            there = {s: r for s, r in found.items() if r.path(out).is_file()}
+            path, labels = _strip(suite, suite.case(name), out, there)
             shown |= {"strip": _data(path, "video/mp4"), "labels": labels}
             shown["poster"] = _data(path.with_suffix(".jpg"), "image/jpeg")
         cases.append(shown)
@@ -107,7 +109,7 @@ def _worst_first(
     systems: Sequence[str],
     columns: Sequence[Metric],
 ) -> list[str]:
-    """Names of the cases; by the last system's first metric, those without a value last."""
+    """Names of the cases; by the last judged system's first metric, those without a value last."""
     if not columns:
         return sorted(by_case)
     column, system = columns[0], systems[-1]
@@ -129,7 +131,7 @@ def _strip(
     sources.append(("driving", suite.path(case.driving)))
     if case.truth is not None:
         sources.append(("truth", suite.path(case.truth)))
-    sources += [(f"by {name}", _file(out, record)) for name, record in found.items()]
+    sources += [(f"by {name}", record.path(out)) for name, record in found.items()]
     clips = "/".join(f"{name}={record.clip}" for name, record in found.items())
     key = hashlib.sha256(f"{suite.digest}/{case.name}/{clips}/{SIDE}/{CRF}".encode()).hexdigest()
     path = out / "strips" / f"{case.result_name}-{key[:12]}.mp4"
@@ -164,9 +166,9 @@ def _frames(
         yield np.concatenate(cells, axis=1)
 
 
-def _file(out: Path, record: SuiteRecord) -> Path:
-    path = Path(record.file)
-    return path if path.is_absolute() else out / path
+def _notes(out: Path, record: SuiteRecord) -> list[str]:
+    gone = [] if record.path(out).is_file() else [f"its clip is gone: {record.file}"]
+    return [*record.notes, *gone]
 
 
 def _data(path: Path, kind: str) -> str:

@@ -33,13 +33,20 @@ class SuiteRecord:
     notes: Sequence[str] = ()
     """What a reader should know, such as another shape of frames."""
 
+    def path(self, out: Path) -> Path:
+        """The clip of a run."""
+        return out / self.file
+
+
+def records_of(out: Path, system: str = "*") -> dict[Path, SuiteRecord]:
+    """Records of one system, or all, by system and case, and the files that they are read from."""
+    paths = sorted((out / "measures").glob(f"{system}/*.json"))
+    return {path: SuiteRecord(**json.loads(path.read_text())) for path in paths}
+
 
 def collect(out: Path) -> list[SuiteRecord]:
     """All records of a run, by system and case; results.jsonl is written anew."""
-    records = [
-        SuiteRecord(**json.loads(path.read_text()))
-        for path in sorted((out / "measures").glob("*/*.json"))
-    ]
+    records = list(records_of(out).values())
     with atomic(out / "results.jsonl") as hidden:
         lines = (json.dumps(asdict(record), ensure_ascii=False) for record in records)
         hidden.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -50,9 +57,18 @@ def read_run(out: Path) -> dict[str, Any]:
     """run.json of a run.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is none, or it is damaged or of something else.
     """
     path = out / "run.json"
     if not path.is_file():
         raise ConfigError(f"{out}: no run: want a folder of `bench run`")
-    return dict(json.loads(path.read_text()))
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path}: damaged: {error}; name another --out") from error
+    match found:
+        case {"format": _, "suite": _, "measures": _, "systems": {**systems}} if all(
+            isinstance(about, dict) for about in systems.values()
+        ):
+            return dict(found)
+    raise ConfigError(f"{path}: not of `bench run`; name another --out")

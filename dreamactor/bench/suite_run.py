@@ -37,8 +37,8 @@ from dreamactor.bench.coverage import choose_cases
 from dreamactor.bench.manifest import Suite, SuiteCase, load_suite
 from dreamactor.bench.pointing import Pointing
 from dreamactor.bench.results import clip_of
-from dreamactor.bench.suite_measure import measure_clip
-from dreamactor.bench.suite_records import SuiteRecord, collect, read_run
+from dreamactor.bench.suite_measure import load_perceptual, measure_clip
+from dreamactor.bench.suite_records import SuiteRecord, collect, read_run, records_of
 from dreamactor.bench.suite_report import write_report
 from dreamactor.conditioning.pose import identity
 from dreamactor.config import check_device, check_finite, check_least
@@ -47,6 +47,7 @@ from dreamactor.errors import ConfigError, DreamActorError, MediaError
 from dreamactor.image import refusals
 from dreamactor.provenance import sha256
 from dreamactor.runs import plain, write_text
+from dreamactor.video import iter_frames
 from dreamactor.work.claims import EXPIRY, Claims
 from dreamactor.work.workers import Outcome, finish
 
@@ -162,6 +163,13 @@ class Running:
         for item in self.items:
             self._path("failed", item).unlink(missing_ok=True)
 
+    def forget_removed(self) -> None:
+        """Of a folder: what was measured on clips that are no longer there."""
+        if isinstance(self.system, Folder):
+            for path, record in records_of(self.root, self.label).items():
+                if not record.path(self.root).is_file():
+                    path.unlink(missing_ok=True)
+
     def attempt(self, item: str) -> Outcome:
         """Claim, make unless it lies there, measure, write down."""
         case = self.suite.case(item)
@@ -176,6 +184,7 @@ class Running:
                 clip, seconds = self._made(case)
                 record = self._measured(case, clip, seconds)
             except DreamActorError as error:
+                self._path("measures", item).unlink(missing_ok=True)  # of the clip before
                 self._path("failed", item).parent.mkdir(parents=True, exist_ok=True)
                 write_text(self._path("failed", item), json.dumps({"why": str(error)}))
                 return "failed"
@@ -203,6 +212,8 @@ class Running:
             seconds = time.perf_counter() - start
             if found.parent != hidden:
                 return found, None
+            for _ in iter_frames(found):  # a broken one is not kept
+                pass
             write_text(final.with_suffix(".seconds"), f"{seconds:.3f}\n")
             record = found.with_suffix(".json")
             if record.is_file():
@@ -243,6 +254,7 @@ def bench_run(suite: Path, spec: str, out: Path, name: str | None, config: RunCo
 
     Raises:
         ConfigError: As `run_suite`; or a command without a name.
+        WeightsError: As `run_suite`.
         MediaError: As `run_suite`; the report is written all the same.
     """
     animator = Animator(
@@ -258,10 +270,13 @@ def bench_run(suite: Path, spec: str, out: Path, name: str | None, config: RunCo
     label = name or (system.path.name if isinstance(system, Folder) else spec)
     try:
         run_suite(suite, out, label, system, config)
-    finally:
-        if (out / "results.jsonl").is_file():
-            page = write_report(load_suite(suite), out)
-    return page
+    except MediaError:
+        with refusals(out, "reached"):
+            measured = (out / "results.jsonl").is_file()
+        if measured:
+            write_report(load_suite(suite), out)
+        raise
+    return write_report(load_suite(suite), out)
 
 
 def run_suite(
@@ -280,8 +295,9 @@ def run_suite(
         All records of the run, those of other systems too.
 
     Raises:
-        ConfigError: The folder is of another suite, or the label of another system; or the suite
-            has fewer cases.
+        ConfigError: The folder is of another suite, or the label of another system or folder; or
+            the suite has fewer cases.
+        WeightsError: The system's weights or those of ST-LPIPS are missing or damaged.
         MediaError: Some clips could not be made or measured; all others are.
     """
     if not LABEL.fullmatch(label):
@@ -296,6 +312,7 @@ def run_suite(
         _lying(suite, system, names),
     )  # fmt: skip
     running.forget_failures()
+    running.forget_removed()
     finish(running, config.workers, config.ray)
     records = collect(out)
     failed = {name: why for name in names if (why := running.failure(name)) is not None}
@@ -316,9 +333,9 @@ def run_suite(
 
 def _begin(suite: Suite, out: Path, label: str, system: Contestant, config: RunConfig) -> None:
     """Make or check run.json."""
-    with refusals(out):
-        out.mkdir(parents=True, exist_ok=True)
     measures = plain({"lpips": config.lpips, "perceptual": config.perceptual})
+    if config.lpips:
+        load_perceptual(config.perceptual)  # refuses before anything is written
     if config.joints:  # runs from before there were any go on with joints=0
         estimator = identity(load_estimator(config.estimator))
         measures |= {"joints": config.joints, "estimator": estimator}
@@ -328,7 +345,9 @@ def _begin(suite: Suite, out: Path, label: str, system: Contestant, config: RunC
         "measures": measures,
     }
     fresh: dict[str, Any] = {**head, "systems": {}}
-    known = read_run(out) if (out / "run.json").is_file() else fresh
+    with refusals(out, "reached"):
+        begun = (out / "run.json").is_file() or (out / "measures").is_dir()
+    known = read_run(out) if begun else fresh
     for key, value in head.items():
         if known[key] != value:
             raise ConfigError(
@@ -342,8 +361,22 @@ def _begin(suite: Suite, out: Path, label: str, system: Contestant, config: RunC
             f"{out}: {label} was begun with another {', '.join(differs)}; repeat that command to "
             "go on, or give this one another --name"
         )
+    if isinstance(system, Folder):
+        _check_folder(out, label, system.path)
     known["systems"][label] = about
+    with refusals(out):
+        out.mkdir(parents=True, exist_ok=True)
     write_text(out / "run.json", json.dumps(known, indent=1) + "\n")
+
+
+def _check_folder(out: Path, label: str, folder: Path) -> None:
+    """Refuse clips of one folder under the name of another; one that is gone may have moved."""
+    for record in records_of(out, label).values():
+        before = record.path(out).parent
+        if before.is_dir() and not before.samefile(folder):
+            raise ConfigError(
+                f"{out}: {label} has clips of {before}, now {folder}; give these another --name"
+            )
 
 
 def _lying(suite: Suite, system: Contestant, names: Sequence[str]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from dreamactor.backbones.load import (
     load_estimator,
 )
 from dreamactor.conditioning.pose import identity
+from dreamactor.diffusion.job import AnimateConfig, check_counts, prepare
 from dreamactor.diffusion.segments import Guard
 
 if TYPE_CHECKING:
@@ -47,6 +48,14 @@ class Animator:
     marked: bool = True
     """Whether clips carry watermark and manifest."""
 
+    def __post_init__(self) -> None:
+        """Check what would refuse every clip.
+
+        Raises:
+            ConfigError: A number that cannot work.
+        """
+        check_counts(self.steps, self.threads)
+
     @property
     def about(self) -> Mapping[str, Any]:
         """Name, weights, adapter, estimator, steps and threads; loads the weights."""
@@ -72,7 +81,6 @@ class Animator:
         self, reference: Path, driving: Path, out: Path, seed: int, prompt: str | None = None
     ) -> None:
         """Write a clip of as many frames, at the same rate, as `driving`; its record beside it."""
-        from dreamactor.diffusion.job import AnimateConfig, prepare
         from dreamactor.diffusion.pipeline import run
 
         config = AnimateConfig(

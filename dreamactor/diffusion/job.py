@@ -51,6 +51,18 @@ MAX_GUIDANCE = 100.0
 MAX_THREADS = 256
 
 
+def check_counts(steps: int | None, threads: int) -> None:
+    """Refuse numbers of sampling steps or CPU threads that cannot be.
+
+    Raises:
+        ConfigError: Names the first.
+    """
+    if steps is not None and not 1 <= steps <= MAX_STEPS:
+        raise ConfigError(f"steps={steps}: want 1 to {MAX_STEPS}")
+    if not 1 <= threads <= MAX_THREADS:
+        raise ConfigError(f"threads={threads}: want 1 to {MAX_THREADS}")
+
+
 @dataclass(frozen=True)
 class AnimateConfig:
     """Settings of one `animate`."""
@@ -155,8 +167,7 @@ class AnimateConfig:
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else Path(value))
         check_backbone(self.backbone)
-        if self.steps is not None and not 1 <= self.steps <= MAX_STEPS:
-            raise ConfigError(f"steps={self.steps}: want 1 to {MAX_STEPS}")
+        check_counts(self.steps, self.threads)
         if self.guidance is not None and not 0 <= self.guidance <= MAX_GUIDANCE:
             raise ConfigError(f"guidance={self.guidance}: want 0 to {MAX_GUIDANCE:.0f}, 1 is off")
         if self.fps is not None and not (math.isfinite(self.fps) and 0.1 <= self.fps <= 240):
@@ -169,8 +180,6 @@ class AnimateConfig:
             if getattr(self, name) not in words:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: want {' or '.join(words)}")
         check_pose(self.variant, self.pose)
-        if not 1 <= self.threads <= MAX_THREADS:
-            raise ConfigError(f"threads={self.threads}: want 1 to {MAX_THREADS}")
         check_device(self.device)
         object.__setattr__(self, "lora", tuple(self.lora or ()))
         choice = self.choice

@@ -31,6 +31,11 @@ function chosen() {
   return given.cases.filter((one) => wanted.every((s) => one.groups[s.name] === s.value));
 }
 
+/* Systems that have a clip of one of the cases. */
+function judged(cases) {
+  return given.systems.filter((system) => cases.some((one) => one.values[system]));
+}
+
 function numbers(cases, system, metric) {
   return cases.map((one) => one.values[system]?.[metric]).filter((v) => v !== undefined);
 }
@@ -82,12 +87,13 @@ function drawTable(cases) {
 
 function drawRadar(cases) {
   const svg = byId("radar");
+  const systems = judged(cases);
   const columns = given.columns.filter((c) => {
     if (c.better === "truth") return false;
-    return given.systems.every((s) => numbers(cases, s, c.name).length);
+    return systems.every((s) => numbers(cases, s, c.name).length);
   }).slice(0, SPOKES);
   svg.replaceChildren();
-  if (columns.length < 3 || given.systems.length < 2) {
+  if (columns.length < 3 || systems.length < 2) {
     svg.append(element("text", { x: 20, y: 40 }, "Needs three metrics and two systems that all have."));
     return;
   }
@@ -99,13 +105,13 @@ function drawRadar(cases) {
   for (const r of [0.25, 0.5, 0.75, 1]) {
     svg.append(element("polygon", { class: "axis", points: columns.map((_, k) => at(k, r).join()).join(" ") }));
   }
-  const levels = columns.map((c) => given.systems.map((s) => goodness(c, mean(numbers(cases, s, c.name)))));
+  const levels = columns.map((c) => systems.map((s) => goodness(c, mean(numbers(cases, s, c.name)))));
   columns.forEach((c, k) => {
     const [x, y] = at(k, 1.13);
     const anchor = Math.abs(x - cx) < 12 ? "middle" : x > cx ? "start" : "end";
     svg.append(element("text", { x, y: y + 4, "text-anchor": anchor }, c.title));
   });
-  given.systems.forEach((system, s) => {
+  systems.forEach((system, s) => {
     const points = columns.map((_, k) => {
       const [low, high] = [Math.min(...levels[k]), Math.max(...levels[k])];
       return at(k, high > low ? 0.12 + (0.88 * (levels[k][s] - low)) / (high - low) : 1).join();
@@ -240,7 +246,7 @@ const titles = given.columns.map((c) => c.title);
 options(byId("x"), names, titles, "psnr");
 options(byId("y"), names, titles, names.includes("flow_epe") ? "flow_epe" : names.at(-1));
 options(byId("metric"), names, titles, names[0]);
-options(byId("system"), given.systems, given.systems, given.systems.at(-1));
+options(byId("system"), given.systems, given.systems, judged(given.cases).at(-1));
 byId("more").addEventListener("click", () => { limit += STEP; draw(); });
 byId("filters").addEventListener("change", () => { limit = STEP; });
 draw();
