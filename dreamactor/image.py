@@ -10,13 +10,15 @@ import os
 import re
 import secrets
 import struct
+import sys
 import textwrap
 import warnings
 import zlib
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -42,6 +44,9 @@ FORMATS = (
     "AVIF",
 )  # no EPS: Pillow would run Ghostscript
 """The only decoders a file can reach, whatever it claims to be."""
+
+HUSHED = Lock()
+"""Held while stderr leads nowhere; a second thread would take nowhere for what to come back to."""
 
 FAULTS = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError),
@@ -199,7 +204,7 @@ def read_image(path: str | Path, background: tuple[int, int, int] = BACKGROUND) 
 
 def flatten(image: Image.Image, background: tuple[int, int, int] = BACKGROUND) -> Rgb:
     """Turn the current frame of any Pillow image into (H, W, 3) uint8; see `read_image`."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _hushed() if image.format == "TIFF" else nullcontext():
         warnings.simplefilter("ignore")
         image.load()
         image = _upright(image)
@@ -218,6 +223,22 @@ def flatten(image: Image.Image, background: tuple[int, int, int] = BACKGROUND) -
     alpha = rgba[..., 3:]
     blend = rgba[..., :3] * alpha + np.array(background, np.uint32) * (255 - alpha)
     return ((blend + 127) // 255).astype(np.uint8)  # (H, W, 3)
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Let nothing reach stderr, where libtiff itself tells of damage."""
+    if sys.__stderr__ is None:  # its number may be that of another file
+        yield
+        return
+    with HUSHED, open(os.devnull, "wb") as nowhere:
+        kept = os.dup(2)
+        try:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -190,6 +190,18 @@ def test_reading_refuses_what_is_no_whole_picture(tmp_path, name, content, messa
     assert "\n" not in str(refusal.value)
 
 
+def test_a_damaged_tiff_is_told_by_one_line_alone(tmp_path, capfd):
+    """libtiff, which unpacks LZW, writes to stderr itself."""
+    damaged = bytearray(encoded("TIFF", compression="tiff_lzw"))
+    damaged[2000:2400:20] = b"\xff" * 20
+    (tmp_path / "a.tiff").write_bytes(damaged)
+    with pytest.raises(MediaError, match="truncated or damaged"):
+        read_image(tmp_path / "a.tiff")
+    assert capfd.readouterr().err == ""
+    os.write(2, b"heard again")
+    assert capfd.readouterr().err == "heard again"
+
+
 def test_reading_refuses_folders_and_floating_point(tmp_path):
     with pytest.raises(MediaError, match="is a folder"):
         read_image(tmp_path)
