@@ -10,13 +10,15 @@ import os
 import re
 import secrets
 import struct
+import sys
 import textwrap
 import warnings
 import zlib
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -42,6 +44,13 @@ FORMATS = (
     "AVIF",
 )  # no EPS: Pillow would run Ghostscript
 """The only decoders a file can reach, whatever it claims to be."""
+
+HUSHED = Lock()
+"""Held while stderr leads nowhere; a second thread would take nowhere for what to come back to."""
+
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How such files begin."""
+DEPTH = "save it with 8 or 16 bits a channel"
 
 FAULTS = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError),
@@ -159,8 +168,7 @@ def open_image(path: str | Path) -> Image.Image:
         found = re.search(r"\d+", str(error))
         pixels = int(found.group()) if found else 2 * MAX_PIXELS
     except UnidentifiedImageError as error:
-        wanted = ", ".join(FORMATS)
-        raise MediaError(f"{path}: not a picture, or its head is damaged; want {wanted}") from error
+        raise MediaError(f"{path}: {_unidentified(path)}") from error
     except FAULTS as error:
         raise MediaError(f"{path}: damaged picture: {error}") from error
     if pixels > MAX_PIXELS:
@@ -169,6 +177,15 @@ def open_image(path: str | Path) -> Image.Image:
             "scale it down first"
         )
     return image
+
+
+def _unidentified(path: Path) -> str:
+    """Why a file is no picture of `FORMATS`."""
+    with path.open("rb") as file:
+        if file.read(4) in TIFF:
+            return f"a TIFF with a damaged head, or with floating-point or odd pixels; {DEPTH}"
+    wanted = ", ".join(FORMATS)
+    return f"not a picture of a kind that is read, or its head is damaged; want {wanted}"
 
 
 def read_image(path: str | Path, background: tuple[int, int, int] = BACKGROUND) -> Rgb:
@@ -186,27 +203,34 @@ def read_image(path: str | Path, background: tuple[int, int, int] = BACKGROUND) 
         (H, W, 3) uint8.
 
     Raises:
-        MediaError: Missing, a folder, empty, not a picture, truncated or damaged, or above
-            `MAX_PIXELS` (found from the header, before any pixel is decoded).
+        MediaError: Missing, a folder, empty, not a picture, truncated or damaged, of numbers beyond
+            16 bits or floating point, or above `MAX_PIXELS` (found from the header, before any
+            pixel is decoded).
     """
     with open_image(path) as image:
         try:
             return flatten(image, background)
+        except MediaError as error:
+            raise MediaError(f"{path}: {error}") from error
         except FAULTS as error:
             reason = str(error) or type(error).__name__
             raise MediaError(f"{path}: truncated or damaged picture: {reason}") from error
 
 
 def flatten(image: Image.Image, background: tuple[int, int, int] = BACKGROUND) -> Rgb:
-    """Turn the current frame of any Pillow image into (H, W, 3) uint8; see `read_image`."""
-    with warnings.catch_warnings():
+    """Turn the current frame of any Pillow image into (H, W, 3) uint8; see `read_image`.
+
+    Raises:
+        MediaError: Its numbers are beyond 16 bits, or floating point.
+    """
+    with warnings.catch_warnings(), _hushed() if image.format == "TIFF" else nullcontext():
         warnings.simplefilter("ignore")
         image.load()
         image = _upright(image)
     if image.mode.startswith("I"):
         return _from_16_bit(image)
     if image.mode == "F":
-        raise ValueError("floating-point pixels; save it with 8 or 16 bits a channel")
+        raise MediaError(f"floating-point pixels; {DEPTH}")
     if image.has_transparency_data and image.mode != "RGBA":
         image = image.convert("RGBA")
     if image.mode not in ("RGB", "RGBA", "CMYK"):
@@ -220,6 +244,22 @@ def flatten(image: Image.Image, background: tuple[int, int, int] = BACKGROUND) -
     return ((blend + 127) // 255).astype(np.uint8)  # (H, W, 3)
 
 
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Let nothing reach stderr, where libtiff itself tells of damage."""
+    if sys.__stderr__ is None:  # its number may be that of another file
+        yield
+        return
+    with HUSHED, open(os.devnull, "wb") as nowhere:
+        kept = os.dup(2)
+        try:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
@@ -228,7 +268,9 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _from_16_bit(image: Image.Image) -> Rgb:
-    grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)  # (H, W); "I" holds 16 bits too
+    grey = np.asarray(image).astype(np.int64)  # (H, W); "I" holds 16 bits too
+    if grey.min() < 0 or grey.max() > 65535:
+        raise MediaError(f"pixels from {grey.min()} to {grey.max()}, want 0 to 65535; {DEPTH}")
     grey = (grey * 255 + 32767) // 65535
     return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)  # (H, W, 3)
 

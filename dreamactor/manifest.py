@@ -7,6 +7,7 @@ sha256; no file's name, no path and no prompt is in a manifest.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -87,21 +88,27 @@ def sign(clip: Path, beside: Path | None, record: Mapping[str, Any]) -> dict[str
     kind = {**MIME, **BESIDE}[clip.suffix.lower()]
     signed = clip.with_name(f"signed{clip.suffix}")
     try:
-        with (
-            _told(library, f"{clip}: its C2PA manifest cannot be written", MediaError),
-            library.Context.from_dict(OFFLINE) as context,
-            library.Builder(definition(record), context) as builder,
-            _native(library, who) as native,
-            clip.open("rb") as source,
-            signed.open("w+b") as target,
-        ):
-            if beside is not None:
-                builder.set_no_embed()
-            data = builder.sign(native, kind, source, target)
-        if beside is None:
-            signed.replace(clip)
-        else:
-            beside.write_bytes(data)
+        with _told(library, f"{clip}: its C2PA manifest cannot be written", MediaError):
+            with (
+                library.Context.from_dict(OFFLINE) as context,
+                library.Builder(definition(record), context) as builder,
+                _native(library, who) as native,
+                clip.open("rb") as source,
+                _Remembering(signed, "w+b") as disk,
+                io.BufferedRandom(disk) as target,
+            ):
+                if beside is not None:
+                    builder.set_no_embed()
+                try:
+                    data = builder.sign(native, kind, source, target)
+                except library.C2paError:
+                    if disk.refusal is None:
+                        raise
+                    raise disk.refusal from None
+            if beside is None:
+                signed.replace(clip)
+            else:
+                beside.write_bytes(data)
     finally:
         signed.unlink(missing_ok=True)
     return {
@@ -168,8 +175,23 @@ def _told(library: Any, what: str, fault: type[DreamActorError]) -> Iterator[Non
     """Turn what c2pa-python and the operating system say into one line."""
     try:
         yield
-    except (library.C2paError, OSError) as error:
+    except OSError as error:
+        raise fault(f"{what}: {error.strerror or error}") from error
+    except library.C2paError as error:
         raise fault(f"{what}: {shown(error)}") from error
+
+
+class _Remembering(io.FileIO):
+    """A file that keeps why it could not be written, of which c2pa-python tells nothing."""
+
+    refusal: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.refusal = error
+            raise
 
 
 def _native(library: Any, who: Signer) -> Any:

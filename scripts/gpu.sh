@@ -74,6 +74,7 @@ pools=$(cat "$home/pools")
 # pool NAME PROCESSES MINUTES settings...: fill a pool in the background, unless that is being done
 pool() {
   pgrep -f "out $pools/$1 " > /dev/null && return
+  mkdir -p "$pools/$1"  # trainers refuse a pool that is not there
   OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 setsid nohup nice -n 19 \
     python3 -m dreamactor.cli world pool --cast "$home/full.castpack" \
     --out "$pools/$1" --shards 1000000 --size "${SIZE:-256}" --processes "$2" --minutes "$3" \

@@ -132,7 +132,7 @@ def rewritten(source: Path, target: Path, compress: int = zipfile.ZIP_STORED, **
 def test_refuses_packs_that_are_missing_damaged_or_of_another_version(cast: Cast, tmp_path: Path):
     good = tmp_path / "good"
     save_cast(cast, good)
-    with pytest.raises(AssetError, match="no such cast pack"):
+    with pytest.raises(AssetError, match=r"no such cast pack; .* `dreamactor world build`"):
         load_cast(tmp_path / "none")
     with pytest.raises(AssetError, match="schema 7, want 1"):
         load_cast(rewritten(good, tmp_path / "new", schema=7))

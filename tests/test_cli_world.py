@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from dreamactor import cli
 from dreamactor.errors import AssetError
 from dreamactor.image import read_image
 from dreamactor.video import iter_frames, probe
+from dreamactor.world import speed
 from dreamactor.world.cast import load_cast
 from dreamactor.world.pairs import FPS, TARGET_FRAMES, PairSampler
 from dreamactor.world.render import Renderer
@@ -136,6 +140,37 @@ def test_exact_bench_measures_one_process_and_many(run):
         "in 2 processes",
     ]
     assert all(float(line.split()[0]) > 0 for line in lines)
+
+
+def test_refuses_what_lies_in_a_folder_that_may_not_be_entered(run, tmp_path: Path, monkeypatch):
+    stat, path = os.stat, tmp_path / "locked/x"
+
+    def locked(at: object, **more: object) -> os.stat_result:  # root may enter any folder
+        if "locked" in str(at):
+            raise PermissionError(errno.EACCES, "Permission denied", str(at))
+        return stat(at, **more)
+
+    monkeypatch.setattr("os.stat", locked)
+    for words in (("sample", "--count", 1, "--cast", path), ("build", "--source", path)):
+        code, _, fault = run(*words, "--out", tmp_path / "out")
+        assert code == 2
+        assert fault == f"error: {path}: cannot be reached: Permission denied\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_renderer_that_dies_ends_the_bench_at_once(run, monkeypatch):
+    monkeypatch.setattr(speed, "_work", _dies)
+    begin = time.monotonic()
+    code, _, fault = run("bench", "--processes", 2)
+    assert code == 2
+    assert fault == "error: a renderer died before it had drawn a clip\n"
+    assert time.monotonic() - begin < speed.STARTUP / 2
+
+
+def _dies(pack: Path, seed: int, *_: object) -> None:
+    if seed == 0:
+        os._exit(1)
+    time.sleep(speed.STARTUP)
 
 
 def test_refuses_to_bench_what_is_no_pack(run, tmp_path: Path):

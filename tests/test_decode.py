@@ -167,7 +167,7 @@ def test_variable_rates_keep_their_times(tmp_path, name):
     assert times_of(path) == pytest.approx([p / 25 for p in pts], abs=0.002)
     clip = probe(path)
     assert clip.frames == len(pts)
-    assert float(clip.fps) == pytest.approx(7 / (41 / 25), rel=0.01)
+    assert float(clip.fps) == pytest.approx(len(pts) / (42 / 25), rel=0.01)
     assert clip.duration == pytest.approx(42 / 25, abs=0.05)
 
 
@@ -205,6 +205,47 @@ def test_sound_is_found_and_does_not_lengthen_the_clip(tmp_path, name, codec, au
     clip = probe(film(tmp_path / name, codec=codec, audio=audio, seconds=3))
     assert clip.has_audio
     assert clip.duration == pytest.approx(0.4, abs=0.05)  # avi: the encoder left a slot free
+    assert clip.fps == 25
+
+
+def spaced(path, ticks):
+    """A picture at each tick of 1 / 25 s, the last of `ticks` being the end of the last."""
+    with av.open(str(path), "w") as output:
+        track = output.add_stream("mjpeg", rate=25)
+        track.height, track.width, track.pix_fmt = 48, 64, "yuvj420p"
+        for tick, end in itertools.pairwise(ticks):
+            for packet in track.encode(av.VideoFrame.from_ndarray(drawing(tick), "rgb24")):
+                packet.time_base = Fraction(1, 25)
+                packet.pts = packet.dts = tick
+                packet.duration = end - tick
+                output.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("free", "count", "fps"),
+    [
+        (1, 12, 25),
+        (2, 12, 25),
+        (3, 12, Fraction(20)),
+        (3, 150, 25),
+        (3, 149, Fraction(149 * 25, 152)),
+    ],
+)
+def test_the_rate_of_an_avi_is_its_headers_though_some_slots_are_free(tmp_path, free, count, fps):
+    path = spaced(tmp_path / "a.avi", [0, *range(1 + free, count + free + 1)])
+    clip = probe(path)
+    assert (clip.frames, clip.duration) == (count, pytest.approx((count + free) / 25))
+    assert clip.fps == fps
+
+
+@pytest.mark.parametrize(
+    ("end", "fps"),
+    [(43, 8 / (43 / 25)), (82, 8 / (82 / 25)), (100, 7 / (41 / 25))],
+)
+def test_the_last_frames_time_counts_unless_it_outlasts_all_others(tmp_path, end, fps):
+    path = spaced(tmp_path / "a.mp4", [0, 1, 2, 10, 11, 20, 40, 41, end])
+    assert float(probe(path).fps) == pytest.approx(fps, rel=0.001)
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])

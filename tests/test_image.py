@@ -165,8 +165,10 @@ def encoded(kind, **options):
         (
             "text.png",
             b"hello, I am a picture",
-            "not a picture, or its head is damaged; want PNG, JPEG",
+            "not a picture of a kind that is read, or its head is damaged; want PNG, JPEG",
         ),
+        ("kind.ppm", encoded("PPM"), "not a picture of a kind that is read"),
+        ("head.tiff", b"II*\0" + bytes(500), "a TIFF with a damaged head"),
         ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
         ("clip.png", b"\0\0\0\x20ftypisom" + bytes(500), "not a picture"),
         ("huge.png", png_head(30_000, 30_000), "900 megapixels, the limit is 100; scale it down"),
@@ -190,12 +192,58 @@ def test_reading_refuses_what_is_no_whole_picture(tmp_path, name, content, messa
     assert "\n" not in str(refusal.value)
 
 
-def test_reading_refuses_folders_and_floating_point(tmp_path):
+def test_a_damaged_tiff_is_told_by_one_line_alone(tmp_path, capfd):
+    """libtiff, which unpacks LZW, writes to stderr itself."""
+    damaged = bytearray(encoded("TIFF", compression="tiff_lzw"))
+    damaged[2000:2400:20] = b"\xff" * 20
+    (tmp_path / "a.tiff").write_bytes(damaged)
+    with pytest.raises(MediaError, match="truncated or damaged"):
+        read_image(tmp_path / "a.tiff")
+    assert capfd.readouterr().err == ""
+    os.write(2, b"heard again")
+    assert capfd.readouterr().err == "heard again"
+
+
+def test_reading_refuses_folders(tmp_path):
     with pytest.raises(MediaError, match="is a folder"):
         read_image(tmp_path)
-    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "a.tiff")
-    with pytest.raises(MediaError, match="8 or 16 bits"):
-        read_image(tmp_path / "a.tiff")
+
+
+def colours_of_floats():
+    """A TIFF of 4 x 4 RGB float32 pixels, which Pillow neither writes nor opens."""
+    kinds = {"short": 3, "long": 4}
+    tags = [
+        *((256, "short", 4), (257, "short", 4), (258, "short", 32), (259, "short", 1)),
+        *((262, "short", 2), (273, "long", 134), (277, "short", 3), (278, "short", 4)),
+        *((279, "long", 192), (339, "short", 3)),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, kinds[kind], 1, v) for tag, kind, v in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + bytes(192)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((4, 4), np.float32), "floating-point pixels; save it with 8 or 16 bits"),
+        (colours_of_floats(), "with floating-point or odd pixels; save it with 8 or 16 bits"),
+        (np.full((4, 4), 70_000, np.int32), "pixels from 70000 to 70000, want 0 to 65535; save it"),
+        (np.full((4, 4), -1, np.int32), "pixels from -1 to -1, want 0 to 65535; save it"),
+    ],
+)
+def test_reading_refuses_other_than_8_and_16_bits_in_words(tmp_path, pixels, message):
+    path = tmp_path / "a.tiff"
+    if isinstance(pixels, bytes):
+        path.write_bytes(pixels)
+    else:
+        Image.fromarray(pixels).save(path)
+    with pytest.raises(MediaError, match=message) as refusal:
+        read_image(path)
+    assert "damaged picture" not in str(refusal.value)
+
+
+def test_integers_of_32_bits_that_16_hold_are_read_as_these(tmp_path):
+    Image.fromarray(np.full((4, 4), 257 * 77, np.int32)).save(tmp_path / "a.tiff")
+    assert (read_image(tmp_path / "a.tiff") == 77).all()
 
 
 def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path):

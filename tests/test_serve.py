@@ -231,7 +231,7 @@ def test_refuses_what_is_no_picture_or_clip(client, inputs):
     before = lies_in(client.root)
     for kind, content, status, why in [
         ("reference", b"", 422, "the file is empty"),
-        ("reference", b"GIF89a is what this says it is", 422, "not a picture, or its head"),
+        ("reference", b"GIF89a is what this says it is", 422, "not a picture of a kind"),
         ("reference", picture.read_bytes()[:60], 422, "truncated or damaged picture"),
         ("driving", picture, 422, "has 1 frame"),
         ("driving", clip.read_bytes()[:2000], 422, "truncated"),

@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from torch.testing import assert_close
 
+from dreamactor import cli
 from dreamactor.backbones.base import Native
 from dreamactor.backbones.incontext import mode_of
 from dreamactor.backbones.nano import (
@@ -70,6 +71,7 @@ from dreamactor.training.pool import (
     PoolConfig,
     Shard,
     ShardFeed,
+    filling,
     joint_array,
     read_shard,
     ready_shards,
@@ -619,9 +621,45 @@ def test_a_pool_keeps_what_belongs_together(pool: Path) -> None:
         assert torch.equal(latents.store[name][1].long(), found[0])
 
 
-def test_a_pool_that_stays_empty_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_pool_that_stays_empty_is_said_and_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("dreamactor.training.pool.PATIENCE", 0.0)
     with pytest.raises(ConfigError, match="0 clips"):
         ClipPool(tmp_path, 8, CPU).wait(8)
+    said = f"{tmp_path}: empty yet; waits for 8 clips, 0 s at most\n"
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("nano-vae", "pool=nope"),
+        ("keypoints", "pool=nope"),
+        ("nano-surface", "pool=nope", "vae=vae"),
+        ("nano-placement", "pool=nope", "vae=vae"),
+        ("nano-base", "pool=nope", "vae=vae"),
+        ("nano", "pool=there", "short=nope", "vae=vae"),
+        ("nano-decoder", "pool=nope", "vae=vae", "transformer=transformer"),
+    ],
+)
+def test_a_pool_that_nobody_began_is_refused_at_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+) -> None:
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["dreamactor", "train", words[0], "--out", "run", *words[1:]])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    said = "error: nope: no such pool; fill one with `dreamactor world pool`\n"
+    assert (end.value.code, capsys.readouterr().err) == (2, said)
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_a_pool_that_is_filled_beside_is_there_at_once(tmp_path: Path) -> None:
+    pool = tmp_path / "pool"
+    with filling(pool, PoolConfig(tmp_path / "none"), range(1), 1, 1.0):
+        assert pool.is_dir()

@@ -1,9 +1,12 @@
 """Marks of results: the manifest, who signs it, and `dreamactor verify` on all kinds of files."""
 
+import errno
 import json
+import resource
 import shutil
 import stat
 import sys
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -165,6 +168,56 @@ def test_a_manifest_that_cannot_be_written_leaves_nothing(made, monkeypatch, tmp
     monkeypatch.setattr(c2pa.Builder, "sign", full)
     with pytest.raises(MediaError, match=rf"{name}: its C2PA manifest cannot be written: Io: No"):
         made(name)
+    assert [path.name for path in tmp_path.iterdir()] == ["private_folder"]
+
+
+@pytest.fixture
+def tight(made, tmp_path):
+    """A limit on the size of files stands for a disk: without its manifest the clip fits."""
+
+    @contextmanager
+    def tight(name):
+        clip = made(name, manifest=False).out
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (clip.stat().st_size + 2000, hard))
+        clip.unlink()
+        clip.with_suffix(".json").unlink()
+        try:
+            with pytest.raises(MediaError, match=rf"{name}: its C2PA .* written: File too large$"):
+                yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert [path.name for path in tmp_path.iterdir()] == ["private_folder"]
+
+    return tight
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.mov", "out.gif"])
+def test_a_disk_too_full_for_the_manifest_leaves_nothing(made, tight, name):
+    with tight(name):
+        made(name)
+
+
+def test_a_full_disk_of_which_c2pa_says_nothing_is_told(made, tight, monkeypatch):
+    import c2pa
+
+    def sign(*given):
+        with suppress(OSError):
+            given[-1].write(bytes(1 << 20))
+        raise c2pa.C2paError("Io: Other: UntrackedPointer: 0x2")
+
+    with tight("out.gif"):
+        monkeypatch.setattr(c2pa.Builder, "sign", sign)
+        made("out.gif")
+
+
+def test_a_disk_too_full_for_the_manifest_beside_leaves_nothing(made, monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(manifest.Path, "write_bytes", full)
+    with pytest.raises(MediaError, match=r"out\.mkv: its C2PA .* written: No space left on device"):
+        made("out.mkv")
     assert [path.name for path in tmp_path.iterdir()] == ["private_folder"]
 
 

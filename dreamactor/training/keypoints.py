@@ -33,6 +33,7 @@ from dreamactor.runs import RunFolder, generator
 from dreamactor.training.frames import FramePool
 from dreamactor.training.loop import Loop, LoopConfig, Worker, compile_blocks, identity, workers
 from dreamactor.training.nano_vae import load_stills
+from dreamactor.training.pool import check_pool
 from dreamactor.training.views import views
 
 BELL = 1.0
@@ -126,6 +127,7 @@ class _Run:
 
     def __init__(self, config: KeypointTrainConfig, run: Path, worker: Worker) -> None:
         self.config, self.worker = config, worker
+        check_pool(config.pool)
         self.folder = RunFolder.open(run, identity(asdict(config)), worker.leads)
         self.stills = load_stills(config.stills, worker.device) if config.stills else None
         torch.manual_seed(config.seed)

@@ -49,7 +49,7 @@ from dreamactor.training.loop import LOOK_EVERY, Loop, LoopConfig, Worker, ident
 from dreamactor.training.nano_vae import channel_weights
 from dreamactor.training.optim import optimisers_for
 from dreamactor.training.pictures import PictureLoss
-from dreamactor.training.pool import TARGET_FRAMES
+from dreamactor.training.pool import TARGET_FRAMES, check_pool
 from dreamactor.training.poses import pose_loss
 from dreamactor.training.preview import Preview
 from dreamactor.training.reader import Read, Reader
@@ -211,6 +211,7 @@ class _Run:
     def __init__(self, config: AnyTrainConfig, run: Path, worker: Worker) -> None:
         self.config, self.worker = config, worker
         self.task: Task = "video" if config.motion == "none" else "animate"
+        check_pool(config.pool, *([config.short] if config.short else []))
         self.folder = RunFolder.open(run, identity(asdict(config)), worker.leads)
         torch.manual_seed(config.seed)
         self.vae = load_vae(config.vae).to(worker.device).requires_grad_(False)

@@ -43,6 +43,7 @@ from dreamactor.training.loop import (
 from dreamactor.training.nano import NanoTrainConfig, draw
 from dreamactor.training.nano_vae import contrast_loss, frames_of, reconstruction_loss
 from dreamactor.training.optim import optimisers_for
+from dreamactor.training.pool import check_pool
 from dreamactor.training.preview import Preview
 from dreamactor.training.widen import surface_of, with_part
 
@@ -128,6 +129,7 @@ class _Run:
 
     def __init__(self, config: DecoderTrainConfig, run: Path, worker: Worker) -> None:
         self.config, self.worker = config, worker
+        check_pool(config.pool)
         self.folder = RunFolder.open(run, identity(asdict(config)), worker.leads)
         torch.manual_seed(config.seed)
         self.plain = load_vae(config.vae).to(worker.device).requires_grad_(False)

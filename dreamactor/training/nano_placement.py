@@ -30,7 +30,7 @@ from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.loop import Loop, LoopConfig, Worker, compile_blocks, identity, workers
 from dreamactor.training.optim import optimisers_for
-from dreamactor.training.pool import SHARD, Shard, ShardFeed, consume_shard, ring
+from dreamactor.training.pool import SHARD, Shard, ShardFeed, check_pool, consume_shard, ring
 from dreamactor.training.views import MIRRORED
 from dreamactor.training.widen import surface_of, with_part
 
@@ -171,6 +171,7 @@ class _Run:
 
     def __init__(self, config: PlacementTrainConfig, run: Path, worker: Worker) -> None:
         self.config, self.worker = config, worker
+        check_pool(config.pool)
         self.folder = RunFolder.open(run, identity(asdict(config)), worker.leads)
         torch.manual_seed(config.seed)
         self.vae = load_vae(config.vae).to(worker.device).requires_grad_(False)

@@ -28,6 +28,7 @@ from dreamactor.training.frames import FramePool
 from dreamactor.training.loop import Loop, LoopConfig, Worker, compile_blocks, identity, workers
 from dreamactor.training.nano_vae import load_stills
 from dreamactor.training.optim import optimisers_for
+from dreamactor.training.pool import check_pool
 from dreamactor.training.views import surface_views
 from dreamactor.training.widen import with_part
 
@@ -103,6 +104,7 @@ class _Run:
 
     def __init__(self, config: SurfaceTrainConfig, run: Path, worker: Worker) -> None:
         self.config, self.worker = config, worker
+        check_pool(config.pool)
         self.folder = RunFolder.open(run, identity(asdict(config)), worker.leads)
         self.stills = load_stills(config.stills, worker.device) if config.stills else None
         torch.manual_seed(config.seed)

@@ -27,7 +27,7 @@ from dreamactor.image import write_png
 from dreamactor.runs import RunFolder, generator
 from dreamactor.training.loop import Loop, LoopConfig, Worker, compile_blocks, identity, workers
 from dreamactor.training.optim import optimisers_for
-from dreamactor.training.pool import TARGET_FRAMES, ShardFeed, ring
+from dreamactor.training.pool import TARGET_FRAMES, ShardFeed, check_pool, ring
 
 TARGET = [0, *range(2, TARGET_FRAMES + 2)]  # of the frames of a twin: the reference and T frames
 STATISTICS = 16
@@ -233,6 +233,7 @@ class _Run:
 
     def __init__(self, config: VAETrainConfig, run: Path, worker: Worker) -> None:
         self.config, self.worker = config, worker
+        check_pool(config.pool)
         self.folder = RunFolder.open(run, identity(asdict(config)), worker.leads)
         self.stills = load_stills(config.stills, worker.device) if config.stills else None
         self.perceptual = Perceptual.load("vgg", weights=config.perceptual).to(worker.device)

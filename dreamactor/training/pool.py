@@ -22,6 +22,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ from torch import Tensor
 
 from dreamactor.conditioning.skeleton import JOINTS
 from dreamactor.errors import ConfigError
+from dreamactor.image import refusals
 from dreamactor.runs import end_with_parent
 from dreamactor.world.scene import Joints
 
@@ -92,6 +94,19 @@ def shard_path(folder: Path, index: int) -> Path:
 def ready_shards(folder: Path) -> list[int]:
     """Indices of finished shards, in order."""
     return sorted(int(path.stem) for path in folder.glob("[0-9]*.npy"))
+
+
+def check_pool(*folders: Path) -> None:
+    """Refuse pools that nobody has begun; to be asked before a run writes anything.
+
+    Raises:
+        ConfigError: There is no such folder.
+        MediaError: What it lies in cannot be entered.
+    """
+    for folder in folders:
+        with refusals(folder, "reached"):
+            if not folder.is_dir():
+                raise ConfigError(f"{folder}: no such pool; fill one with `dreamactor world pool`")
 
 
 def read_shard(folder: Path, index: int) -> Shard:
@@ -197,11 +212,14 @@ class ShardFeed:
     def wait(
         self, held: Callable[[], int], wanted: int, noun: str, refresh: Callable[[], None]
     ) -> None:
-        """Refresh until enough is held to start with.
+        """Refresh until enough is held to start with; on stderr, what an empty pool lacks.
 
         Raises:
             ConfigError: There is too little after PATIENCE seconds.
         """
+        if self.rank == 0 and not ready_shards(self.folder):
+            note = f"{self.folder}: empty yet; waits for {wanted} {noun}, {PATIENCE:.0f} s at most"
+            print(note, file=sys.stderr)  # noqa: T201
         deadline = time.monotonic() + PATIENCE
         while held() < wanted:
             if time.monotonic() > deadline:
@@ -290,6 +308,7 @@ def filling(
     room: int = 1_000_000,
 ) -> Iterator[None]:
     """As `fill`, beside the block and as politely as can be; it ends with the block."""
+    folder.mkdir(parents=True, exist_ok=True)  # a trainer in the block may be there sooner
     job = multiprocessing.get_context("spawn").Process(
         target=_fill_beside, args=(folder, config, shards, processes, minutes, gpus, room)
     )

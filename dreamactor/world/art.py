@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
 from dreamactor.errors import AssetError
+from dreamactor.image import refusals
 
 _KINDS = (".xml", ".pmd", ".psa", ".dds")
 _FOLDERS = (
@@ -122,20 +123,22 @@ def open_art(source: str | Path) -> Art:
 
     Raises:
         AssetError: Nothing is there, or it is not 0 A.D. art.
+        MediaError: It cannot be read, or what it lies in cannot be entered.
     """
     path = Path(source)
     hint = "want public.zip, a 0 A.D. folder or 0ad-data_*.deb (apt-get download 0ad-data)"
-    if not path.exists():
-        raise AssetError(f"{path}: does not exist; {hint}")
-    if path.is_dir():
-        for folder in (path / inside for inside in _INSIDE):
-            if (folder / "public.zip").is_file():
-                return open_art(folder / "public.zip")
-            if (folder / "art/actors").is_dir():
-                return FolderArt(folder)
-        raise AssetError(f"{path}: no public.zip and no art/actors in it; {hint}")
-    with path.open("rb") as file:
-        magic = file.read(8)
+    with refusals(path, "reached"):
+        if not path.exists():
+            raise AssetError(f"{path}: does not exist; {hint}")
+        if path.is_dir():
+            for folder in (path / inside for inside in _INSIDE):
+                if (folder / "public.zip").is_file():
+                    return open_art(folder / "public.zip")
+                if (folder / "art/actors").is_dir():
+                    return FolderArt(folder)
+            raise AssetError(f"{path}: no public.zip and no art/actors in it; {hint}")
+        with path.open("rb") as file:
+            magic = file.read(8)
     if magic == b"!<arch>\n":
         return MemoryArt(dict(_stream_deb(path)))
     try:

@@ -36,7 +36,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from dreamactor.errors import AssetError
-from dreamactor.image import atomic
+from dreamactor.image import atomic, refusals
 
 Array = NDArray[np.float32]
 Split = Literal["train", "validation", "test"]
@@ -252,10 +252,14 @@ def load_cast(path: str | Path) -> Cast:
 
     Raises:
         AssetError: No such file, not a pack, damaged, or of another schema version.
+        MediaError: What it lies in cannot be entered.
     """
     source = Path(path)
-    if not source.is_file():
-        raise AssetError(f"{source}: no such cast pack; build one with dreamactor.world.compile")
+    with refusals(source, "reached"):
+        if not source.is_file():
+            raise AssetError(
+                f"{source}: no such cast pack; build one with `dreamactor world build`"
+            )
     try:
         with zipfile.ZipFile(source) as archive:
             entries = {e.filename: e for e in archive.infolist()}

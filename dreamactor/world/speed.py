@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from dataclasses import dataclass
+from multiprocessing.context import SpawnProcess
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -22,6 +23,7 @@ from dreamactor.world.scene import Actor, Scene
 
 FRAMES, SIZE = 16, 256
 STARTUP = 120.0  # seconds that loading a pack and opening OpenGL may take
+LOOK = 0.2  # seconds between looks at whether all renderers live
 
 
 @dataclass(frozen=True)
@@ -55,18 +57,31 @@ def measure(pack: Path, processes: int = 1, seconds: float = 10.0) -> Speed:
     ]
     for job in jobs:
         job.start()
-    done = []
-    for _ in jobs:
-        try:
-            done.append(results.get(timeout=STARTUP + 2 * seconds))
-        except queue.Empty as fault:
-            raise AssetError("a renderer died before it had drawn a clip") from fault
-    for job in jobs:
-        job.join()
+    try:
+        done = [_result(results, jobs, STARTUP + 2 * seconds) for _ in jobs]
+        for job in jobs:
+            job.join()
+    finally:
+        for job in jobs:
+            job.terminate()  # if another died, they wait for it
     faults = [found for found in done if isinstance(found, str)]
     if faults:
         raise AssetError(next((f for f in faults if f), "a renderer was not ready in time"))
-    return Speed(sum(rate for rate, _ in done), processes, done[0][1])
+    drawn = [found for found in done if not isinstance(found, str)]
+    return Speed(sum(rate for rate, _ in drawn), processes, drawn[0][1])
+
+
+def _result(
+    results: Queue[tuple[float, str] | str], jobs: list[SpawnProcess], patience: float
+) -> tuple[float, str] | str:
+    """What the next renderer says, unless one dies without a word."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return results.get(timeout=LOOK)
+        except queue.Empty as fault:
+            if time.monotonic() > deadline or any(job.exitcode for job in jobs):
+                raise AssetError("a renderer died before it had drawn a clip") from fault
 
 
 def _work(
