@@ -229,10 +229,10 @@ case $verb in
     part $((limit / 5)) caches "$home" "$4" pose plain twins
     read -r -a one <<< "$STAGE1"
     read -r -a two <<< "$STAGE2"
-    part $((limit * 62 / 100 - SECONDS)) rows "$home" "$3" "${one[@]}"
-    part 100 pairs "$home" "$3" "$5"
+    part $((limit * 58 / 100 - SECONDS)) rows "$home" "$3" "${one[@]}"
+    part $((limit * 12 / 100)) pairs "$home" "$3" "$5"
     export STEPS=${STAGE2_STEPS:-$steps}
-    part $((limit * 82 / 100 - SECONDS)) rows "$home" "$3" "${two[@]}"
+    part $((limit * 84 / 100 - SECONDS)) rows "$home" "$3" "${two[@]}"
     trained=()
     for name in "${one[@]}" "${two[@]}"; do
       if [ -e "$(result "$name")" ]; then trained+=("$name"); else echo "untrained: $name"; fi

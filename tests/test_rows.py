@@ -332,6 +332,8 @@ def test_tiny_rows_are_measured_and_joined(tmp_path, monkeypatch, capsys):
     assert {"copy", "full@0", "full@1", "oracle", "truth"} == records.keys()
     assert records["copy"]["colour_likeness"] == pytest.approx(1)
     assert all(0 < found["colour_likeness"] <= 1 + 1e-9 for found in records.values())
+    blind = replace(config, joints=0, keypoints=tmp_path / "none", compare=False)
+    bench_variants(MINI, tmp_path / "blind", blind)  # where nobody asks for joints none are found
     words = ["bench", "join", "--out", tmp_path / "out", "--baseline", "copy", run]
     monkeypatch.setattr(sys, "argv", ["dreamactor", *map(str, words)])
     with pytest.raises(SystemExit) as end:

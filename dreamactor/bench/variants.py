@@ -14,9 +14,9 @@ one report by `bench join`. A folder is a run, and the same command resumes it:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,10 +118,10 @@ def bench_variants(cast: Path, out: Path, config: VariantsBenchConfig) -> Path:
 
     with Studio(Source(cast, config.seed, config.size), config.processes) as studio:
         config.check_device()
-        estimator = load_estimator("keypoints", config.keypoints, config.device)
-        systems, weights = _systems(config, estimator)
+        joints = cache(lambda: load_estimator("keypoints", config.keypoints, config.device))
+        systems, weights = _systems(config, joints)
         perceptual = config.load_perceptual()
-        pointing = Pointing(estimator, config.joints) if config.joints else None
+        pointing = Pointing(joints(), config.joints) if config.joints else None
         path = open_folder(out) / "results.jsonl"
         about = {**studio.about, "weights": weights, "steps": config.steps}
         if config.captions:
@@ -154,7 +154,7 @@ def bench_variants(cast: Path, out: Path, config: VariantsBenchConfig) -> Path:
 
 
 def _systems(
-    config: VariantsBenchConfig, joints: PoseEstimator
+    config: VariantsBenchConfig, joints: Callable[[], PoseEstimator]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Systems by name, and the sha256 of all weights that they rest on."""
     from dreamactor.backbones.load import load_backbone
@@ -168,7 +168,7 @@ def _systems(
         backbone = load_backbone("nano", folder, config.device, adapter)
         posed = backbone.variant == "pose"
         if posed:
-            (weights["keypoints"],) = joints.weights.values()
+            (weights["keypoints"],) = joints().weights.values()
         for row, exact in {name: False, exactly(name): True}.items():
             if not exact or (posed and config.exact):
                 systems[row] = Animation(
@@ -176,7 +176,7 @@ def _systems(
                     config.steps,
                     config.seed,
                     config.device,
-                    estimator=joints if posed else None,
+                    estimator=joints() if posed else None,
                     exact=exact,
                     captions=config.captions,
                 )
