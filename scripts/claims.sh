@@ -159,7 +159,7 @@ case $verb in
       fi
       if [ "$stage" = rgb ] && [ ! -d "$pools/cache-$cache" ] && [ -z "${begun[$cache]:-}" ]; then
         begun[$cache]=1
-        on "$number" examples "$cache" rgb triplets="$home/data/$cache.jsonl" &
+        on "$number" examples "$cache" rgb size="$size" triplets="$home/data/$cache.jsonl" &
         number=$((number + 1))
       fi
     done
@@ -181,7 +181,7 @@ case $verb in
   pairs)
     for number in $(seq 0 $((each * gpus - 1))); do
       on "$number" timeout -k 10 "$(left)" python3 -m dreamactor.cli bootstrap pairs --out "$home/data" \
-        --cast "$home/full.castpack" count="$4" seed="$number" weights="$home/base" variant=pose \
+        --cast "$home/full.castpack" count="$4" seed="$number" size="$size" weights="$home/base" variant=pose \
         adapter="$home/rows/$full/adapter.safetensors" device="$device" threads=2 \
         > "$home/pairs-$number.log" 2>&1 || tail -2 "$home/pairs-$number.log" &
     done

@@ -19,11 +19,13 @@ from standin import Tint
 from test_nano import TINY, save, tiny_nano
 from test_variant import Known
 
+import dreamactor
 from dreamactor import cli
 from dreamactor.backbones.lora import AdapterInfo, adapter_state, attach, save_adapter
+from dreamactor.bootstrap import pairs
 from dreamactor.bootstrap.generators import Animator
 from dreamactor.bootstrap.manifest import DataSet, Request, check_name
-from dreamactor.bootstrap.pairs import Making, PairsConfig, make_pairs
+from dreamactor.bootstrap.pairs import Made, Making, PairsConfig, make_pairs, run_pairs
 from dreamactor.bootstrap.sources import Folders, World
 from dreamactor.bootstrap.triplets import Forward, Identity, SourceClip
 from dreamactor.diffusion import animator
@@ -408,3 +410,15 @@ def test_refuses_settings_that_cannot_work():
         PairsConfig(device="gpu")
     with pytest.raises(ConfigError, match="workers=-1: want 0 or more"):
         PairsConfig(workers=-1)
+
+
+def test_pairs_of_the_world_have_the_size_that_is_asked_for(tmp_path, monkeypatch):
+    """exact: 96 pixels, as a backbone of that size wants them."""
+    asked = []
+    found = Made(None, items=0, made=0, failed={})
+    monkeypatch.setattr(pairs, "make_pairs", lambda _, sources, *__: asked.append(sources) or found)
+    mini = Path(dreamactor.__file__).parent / "data" / "mini.castpack"
+    run_pairs(tmp_path / "data", None, None, mini, PairsConfig(size=96))
+    assert asked[0].sampler.size == 96
+    with pytest.raises(ConfigError, match="size=16: want 32 or more"):
+        PairsConfig(size=16)

@@ -42,6 +42,8 @@ class PairsConfig:
     """Of the choice of identities and of the noise."""
     split: str = "train"
     """Of the world: train, validation or test."""
+    size: int = 256
+    """Pixels of a side of its pairs; what the backbone was trained at."""
     backbone: str = "nano"
     """What animates."""
     weights: Path | None = None
@@ -68,7 +70,7 @@ class PairsConfig:
     """Seconds without a sign of life until a worker of another machine counts as dead."""
 
     def __post_init__(self) -> None:
-        check_least(self, {"count": 1, "per_source": 1, "workers": 0, "expiry": 1})
+        check_least(self, {"count": 1, "per_source": 1, "size": 32, "workers": 0, "expiry": 1})
         check_device(self.device)
         check_pose(self.variant, self.pose)
 
@@ -160,7 +162,7 @@ def run_pairs(
         from dreamactor.world.cast import load_cast
         from dreamactor.world.pairs import PairSampler
 
-        sampler = PairSampler(load_cast(cast), config.split)
+        sampler = PairSampler(load_cast(cast), config.split, config.size)
         asked = World(sampler, config.count, config.per_source, config.seed)
     else:
         assert sources is not None

@@ -253,6 +253,7 @@ class _Chain:
     def _pairs(self) -> Stage:
         mine = {
             "seed": 10 * self.config.seed + 3,
+            "size": self.config.size,
             "steps": self.config.steps,
             "device": self.device,
         }
@@ -263,7 +264,7 @@ class _Chain:
 
         def run(time: Time) -> str:
             made = animator(config)
-            sampler = PairSampler(self.cast, config.split, self.config.size)
+            sampler = PairSampler(self.cast, config.split, config.size)
             part = -(-config.count // PARTS)
             for count in range(part, config.count + part, part):
                 world = World(sampler, min(count, config.count), config.per_source, config.seed)
