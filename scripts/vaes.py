@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLCogVideoX, AutoencoderKLLTXVideo, AutoencoderKLWan
+from diffusers import AutoencoderKLCogVideoX, AutoencoderKLWan
 from torch import Tensor, nn
 
 import dreamactor
@@ -43,18 +43,6 @@ def cog() -> nn.Module:
         down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4,
         block_out_channels=(32, 64, 64, 128), latent_channels=48, layers_per_block=1,
         norm_num_groups=16,
-    )  # fmt: skip
-
-
-def ltx() -> nn.Module:
-    """LTX-Video's, with blocks of 2 x 2 pixels instead of 4 x 4 and two stages."""
-    kinds = ("LTXVideoDownBlock3D",) * 2
-    return AutoencoderKLLTXVideo(
-        latent_channels=48, block_out_channels=(96, 192), decoder_block_out_channels=(96, 192),
-        down_block_types=kinds, layers_per_block=(2, 2, 2), decoder_layers_per_block=(2, 2, 2),
-        spatio_temporal_scaling=(True, True), decoder_spatio_temporal_scaling=(True, True),
-        decoder_inject_noise=(False,) * 3, downsample_type=("conv",) * 2,
-        upsample_residual=(False,) * 2, upsample_factor=(1,) * 2, patch_size=2,
     )  # fmt: skip
 
 
@@ -100,7 +88,7 @@ def main() -> None:
     torch.set_num_threads(threads)
     clips, held = draw("train", count), draw("test", 6)
     test = crops(held, torch.Generator().manual_seed(1), 12)
-    made = {"nano": NanoVAE, "Wan, 32": lambda: wan(32), "CogVideoX": cog, "LTX-Video": ltx}
+    made = {"nano": NanoVAE, "Wan, 32": lambda: wan(32), "CogVideoX": cog}
     print("| autoencoder | weights M | encode s | decode s | a step s | steps | held-out dB |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name, build in made.items():
