@@ -9,10 +9,10 @@ Frame 0 becomes latent frame 0; every further run of 4 frames becomes one more l
 that sees nothing later than itself. So the latents of a clip's beginning do not depend on
 how the clip goes on: `encode(clip)[:, :, :f] == encode(clip[:, :, : 4 * f - 3])`.
 
-diffusers' own causal autoencoders take five times as long on a CPU at this size, and learn a
-quarter as many batches in the same minutes (docs/training.md). This one keeps every layer a 2-D convolution over frames laid on the batch
-axis, channels last; time is mixed by a causal three-tap 1x1 convolution after each spatial
-one.
+diffusers' own causal autoencoders take five times as long on a CPU at this size, and see a
+quarter as many batches in the same minutes (docs/training.md). This one keeps every layer a 2-D
+convolution over frames laid on the batch axis, channels last; time is mixed by a causal three-tap
+1x1 convolution after each spatial one.
 
 Encoder and decoder each learn a correction to a linear map of 4 x 8 x 8 blocks, which training
 starts at the principal components of the data: a linear autoencoder is there from step 0.
