@@ -20,9 +20,10 @@
 # (FULL's row, or the first) is what the joined report compares with. HOME and OUT as of gpu.sh. Where the clock ends rows before their STEPS, they have had equal time, each
 # its part of a GPU. HOME/base, if it is there, is a base that `train export` wrote before.
 # From the environment: GPUS, FIRST_GPU, SPREAD (1: GPUs of a row, which BATCH is over), SLOTS (rows at a
-# time; all), STEPS (1000, of `full`; rows of another cost per step have as many as take its operations), BATCH (32), MINUTES (of a row, over as many commands as it takes; by default this command's), MORE
-# (settings of every row: "compile=true held=16"), SECONDS_LIMIT (570), PROCESSES (8 a GPU), KEEP (0.5
-# of the pairs pass), SIZE (256), DEVICE (cuda).
+# time; all), STEPS (1000, of `full`; rows of another cost per step have as many as take its operations),
+# BATCH (32), MINUTES (of a row, over as many commands as it takes; by default this command's, of `all`
+# none), MORE (settings of every row: "compile=true held=16"), SECONDS_LIMIT (570), PROCESSES (8 a GPU),
+# KEEP (0.5 of the pairs pass), EXACT (true: rows by true skeletons too), SIZE (256), DEVICE (cuda).
 set -euo pipefail
 verb=$1 home=$2
 spread=${SPREAD:-1} limit=${SECONDS_LIMIT:-570} steps=${STEPS:-1000} batch=${BATCH:-32} each=${PROCESSES:-8}
@@ -227,6 +228,7 @@ case $verb in
   all)
     part() { SECONDS_LIMIT=$1 "$0" "${@:2}" || echo "failed: ${*:2}"; }
     part $((limit / 5)) caches "$home" "$4" pose plain twins
+    export MINUTES=${MINUTES:-inf}  # rates go by steps, not by the clock that rows share
     read -r -a one <<< "$STAGE1"
     read -r -a two <<< "$STAGE2"
     part $((limit * 58 / 100 - SECONDS)) rows "$home" "$3" "${one[@]}"
