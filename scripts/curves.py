@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+from matplotlib.figure import Figure
 from PIL import Image
 
 matplotlib.use("Agg")
@@ -52,6 +53,14 @@ def rows(path: Path) -> list[dict[str, float]]:
     return found
 
 
+def finish(figure: Figure, out: Path) -> None:
+    """Small titles and a grid on every panel; write it."""
+    for axis in figure.axes:
+        axis.title.set_size(9)
+        axis.grid(alpha=0.3, which="both")
+    figure.savefig(out, dpi=110)
+
+
 def curves(panels: Sequence[Panel], folder: Path, out: Path) -> None:
     """One panel a curve, over minutes."""
     figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3), layout="constrained")
@@ -60,9 +69,7 @@ def curves(panels: Sequence[Panel], folder: Path, out: Path) -> None:
             points = [row for row in rows(folder / name) if key in row]
             axis.plot([row["seconds"] / 60 for row in points], [row[key] for row in points])
         axis.set(title=title, xlabel=f"minutes on {machine}", yscale=scale)
-        axis.title.set_size(9)
-        axis.grid(alpha=0.3, which="both")
-    figure.savefig(out, dpi=110)
+    finish(figure, out)
 
 
 def drivers(folder: Path, out: Path) -> None:
@@ -77,10 +84,8 @@ def drivers(folder: Path, out: Path) -> None:
     missed.set(title="missed by one prediction", xlabel="steps of 64 examples")
     ratio.set(title="with another's driver, over that", xlabel="steps of 64 examples")
     for axis in (missed, ratio):
-        axis.title.set_size(9)
-        axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    figure.savefig(out, dpi=110)
+    finish(figure, out)
 
 
 def runs(folder: Path, out: Path) -> None:
@@ -94,11 +99,8 @@ def runs(folder: Path, out: Path) -> None:
             axis.plot(minutes, values, ".-", color=f"C{number}", markersize=3, label=path.stem)
     losses.set(title="loss (weighed differently in each run)", xlabel="minutes", ylim=(0.5, 1.6))
     missed.set(title="held-back pairs: missed by one prediction", xlabel="minutes")
-    for axis in (losses, missed):
-        axis.title.set_size(9)
-        axis.grid(alpha=0.3)
     losses.legend(fontsize=8)
-    figure.savefig(out, dpi=110)
+    finish(figure, out)
 
 
 def samples(out: Path, sheets: list[Path]) -> None:

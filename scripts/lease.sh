@@ -57,7 +57,6 @@ case $verb in
     fi
     wait $training
     tail -6 "$home/base.out"
-    rm -rf "$home/base"
     python3 -m dreamactor.cli train export --vae "$home/start/vae.safetensors" --shift 2 --size "${SIZE:-256}" \
       --out "$home/base" --transformer "$home/nano-base/transformer.safetensors"
     rm -rf "$(cat "$home/pools")"/{pool,short} "$out"/transformer.safetensors.part.*

@@ -72,11 +72,14 @@ def values(records: Iterable[SuiteRecord], system: str, metric: str) -> dict[str
     return {r.case: r.values[metric] for r in records if r.system == system and metric in r.values}
 
 
-def axes(records: Sequence[SuiteRecord]) -> dict[str, list[str]]:
-    """Values of every axis on which cases differ, such as "driving camera": static, tracked."""
-    named = [f"{side} {axis}" for side in ("reference", "driving") for axis in AXES]
-    found = {axis: sorted({r.groups[axis] for r in records if axis in r.groups}) for axis in named}
-    return {axis: known for axis, known in found.items() if len(known) > 1}
+def axes(records: Sequence[SuiteRecord]) -> dict[str, dict[str, list[SuiteRecord]]]:
+    """Records by value of every axis on which cases differ, such as "driving camera"."""
+    found = {}
+    for axis in (f"{side} {axis}" for side in ("reference", "driving") for axis in AXES):
+        known = sorted({r.groups[axis] for r in records if axis in r.groups})
+        if len(known) > 1:
+            found[axis] = {v: [r for r in records if r.groups.get(axis) == v] for v in known}
+    return found
 
 
 def markdown(suite: Suite, head: Mapping[str, Any], records: Sequence[SuiteRecord]) -> str:
@@ -124,8 +127,7 @@ def summary(
     main = [c for c in columns if c.name in MAIN]
     by_axis: list[dict[str, Any]] = []
     for axis, known in axes(records).items():
-        for value in known:
-            held = [r for r in records if r.groups.get(axis) == value]
+        for value, held in known.items():
             by_axis += _means(held, systems, main, {"axis": axis, "value": value})
     return {**head, "cases": len(suite.cases), "means": means, "axes": by_axis}
 
@@ -155,8 +157,7 @@ def _by_axis(
     tables = []
     for axis, known in axes(records).items():
         rows = []
-        for value in known:
-            held = [r for r in records if r.groups.get(axis) == value]
+        for value, held in known.items():
             rows += [[value, *row] for row in _rows(held, systems, columns)]
         tables.append(stats.markdown_table([axis, *_titles(columns)], rows))
     if not tables:
